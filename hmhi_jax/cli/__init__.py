@@ -1,0 +1,43 @@
+"""The `hmhi` command. Each sub-command is a module here; heavy imports stay inside the functions they serve."""
+
+import importlib
+import sys
+
+import typer
+
+from hmhi_jax.errors import InputError
+
+# Modules with `register(app)`, in the order the help shows them.
+_COMMANDS: tuple[str, ...] = ()
+
+app = typer.Typer(
+    help="Find and segment the salient moving object in videos (HMHI-Net in JAX).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    if version:
+        from hmhi_jax import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+for _name in _COMMANDS:
+    importlib.import_module(f"{__name__}.{_name}").register(app)
+
+
+def main() -> None:
+    """Entry point: bad input is one line and exit code 2; Ctrl-C is exit code 130."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""From disk to device batches: videos, optical flow, data sets, clips."""

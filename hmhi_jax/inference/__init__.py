@@ -1,0 +1,1 @@
+"""Streaming segmentation of long videos, and the writers of its results."""

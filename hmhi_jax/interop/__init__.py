@@ -1,0 +1,1 @@
+"""PyTorch weights in and out, weight files, comparison with the authors' release."""

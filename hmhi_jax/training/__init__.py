@@ -1,0 +1,1 @@
+"""Losses, train state and step, mesh, checkpoints, the loop."""
