@@ -1,0 +1,225 @@
+"""Optical flow: estimating it, drawing it as the network's second picture, and Middlebury files.
+
+How the flow picture is made belongs to a set of weights; `FlowRecipe` says it in a form that is stored with them.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from hmhi_jax.data.camera import known_flow, remove_camera
+from hmhi_jax.data.preprocessing import resize_picture
+from hmhi_jax.errors import InputError
+
+__all__ = [
+    "FlowRecipe",
+    "draw_flow",
+    "estimate_flow",
+    "flow_picture",
+    "flow_to_picture",
+    "read_flo",
+    "remove_camera",
+    "write_flo",
+]
+
+_PRESETS = {
+    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+_CHOICES = {
+    "estimator": ("dis",),
+    "preset": tuple(_PRESETS),
+    "camera": ("none", "affine"),
+    "normalisation": ("max", "robust"),
+}
+_SMALLEST = 12  # DIS needs at least one 8-pixel patch at a level it can smooth
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowRecipe:
+    """How a flow picture is made from two frames. The defaults draw the raw flow as the authors' release expects it.
+
+    estimator      "dis": dense inverse search (Kroeger et al., ECCV 2016) as in OpenCV
+    preset         "ultrafast", "fast" or "medium"
+    size           (height, width) at which flow is estimated; None for the pictures' own size
+    camera         "none", or "affine": subtract a robust affine fit, so that only what moves by itself keeps colour
+    normalisation  what vector length gets full colour: "max", the longest vector of the picture; or "robust", the 99th
+                   percentile of lengths, but never less than `least_motion` times the diagonal (longer vectors are cut
+                   to full colour). With "robust", the noise that is left of a still scene stays pale.
+    least_motion   see "robust", a fraction of the picture's diagonal; unused with "max"
+    """
+
+    estimator: str = "dis"
+    preset: str = "medium"
+    size: tuple[int, int] | None = None
+    camera: str = "none"
+    normalisation: str = "max"
+    least_motion: int | float = 0.005
+
+    def __post_init__(self) -> None:
+        _check_recipe(dataclasses.asdict(self))
+
+    def to_json(self) -> str:
+        """One line of JSON; `from_json` reads it back."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "FlowRecipe":
+        """Read a recipe written by `to_json`. Fields left out keep their defaults; unknown ones are an `InputError`."""
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"flow recipe: not JSON ({error}): {text[:80]!r}") from error
+        if not isinstance(fields, dict):
+            raise InputError(f"flow recipe: expected a JSON object, found {text[:80]!r}")
+        known = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(fields) - set(known)):
+            raise InputError(f"flow recipe: unknown field {unknown[0]!r}, expected {', '.join(known)}")
+        if isinstance(fields.get("size"), list):
+            fields["size"] = tuple(fields["size"])
+        _check_recipe(fields)
+        return cls(**fields)
+
+
+def _check_recipe(fields: dict) -> None:
+    for name, choices in _CHOICES.items():
+        if name in fields and fields[name] not in choices:
+            raise InputError(
+                f"flow recipe: {name} is {fields[name]!r}, expected one of {', '.join(map(repr, choices))}"
+            )
+    size = fields.get("size")
+    if size is not None and not (
+        isinstance(size, tuple) and len(size) == 2 and all(isinstance(n, int) and n >= _SMALLEST for n in size)
+    ):
+        raise InputError(
+            f"flow recipe: size is {size!r}, expected (height, width), whole numbers from {_SMALLEST} up, or nothing"
+        )
+    least = fields.get("least_motion", 0)
+    if not isinstance(least, (int, float)) or not 0 <= least < 1:
+        raise InputError(f"flow recipe: least_motion is {least!r}, expected a fraction of the diagonal in [0, 1)")
+
+
+def estimate_flow(
+    first: UInt8[np.ndarray, "H W 3"], second: UInt8[np.ndarray, "H2 W2 3"], recipe: FlowRecipe = FlowRecipe()
+) -> Float[np.ndarray, "h w 2"]:
+    """Optical flow from RGB frame `first` to `second`, camera included.
+
+    Returns float32 (u to the right, v down) in pixels of the size it was estimated at: `recipe.size`, or the frames'.
+    The result does not depend on OpenCV's number of threads. Raises `InputError` for frames of unequal or tiny size.
+    """
+    if first.shape != second.shape:
+        raise InputError(
+            f"optical flow: frames of {_size(first)} and {_size(second)} (height x width), expected equal sizes"
+        )
+    if recipe.size is not None:
+        first, second = (resize_picture(frame, recipe.size) for frame in (first, second))
+    if min(first.shape[:2]) < _SMALLEST:
+        raise InputError(f"optical flow: frames are {_size(first)}, expected at least {_SMALLEST} pixels each way")
+    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in (first, second)]
+    return cv2.DISOpticalFlow_create(_PRESETS[recipe.preset]).calc(*grey, None)
+
+
+def flow_picture(
+    first: UInt8[np.ndarray, "H W 3"], second: UInt8[np.ndarray, "H2 W2 3"], recipe: FlowRecipe = FlowRecipe()
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The whole recipe: estimate, remove the camera if asked, draw. `[h, w]` is `recipe.size` or the frames' own."""
+    return draw_flow(estimate_flow(first, second, recipe), recipe)
+
+
+def draw_flow(flow: Float[np.ndarray, "h w 2"], recipe: FlowRecipe) -> UInt8[np.ndarray, "h w 3"]:
+    """The recipe's second half, for a flow that is already there (a `.flo` file, an exact synthetic flow)."""
+    if recipe.camera == "affine":
+        flow = remove_camera(flow)
+    if recipe.normalisation == "max":
+        return flow_to_picture(flow)
+    lengths = np.hypot(flow[..., 0], flow[..., 1])[known_flow(flow)]
+    radius = float(np.percentile(lengths, 99)) if lengths.size else 0.0
+    return flow_to_picture(flow, radius=max(radius, recipe.least_motion * float(np.hypot(*flow.shape[:2]))))
+
+
+@functools.cache
+def _wheel() -> Float[np.ndarray, "56 3"]:
+    """Middlebury's 55 hues around the circle, in [0, 1]; the first is repeated at the end for interpolation.
+
+    Six arcs between red, yellow, green, cyan, blue and magenta, one channel full and one rising or falling, as long as
+    people tell hues apart (Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011).
+    """
+    arcs = ((15, 0, 1, +1), (6, 1, 0, -1), (4, 1, 2, +1), (11, 2, 1, -1), (13, 2, 0, +1), (6, 0, 2, -1))
+    colours = []
+    for length, full, changing, direction in arcs:
+        arc = np.zeros((length, 3))
+        ramp = np.floor(255 * np.arange(length) / length)
+        arc[:, full] = 255
+        arc[:, changing] = ramp if direction > 0 else 255 - ramp
+        colours.append(arc)
+    colours.append(colours[0][:1])
+    return (np.concatenate(colours) / 255).astype(np.float32)
+
+
+def flow_to_picture(flow: Float[np.ndarray, "h w 2"], *, radius: float | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw flow with the Middlebury colour wheel: hue is direction, no motion is white, unknown flow is black.
+
+    `radius` is the vector length in pixels that gets full colour; longer vectors are cut to it. None takes the longest
+    known vector of the picture, as the usual drawing tools and the authors' release do.
+    """
+    known = known_flow(flow)
+    u, v = (np.where(known, flow[..., c], 0).astype(np.float32) for c in (0, 1))
+    length = np.hypot(u, v)
+    if radius is None:
+        radius = float(length.max(initial=0))
+    length = np.minimum(length / np.float32(radius + 1e-5), 1)[..., None]
+    position = (np.arctan2(-v, -u) / np.pi + 1) / 2 * 54
+    lower = np.clip(position.astype(np.int32), 0, 54)
+    fraction = (position - lower)[..., None]
+    wheel = _wheel()
+    hue = (1 - fraction) * wheel[lower] + fraction * wheel[lower + 1]
+    picture = np.floor(255 * (1 - length * (1 - hue))).astype(np.uint8)
+    picture[~known] = 0
+    return picture
+
+
+_MAGIC = 202021.25
+_LARGEST = 99_999  # Middlebury's own reader refuses more, a sign of a file that is something else
+
+
+def read_flo(path: str | Path) -> Float[np.ndarray, "h w 2"]:
+    """Read a Middlebury `.flo` file: float32 (u, v) in pixels. Raises `InputError` that says what is wrong with it."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(data) < 12 or np.frombuffer(data, "<f4", 1)[0] != np.float32(_MAGIC):
+        raise InputError(f"{path}: is no Middlebury flow file, expected it to begin with the bytes 'PIEH'")
+    width, height = (int(n) for n in np.frombuffer(data, "<i4", 2, offset=4))
+    if not (0 < width <= _LARGEST and 0 < height <= _LARGEST):
+        raise InputError(f"{path}: width {width}, height {height}, expected 1 to {_LARGEST}; is it damaged?")
+    expected = 12 + 8 * width * height
+    if len(data) != expected:
+        raise InputError(
+            f"{path}: {len(data)} bytes, expected {expected} for {width} x {height} vectors; is it cut off?"
+        )
+    return np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).astype(np.float32)
+
+
+def write_flo(path: str | Path, flow: Float[np.ndarray, "h w 2"]) -> None:
+    """Write a Middlebury `.flo` file (float32, little endian), under a temporary name first."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    height, width = flow.shape[:2]
+    header = np.float32(_MAGIC).astype("<f4").tobytes() + np.array([width, height], "<i4").tobytes()
+    try:
+        partial.write_bytes(header + flow.astype("<f4").tobytes())
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _size(frame: np.ndarray) -> str:
+    return " x ".join(map(str, frame.shape[:2]))
