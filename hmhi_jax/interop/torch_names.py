@@ -1,0 +1,135 @@
+"""Our parameter paths and the release's names: one table of rules, read in both directions.
+
+A rule turns a path of ours, joined with '/', into the release's state-dict name; its last component decides how the
+array is laid out there. Rules are tried in order and the first that matches wins.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+# (pattern on our path without the leaf, the release's prefix). Numbers are carried over as \1, \2, ...
+MODULE_RULES: list[tuple[str, str]] = [
+    # MiT: stages count from 1 and blocks from 0 on both sides.
+    (r"encoder/stage(\d)_embed", r"backbone.patch_embed\1.proj"),
+    (r"encoder/stage(\d)_embed_norm", r"backbone.patch_embed\1.norm"),
+    (r"encoder/stage(\d)_norm", r"backbone.norm\1"),
+    (r"encoder/stage(\d)_block(\d+)/(norm[12])", r"backbone.block\1.\2.\3"),
+    (r"encoder/stage(\d)_block(\d+)/attn/(q|kv)", r"backbone.block\1.\2.attn.\3"),
+    (r"encoder/stage(\d)_block(\d+)/attn/out", r"backbone.block\1.\2.attn.proj"),
+    (r"encoder/stage(\d)_block(\d+)/attn/reduce", r"backbone.block\1.\2.attn.sr"),
+    (r"encoder/stage(\d)_block(\d+)/attn/reduce_norm", r"backbone.block\1.\2.attn.norm"),
+    (r"encoder/stage(\d)_block(\d+)/mlp/expand", r"backbone.block\1.\2.mlp.fc1"),
+    (r"encoder/stage(\d)_block(\d+)/mlp/dwconv", r"backbone.block\1.\2.mlp.dwconv.dwconv"),
+    (r"encoder/stage(\d)_block(\d+)/mlp/project", r"backbone.block\1.\2.mlp.fc2"),
+    (
+        r"encoder/stage(\d)_block(\d+)/(attn/q_adapter|attn/kv_adapter|adapter)/norm",
+        r"backbone.block\1.\2.\3.adapter_layer_norm_before",
+    ),
+    (
+        r"encoder/stage(\d)_block(\d+)/(attn/q_adapter|attn/kv_adapter|adapter)/(down|up)",
+        r"backbone.block\1.\2.\3.\4_proj",
+    ),
+    # Decoder: our levels count strides upwards, the release counts from the deepest map.
+    *((rf"decoder/lateral{level}", f"decode_head.conv{5 - level}.conv") for level in range(1, 5)),
+    *((rf"decoder/blend{level}", f"decode_head.blend{5 - level}.conv") for level in range(1, 5)),
+    *((rf"decoder/cbam{level}/(.*)", rf"decode_head.cbam{5 - level}/\1") for level in range(1, 5)),
+    (r"decoder/predictor", r"decode_head.predictor.conv"),
+    # Banks.
+    (r"shallow_bank/(.*)", r"Mem0/\1"),
+    (r"deep_bank/(.*)", r"Mem1/\1"),
+    # Interaction.
+    (r"sgim_module/reduce", r"obj_reduce.0"),
+    (r"sgim_module/layer/norm", r"obj_to_pixel.norm"),
+    (r"sgim_module/layer/(.*)", r"obj_to_pixel.layers.0/\1"),
+    (r"plam_module/downsample", r"pixel_down_sample.0.conv"),
+    (r"plam_module/mix", r"pixel_down_sample.1.conv"),
+    (r"plam_module/cbam/(.*)", r"pixel_to_obj_cbam/\1"),
+    (r"plam_module/fuse", r"p2o_down_linear.conv"),
+]
+
+# Parts that stand in several places; a '/' left by the rules above separates the place from the part.
+PART_RULES: list[tuple[str, str]] = [
+    (r"(.*cbam\d?)/conv", r"\1.conv1.conv"),
+    (r"(.*cbam\d?)/channel_squeeze", r"\1.conv2.0.conv"),
+    (r"(.*cbam\d?)/channel_excite", r"\1.conv2.1.conv"),
+    (r"(.*cbam\d?)/spatial_squeeze", r"\1.conv3.0.conv"),
+    (r"(.*cbam\d?)/spatial_excite", r"\1.conv3.1.conv"),
+    (r"(Mem\d)/reference_encoder/mask_conv", r"\1.memory_encoder.mask_downsampler.encoder.0"),
+    (r"(Mem\d)/reference_encoder/mask_norm", r"\1.memory_encoder.mask_downsampler.encoder.1"),
+    (r"(Mem\d)/reference_encoder/mask_expand", r"\1.memory_encoder.mask_downsampler.encoder.3"),
+    (r"(Mem\d)/reference_encoder/mask_expand_norm", r"\1.memory_encoder.mask_downsampler.encoder.4"),
+    (r"(Mem\d)/reference_encoder/feature_proj", r"\1.memory_encoder.pix_feat_proj"),
+    (r"(Mem\d)/reference_encoder/block(\d)", r"\1.memory_encoder.fuser.layers.\2"),
+    (r"(Mem\d)/reference_encoder/block(\d)/(dwconv|norm)", r"\1.memory_encoder.fuser.layers.\2.\3"),
+    (r"(Mem\d)/reference_encoder/block(\d)/expand", r"\1.memory_encoder.fuser.layers.\2.pwconv1"),
+    (r"(Mem\d)/reference_encoder/block(\d)/project", r"\1.memory_encoder.fuser.layers.\2.pwconv2"),
+    (r"(Mem\d)/read_out/norm", r"\1.pixel_transformer.norm"),
+    (r"(Mem\d)/read_out/(.*)", r"\1.pixel_transformer.layers.0/\2"),
+    (r"(.*layers\.0)/self_attn/(\w+)", r"\1.self_attn.\2_proj"),
+    (r"(.*layers\.0)/cross_attn/(\w+)", r"\1.cross_attn_image.\2_proj"),
+    (r"(.*layers\.0)/expand", r"\1.linear1"),
+    (r"(.*layers\.0)/project", r"\1.linear2"),
+    (r"(.*layers\.0)/(norm[123])", r"\1.\2"),
+]
+
+# Sixteen entries of the release that no forward pass reads (MODEL.md 9.8): the layers hold copies of these modules
+# under `pixel_transformer.layers.0.cross_attn_image`. Read: dropped. Written: filled from the copies that live.
+UNUSED = re.compile(r"(Mem[01])\.cross_attention\.(\w+)\.(weight|bias)")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one of our arrays stands in a PyTorch state dict."""
+
+    leaf: str
+    to_torch: Callable[[np.ndarray], np.ndarray]
+    from_torch: Callable[[np.ndarray], np.ndarray]
+
+
+def _same(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+VECTOR = Layout("weight", _same, _same)
+BIAS = Layout("bias", _same, _same)
+LINEAR = Layout("weight", lambda x: x.T, lambda x: x.T)
+CONV = Layout("weight", lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0))
+# CBAM's channel gate: a linear layer here, a 1x1 convolution there.
+LINEAR_AS_CONV = Layout("weight", lambda x: x.T[:, :, None, None], lambda x: x[:, :, 0, 0].T)
+
+
+def layout(path: str, rank: int) -> Layout:
+    """The layout of the array at one of our paths."""
+    leaf = path.rsplit("/", 1)[-1]
+    if leaf == "bias":
+        return BIAS
+    if leaf == "scale":
+        return VECTOR
+    if leaf == "kernel":
+        if rank == 4:
+            return CONV
+        return LINEAR_AS_CONV if re.search(r"/channel_(squeeze|excite)/", path) else LINEAR
+    return Layout(leaf, _same, _same)
+
+
+def torch_name(path: str, rank: int) -> str:
+    """The release's name of the array at one of our paths; KeyError where no rule covers it."""
+    module = path.rsplit("/", 1)[0]
+    name = _apply(MODULE_RULES, module)
+    while name is not None and "/" in name:
+        shorter = _apply(PART_RULES, name)
+        # What is left of a MiT adapter's own path ("attn/q_adapter") is only a separator.
+        name = shorter if shorter is not None else (name.replace("/", ".") if name.startswith("backbone") else None)
+    if name is None:
+        raise KeyError(f"no name rule covers {path}")
+    return f"{name}.{layout(path, rank).leaf}"
+
+
+def _apply(rules: list[tuple[str, str]], name: str) -> str | None:
+    for pattern, replacement in rules:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(replacement)
+    return None

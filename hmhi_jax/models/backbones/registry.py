@@ -1,0 +1,71 @@
+"""Names of backbones and what the rest of the network must know about each."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What a name stands for.
+
+    Attributes:
+        channels: of the maps at strides 4, 8, 16, 32.
+        decoder_width: the decoder's default width E.
+        build: `build(flow_adapters=..., dtype=..., drop_path=..., **arguments)` makes the module.
+        flow_adapters: whether adapters on the flow rows are on by default.
+        drop_path: stochastic depth rate of the last block by default.
+        arguments: further arguments of `build`.
+    """
+
+    channels: tuple[int, int, int, int]
+    decoder_width: int
+    build: Callable[..., nn.Module]
+    flow_adapters: bool = False
+    drop_path: float = 0.0
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def make(
+        self, *, flow_adapters: bool | None = None, drop_path: float | None = None, dtype: jnp.dtype = jnp.float32
+    ) -> nn.Module:
+        """The module; None takes the backbone's default."""
+        return self.build(
+            flow_adapters=self.flow_adapters if flow_adapters is None else flow_adapters,
+            drop_path=self.drop_path if drop_path is None else drop_path,
+            dtype=dtype,
+            **self.arguments,
+        )
+
+
+_REGISTRY: dict[str, BackboneSpec] = {}
+_FAMILIES = ("mit",)  # modules of this package that register names when imported
+
+
+def register(name: str, entry: BackboneSpec) -> None:
+    """Make `build_model(name)` work. Registering a name twice is an error."""
+    if name in _REGISTRY:
+        raise ValueError(f"backbone {name!r} is already registered")
+    _REGISTRY[name] = entry
+
+
+def _load_families() -> None:
+    for family in _FAMILIES:
+        importlib.import_module(f"{__package__}.{family}")
+
+
+def backbone_names() -> list[str]:
+    """All registered names."""
+    _load_families()
+    return list(_REGISTRY)
+
+
+def spec(name: str) -> BackboneSpec:
+    """The entry of a name; ValueError lists the known ones."""
+    _load_families()
+    if name not in _REGISTRY:
+        raise ValueError(f"unknown backbone {name!r}; known: {', '.join(_REGISTRY)}")
+    return _REGISTRY[name]

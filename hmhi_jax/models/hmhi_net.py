@@ -1,0 +1,248 @@
+"""HMHI-Net: encoder, two memory banks, interaction, decoder (MODEL.md 6).
+
+    features = model.apply(variables, frames, flows, method="encode")
+    memory, logits0 = model.apply(variables, frame(features, 0), method="start")
+    memory, logits1 = model.apply(variables, memory, frame(features, 1), method="step")
+
+`segment_clip` is that, with a scan over the steps.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from hmhi_jax.models.attention import DropoutKey
+from hmhi_jax.models.backbones import spec
+from hmhi_jax.models.decoder import Decoder
+from hmhi_jax.models.interaction import PLAM, SGIM
+from hmhi_jax.models.memory import Bank, Memory, MemoryBank
+from hmhi_jax.models.resampling import enlarge
+
+# Maps at strides 4, 8, 16 and 32: `[B, T, h, w, C]` of a clip, `[B, h, w, C]` of one frame.
+Features = tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]
+
+SHALLOW, DEEP = 1, 3  # the maps the banks work on: strides 8 and 32
+
+
+class HMHINet(nn.Module):
+    """The network as pure functions; what it remembers is a `Memory` handed in and back.
+
+    Attributes:
+        backbone: a registered name.
+        memory_frames: capacity M of both banks. The release trains with 5 and infers with 3.
+        sgim, plam: the interaction modules; each needs both banks.
+        shallow_memory, deep_memory: the banks.
+        top_k: keys a query of the shallow bank keeps.
+        decoder_width: None takes the backbone's default.
+        feedforward: hidden width of the read-out layers.
+        flow_adapters, drop_path: None takes the backbone's default.
+        dtype: compute dtype; parameters, softmax, normalisation statistics and logits are float32.
+    """
+
+    backbone: str = "mit_b1"
+    memory_frames: int = 3
+    sgim: bool = True
+    plam: bool = True
+    shallow_memory: bool = True
+    deep_memory: bool = True
+    top_k: int = 50
+    decoder_width: int | None = None
+    feedforward: int = 2048
+    flow_adapters: bool | None = None
+    drop_path: float | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        entry = spec(self.backbone)
+        shallow, deep = entry.channels[SHALLOW], entry.channels[DEEP]
+        shared = {"feedforward": self.feedforward, "dtype": self.dtype}
+        self.encoder = entry.make(flow_adapters=self.flow_adapters, drop_path=self.drop_path, dtype=self.dtype)
+        self.decoder = Decoder(self.decoder_width or entry.decoder_width, self.dtype)
+        if self.shallow_memory:
+            self.shallow_bank = MemoryBank(
+                shallow, mask_stride=2, top_k=self.top_k, rotary=True, positions_in_attention=False, **shared
+            )
+        if self.deep_memory:
+            self.deep_bank = MemoryBank(
+                deep, mask_stride=8, top_k=None, rotary=False, positions_in_attention=True, **shared
+            )
+        if self.sgim:
+            self.sgim_module = SGIM(shallow, deep, **shared)
+        if self.plam:
+            self.plam_module = PLAM(deep, self.dtype)
+
+    def encode(
+        self, frames: Float[Array, "B T H W 3"], flows: Float[Array, "B T H W 3"], train: bool = False
+    ) -> Features:
+        """Fused maps of all frames of a clip; the encoder knows nothing of time, so they go through it in one batch.
+
+        Frames and flow pictures are normalised; H and W are multiples of 32.
+        """
+        batch, time, height, width, _ = frames.shape
+        if height % 32 or width % 32:
+            raise ValueError(f"frames are {height} x {width}; height and width must be multiples of 32")
+        rows = batch * time
+        pictures = jnp.concatenate([x.reshape(rows, height, width, 3) for x in (frames, flows)])
+        maps = self.encoder(pictures, flow_rows=rows, train=train)
+        fused = tuple(x[:rows] + x[rows:] for x in maps)
+        for level, x in enumerate(fused, start=1):
+            self.sow("intermediates", f"fused{level}", x)
+        return tuple(x.reshape(batch, time, *x.shape[1:]) for x in fused)
+
+    def start(self, features: Features) -> tuple[Memory, Float[Array, "B H W 1"]]:
+        """The first frame: decoded as it is, and memorised. Features `[B, h, w, C]`; logits at the input's size."""
+        coarse = self.decoder(features)
+
+        def empty(on: bool, level: int) -> Bank | None:
+            batch, height, width, channels = features[level].shape
+            return Bank.empty(batch, self.memory_frames, height * width, channels, self.dtype) if on else None
+
+        memory = Memory(empty(self.shallow_memory, SHALLOW), empty(self.deep_memory, DEEP), jnp.zeros((), jnp.int32))
+        return self._memorise(memory, features, coarse), self._logits(coarse)
+
+    def step(self, memory: Memory, features: Features, train: bool = False) -> tuple[Memory, Float[Array, "B H W 1"]]:
+        """A later frame: read both banks, let the read-outs refine each other, decode, memorise."""
+        maps = list(features)
+        if self.shallow_memory:
+            maps[SHALLOW] = self.shallow_bank.read(memory.shallow, features[SHALLOW], memory.written, train)
+            self.sow("intermediates", "read_shallow", maps[SHALLOW])
+        if self.deep_memory:
+            maps[DEEP] = self.deep_bank.read(memory.deep, features[DEEP], memory.written, train)
+            self.sow("intermediates", "read_deep", maps[DEEP])
+        # Both modules see the read-outs, neither the other's result.
+        shallow, deep = maps[SHALLOW], maps[DEEP]
+        if self.sgim:
+            maps[SHALLOW] = self.sgim_module(shallow, deep, train)
+            self.sow("intermediates", "sgim", maps[SHALLOW])
+        if self.plam:
+            maps[DEEP] = self.plam_module(shallow, deep)
+            self.sow("intermediates", "plam", maps[DEEP])
+        coarse = self.decoder(maps)
+        return self._memorise(memory, maps, coarse), self._logits(coarse)
+
+    def __call__(
+        self, frames: Float[Array, "B T H W 3"], flows: Float[Array, "B T H W 3"], train: bool = False
+    ) -> Float[Array, "B T H W 1"]:
+        """A clip frame by frame, the plain way. `init` needs two frames, since the first one reads no memory."""
+        if self.is_initializing() and frames.shape[1] < 2:
+            raise ValueError("initialisation needs a clip of at least two frames")
+        features = self.encode(frames, flows, train)
+        memory, logits = self.start(frame(features, 0))
+        outputs = [logits]
+        for t in range(1, frames.shape[1]):
+            memory, logits = self.step(memory, frame(features, t), train)
+            outputs.append(logits)
+        return jnp.stack(outputs, 1)
+
+    def _memorise(self, memory: Memory, maps, coarse: Float[Array, "B H4 W4 1"]) -> Memory:
+        """Write the frame's (refined) maps and its predicted mask into both banks."""
+        shallow, deep = memory.shallow, memory.deep
+        if self.shallow_memory:
+            entry = self.shallow_bank.encode(maps[SHALLOW], coarse)
+            self.sow("intermediates", "mem_shallow", entry)
+            shallow = self.shallow_bank.write(shallow, entry, memory.written)
+        if self.deep_memory:
+            entry = self.deep_bank.encode(maps[DEEP], coarse)
+            self.sow("intermediates", "mem_deep", entry)
+            deep = self.deep_bank.write(deep, entry, memory.written)
+        return Memory(shallow, deep, memory.written + 1)
+
+    def _logits(self, coarse: Float[Array, "B H4 W4 1"]) -> Float[Array, "B H W 1"]:
+        self.sow("intermediates", "coarse_logits", coarse)
+        return enlarge(coarse.astype(jnp.float32), 4)
+
+
+def frame(features: Features, t: int | Int[Array, ""]) -> Features:
+    """One frame's maps out of a clip's."""
+    return tuple(x[:, t] for x in features)
+
+
+def segment_features(
+    model: HMHINet, variables, features: Features, dropout_key: DropoutKey = None
+) -> Float[Array, "B T H W 1"]:
+    """Logits of a clip from its encoded maps: `start`, then a scan over `step`."""
+    train = dropout_key is not None
+    memory, first = model.apply(variables, frame(features, 0), method="start")
+    later = tuple(jnp.moveaxis(x[:, 1:], 1, 0) for x in features)
+    steps = later[0].shape[0]
+    if steps == 0:
+        return first[:, None]
+
+    def step(memory: Memory, inputs):
+        maps, key = inputs
+        rngs = {"dropout": key} if train else None
+        return model.apply(variables, memory, maps, train, method="step", rngs=rngs)
+
+    keys = jax.random.split(dropout_key, steps) if train else None
+    _, logits = lax.scan(step, memory, (later, keys))
+    return jnp.concatenate([first[:, None], jnp.moveaxis(logits, 0, 1)], 1)
+
+
+def segment_clip(
+    model: HMHINet,
+    variables,
+    frames: Float[Array, "B T H W 3"],
+    flows: Float[Array, "B T H W 3"],
+    dropout_key: DropoutKey = None,
+) -> Float[Array, "B T H W 1"]:
+    """Logits of a clip: encode in bulk, `start`, then `lax.scan` over `step`.
+
+    Args:
+        model: from `build_model`.
+        variables: `{"params": ...}` (and `"batch_stats"` for ResNets).
+        frames: normalised RGB, H and W multiples of 32.
+        flows: normalised flow pictures.
+        dropout_key: turns dropout and drop path on (training).
+    """
+    if dropout_key is None:
+        features = model.apply(variables, frames, flows, method="encode")
+        return segment_features(model, variables, features)
+    encode_key, step_key = jax.random.split(dropout_key)
+    features = model.apply(variables, frames, flows, True, method="encode", rngs={"dropout": encode_key})
+    return segment_features(model, variables, features, step_key)
+
+
+def build_model(
+    backbone: str = "mit_b1",
+    *,
+    memory_frames: int = 3,
+    sgim: bool = True,
+    plam: bool = True,
+    shallow_memory: bool = True,
+    deep_memory: bool = True,
+    top_k: int = 50,
+    decoder_width: int | None = None,
+    feedforward: int = 2048,
+    flow_adapters: bool | None = None,
+    drop_path: float | None = None,
+    dtype: jnp.dtype | str = jnp.float32,
+) -> HMHINet:
+    """The network for a backbone and a choice of switches; the attributes of `HMHINet` say what each is.
+
+    SGIM and PLAM connect the two banks: with a bank off they must be off too, unless left at their defaults, which
+    then turn off by themselves.
+
+    Raises:
+        ValueError: for an unknown backbone, or a capacity or top-k below one.
+    """
+    spec(backbone)
+    for name, value in (("memory_frames", memory_frames), ("top_k", top_k), ("feedforward", feedforward)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    both = shallow_memory and deep_memory
+    return HMHINet(
+        backbone=backbone,
+        memory_frames=memory_frames,
+        sgim=sgim and both,
+        plam=plam and both,
+        shallow_memory=shallow_memory,
+        deep_memory=deep_memory,
+        top_k=top_k,
+        decoder_width=decoder_width,
+        feedforward=feedforward,
+        flow_adapters=flow_adapters,
+        drop_path=drop_path,
+        dtype=jnp.dtype(dtype),
+    )

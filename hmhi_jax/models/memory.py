@@ -1,0 +1,257 @@
+"""The two memory banks: what is written (reference encoder), how it is kept (ring buffers), how it is read.
+
+MODEL.md 3. The memory is a value: a pytree of fixed-shape arrays that `write` takes and gives back. An entry's key and
+value depend on nothing but the entry, so they are projected (and rotated, in the shallow bank) once, when it is
+written.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from hmhi_jax.models.attention import DropoutKey, attend, attend_top_k, dropout
+from hmhi_jax.models.convolution import DepthwiseConv, conv
+from hmhi_jax.models.initialisers import torch_bias, torch_kernel
+from hmhi_jax.models.positions import rotate, sine_table
+
+DROPOUT = 0.1
+
+
+@struct.dataclass
+class Bank:
+    """A ring of the last M entries. Slots never written hold zeros and are masked out when read.
+
+    Attributes:
+        keys: `[B, M, N, C]`, projected, in the compute dtype; N = h * w tokens of one entry.
+        values: `[B, M, N, C]`, projected.
+    """
+
+    keys: Float[Array, "B M N C"]
+    values: Float[Array, "B M N C"]
+
+    @classmethod
+    def empty(cls, batch: int, capacity: int, tokens: int, channels: int, dtype: jnp.dtype) -> "Bank":
+        shape = (batch, capacity, tokens, channels)
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    def write(self, key: Float[Array, "B N C"], value: Float[Array, "B N C"], written: Int[Array, ""]) -> "Bank":
+        """Put an entry into the slot that is free or holds the oldest one; `written` counts the entries so far."""
+        slot = written % self.keys.shape[1]
+        return Bank(
+            lax.dynamic_update_index_in_dim(self.keys, key.astype(self.keys.dtype), slot, 1),
+            lax.dynamic_update_index_in_dim(self.values, value.astype(self.values.dtype), slot, 1),
+        )
+
+    def valid(self, written: Int[Array, ""]) -> Bool[Array, "MN"]:
+        """Which of the M * N stored tokens have been written."""
+        _, capacity, tokens, _ = self.keys.shape
+        return jnp.repeat(jnp.arange(capacity) < written, tokens)
+
+    def tokens(self) -> tuple[Float[Array, "B MN C"], Float[Array, "B MN C"]]:
+        """Keys and values of all slots in one row; their order is irrelevant to attention."""
+        batch, capacity, tokens, channels = self.keys.shape
+        shape = (batch, capacity * tokens, channels)
+        return self.keys.reshape(shape), self.values.reshape(shape)
+
+
+@struct.dataclass
+class Memory:
+    """All that is carried from frame to frame; save it, load it elsewhere, and go on.
+
+    Attributes:
+        shallow: bank on stride-8 features, None where that bank is switched off.
+        deep: bank on stride-32 features, likewise.
+        written: number of frames memorised since the start, int32; the same for the whole batch.
+    """
+
+    shallow: Bank | None
+    deep: Bank | None
+    written: Int[Array, ""]
+
+
+def mask_width(channels: int) -> int:
+    """Hidden channels of the reference encoder's mask path: c**c with c = floor(log4 C) (MODEL.md 3.1)."""
+    c = int(math.log(channels, 4) + 1e-9)
+    return c**c
+
+
+class ReferenceEncoder(nn.Module):
+    """A frame's feature and its predicted mask become its memory entry (MODEL.md 3.1)."""
+
+    channels: int
+    mask_stride: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "B h w C"], coarse_logits: Float[Array, "B H W 1"]
+    ) -> Float[Array, "B h w C"]:
+        c, hidden = self.channels, mask_width(self.channels)
+        kernel = 2 * self.mask_stride - 1
+
+        def plain(features: int, size: int, fan_in: int, name: str, stride: int = 1) -> nn.Conv:
+            return conv(
+                features, size, stride=stride, padding=self.mask_stride - 1 if size > 1 else 0, dtype=self.dtype,
+                kernel_init=torch_kernel, bias_init=torch_bias(fan_in), name=name,
+            )  # fmt: skip
+
+        def norm(name: str) -> nn.LayerNorm:
+            return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)
+
+        mask = jax.nn.sigmoid(coarse_logits)
+        mask = plain(hidden, kernel, kernel**2, "mask_conv", self.mask_stride)(mask)
+        mask = jax.nn.gelu(norm("mask_norm")(mask), approximate=False)
+        mask = plain(c, 1, hidden, "mask_expand")(mask)
+        mask = jax.nn.gelu(norm("mask_expand_norm")(mask), approximate=False)
+        x = plain(c, 1, c, "feature_proj")(features) + mask
+
+        for index in range(2):
+            x = FuserBlock(self.dtype, name=f"block{index}")(x)
+        return x
+
+
+class FuserBlock(nn.Module):
+    """A ConvNeXt block: depthwise 7x7, norm, two linear layers, scaled by `gamma`, added to its input."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
+        c = x.shape[-1]
+        y = DepthwiseConv(7, self.dtype, torch_kernel, torch_bias(49), name="dwconv")(x)
+        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(y)
+        y = torch_dense(4 * c, c, self.dtype, "expand")(y)
+        y = torch_dense(c, 4 * c, self.dtype, "project")(jax.nn.gelu(y, approximate=False))
+        gamma = self.param("gamma", nn.initializers.constant(1e-6), (c,), jnp.float32)
+        return x + y * gamma.astype(self.dtype)
+
+
+def torch_dense(features: int, fan_in: int, dtype: jnp.dtype, name: str | None = None) -> nn.Dense:
+    """A linear layer with PyTorch's default initial weights."""
+    return nn.Dense(features, dtype=dtype, kernel_init=torch_kernel, bias_init=torch_bias(fan_in), name=name)
+
+
+class Projections(nn.Module):
+    """The four linear layers of one attention."""
+
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.q, self.k, self.v, self.out = (torch_dense(self.channels, self.channels, self.dtype) for _ in range(4))
+
+
+class ReadOutLayer(nn.Module):
+    """One transformer layer, one head: self-attention with rotary codes, cross-attention, feed-forward (MODEL.md 3.2).
+
+    The three users differ in what the cross-attention does; they pass it as a function of the queries.
+    """
+
+    channels: int
+    feedforward: int = 2048
+    positions_in_attention: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.self_attn = Projections(self.channels, self.dtype)
+        self.cross_attn = Projections(self.channels, self.dtype)
+        self.expand = torch_dense(self.feedforward, self.channels, self.dtype)
+        self.project = torch_dense(self.channels, self.feedforward, self.dtype)
+        self.norm1, self.norm2, self.norm3, self.norm = (nn.LayerNorm(epsilon=1e-5, dtype=self.dtype) for _ in range(4))
+
+    def key_value(
+        self, source: Float[Array, "B N C"], positions: Float[Array, "N C"] | None = None
+    ) -> tuple[Float[Array, "B N C"], Float[Array, "B N C"]]:
+        """Cross-attention's key and value of tokens that will be read later."""
+        keyed = source if positions is None else source + positions[None].astype(source.dtype)
+        return self.cross_attn.k(keyed), self.cross_attn.v(source)
+
+    def __call__(self, x: Float[Array, "B h w C"], cross_attend, train: bool = False) -> Float[Array, "B h w C"]:
+        """`cross_attend(q, dropout_key)` reads the other side for projected queries `[B, N, C]`."""
+        batch, height, width, channels = x.shape
+        grid = (height, width)
+        key = self.make_rng("dropout") if train else None
+        keys = [None] * 6 if key is None else list(jax.random.split(key, 6))
+        positions = jnp.asarray(sine_table(height, width, channels), self.dtype)[None]
+
+        x = x.reshape(batch, height * width, channels).astype(self.dtype) + 0.1 * positions
+        n = self.norm1(x)
+        placed = n + positions if self.positions_in_attention else n
+        q, k = rotate(self.self_attn.q(placed), grid), rotate(self.self_attn.k(placed), grid)
+        mixed = attend_single(q, k, self.self_attn.v(n), keys[0])
+        x = x + dropout(self.self_attn.out(mixed), DROPOUT, keys[1])
+
+        mixed = cross_attend(self.cross_attn.q(self.norm2(x)), keys[2])
+        x = x + dropout(self.cross_attn.out(mixed), DROPOUT, keys[3])
+
+        hidden = dropout(jax.nn.relu(self.expand(self.norm3(x))), DROPOUT, keys[4])
+        x = x + dropout(self.project(hidden), DROPOUT, keys[5])
+        return self.norm(x).reshape(batch, height, width, channels)
+
+
+def attend_single(
+    q: Float[Array, "B N C"],
+    k: Float[Array, "B M C"],
+    v: Float[Array, "B M C"],
+    key: DropoutKey,
+    valid: Bool[Array, "M"] | None = None,
+) -> Float[Array, "B N C"]:
+    """One-head attention over all (valid) keys, with the layers' dropout where a key is given."""
+    one_head = (x[:, :, None] for x in (q, k, v))
+    return attend(*one_head, valid=valid, dropout_rate=DROPOUT, key=key)[:, :, 0]
+
+
+class MemoryBank(nn.Module):
+    """A bank's weights: how entries are encoded, written and read. Its state is a `Bank`.
+
+    Attributes:
+        top_k: keys kept per query; None keeps all.
+        rotary: whether cross-attention turns queries and keys by their positions in their own frames.
+        positions_in_attention: whether sine codes are added in self-attention and to the stored keys.
+    """
+
+    channels: int
+    mask_stride: int
+    top_k: int | None
+    rotary: bool
+    positions_in_attention: bool
+    feedforward: int = 2048
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.reference_encoder = ReferenceEncoder(self.channels, self.mask_stride, self.dtype)
+        self.read_out = ReadOutLayer(self.channels, self.feedforward, self.positions_in_attention, self.dtype)
+
+    def encode(
+        self, features: Float[Array, "B h w C"], coarse_logits: Float[Array, "B H W 1"]
+    ) -> Float[Array, "B h w C"]:
+        """The frame's memory entry."""
+        return self.reference_encoder(features, coarse_logits)
+
+    def write(self, bank: Bank, entry: Float[Array, "B h w C"], written: Int[Array, ""]) -> Bank:
+        """The bank with the entry in it, projected."""
+        batch, height, width, channels = entry.shape
+        positions = jnp.asarray(sine_table(height, width, channels)) if self.positions_in_attention else None
+        key, value = self.read_out.key_value(entry.reshape(batch, height * width, channels), positions)
+        return bank.write(rotate(key, (height, width)) if self.rotary else key, value, written)
+
+    def read(
+        self, bank: Bank, features: Float[Array, "B h w C"], written: Int[Array, ""], train: bool = False
+    ) -> Float[Array, "B h w C"]:
+        """The feature after reading the bank."""
+        keys, values = bank.tokens()
+        valid = bank.valid(written)
+
+        def cross_attend(q: Array, dropout_key: DropoutKey) -> Array:
+            if self.rotary:
+                q = rotate(q, features.shape[1:3])
+            if self.top_k is None:
+                return attend_single(q, keys, values, dropout_key, valid)
+            return attend_top_k(q, keys, values, top_k=self.top_k, valid=valid, dropout_rate=DROPOUT, key=dropout_key)
+
+        return self.read_out(features, cross_attend, train)

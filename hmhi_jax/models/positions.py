@@ -1,0 +1,41 @@
+"""Position codes of tokens on a grid (MODEL.md 3.3). Tables are numpy constants: grids are static under `jit`."""
+
+from functools import lru_cache
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+@lru_cache(maxsize=64)
+def sine_table(height: int, width: int, channels: int) -> Float[np.ndarray, "N C"]:
+    """Sine code of every token, row by row: first half of the channels for y, second half for x."""
+    half = channels // 2
+    index = np.arange(half)
+    period = 10000.0 ** (2 * (index // 2) / half)
+
+    def code(count: int) -> np.ndarray:
+        position = (np.arange(count) + 1) / (count + 1e-6) * 2 * np.pi
+        angle = position[:, None] / period
+        return np.where(index % 2 == 0, np.sin(angle), np.cos(angle))
+
+    rows = np.broadcast_to(code(height)[:, None], (height, width, half))
+    columns = np.broadcast_to(code(width)[None], (height, width, half))
+    return np.concatenate([rows, columns], -1).reshape(height * width, channels).astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def _rotary_table(height: int, width: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and signed sines `[N, C]`: channel 2i gets -sin, channel 2i + 1 gets +sin of the pair's angle."""
+    frequency = 10000.0 ** (-4 * np.arange(channels // 4) / channels)
+    row, column = np.divmod(np.arange(height * width), width)
+    angle = np.concatenate([column[:, None] * frequency, row[:, None] * frequency], -1).repeat(2, -1)
+    sign = np.tile([-1.0, 1.0], channels // 2)
+    return np.cos(angle).astype(np.float32), (sign * np.sin(angle)).astype(np.float32)
+
+
+def rotate(x: Float[Array, "B N C"], grid: tuple[int, int]) -> Float[Array, "B N C"]:
+    """Axial rotary code: adjacent channel pairs are complex numbers turned by the token's column and row."""
+    cosine, sine = (jnp.asarray(table, x.dtype) for table in _rotary_table(*grid, x.shape[-1]))
+    swapped = x.reshape(*x.shape[:-1], -1, 2)[..., ::-1].reshape(x.shape)
+    return x * cosine[None] + swapped * sine[None]

@@ -1,0 +1,52 @@
+"""The release's loss (MODEL.md 7)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+FOCAL_ALPHA = 0.25
+FOCAL_GAMMA = 2.0
+DICE_SMOOTH = 1e-5
+
+
+def frame_losses(logits: Float[Array, "B T H W 1"], masks: Float[Array, "B T H W 1"]) -> dict[str, Float[Array, "B T"]]:
+    """Focal, binary cross-entropy and dice of every frame of every clip, each a mean over the frame's pixels.
+
+    Args:
+        logits: float32.
+        masks: 0 or 1 (anything between is a soft target).
+    """
+    probability = jax.nn.sigmoid(logits)
+    # log sigmoid(x) and log(1 - sigmoid(x)) straight from the logits: no probability is rounded to 0 or 1 first.
+    log_p, log_not_p = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    cross_entropy = -(masks * log_p + (1 - masks) * log_not_p)
+    miss = probability + masks - 2 * probability * masks  # 1 - p where the mask is 1, p where it is 0
+    balance = FOCAL_ALPHA * masks + (1 - FOCAL_ALPHA) * (1 - masks)
+    focal = balance * miss**FOCAL_GAMMA * cross_entropy
+
+    pixels = (2, 3, 4)
+    overlap, area = (probability * masks).sum(pixels), probability.sum(pixels) + masks.sum(pixels)
+    return {
+        "focal": focal.mean(pixels),
+        "bce": cross_entropy.mean(pixels),
+        "dice": 1 - (2 * overlap + DICE_SMOOTH) / (area + DICE_SMOOTH),
+    }
+
+
+def segmentation_loss(
+    logits: Float[Array, "B T H W 1"],
+    masks: Float[Array, "B T H W 1"],
+    valid: Bool[Array, "B T"] | None = None,
+) -> Float[Array, ""]:
+    """`20 * (focal + bce / 2) + dice` per frame, summed over the frames of a clip, mean over the batch.
+
+    Args:
+        logits: float32.
+        masks: 0 or 1.
+        valid: frames whose mask is known (sparse annotation); the others count nothing. None: all are.
+    """
+    terms = frame_losses(logits, masks)
+    total = 20 * (terms["focal"] + 0.5 * terms["bce"]) + terms["dice"]
+    if valid is not None:
+        total = jnp.where(valid, total, 0.0)
+    return total.sum(1).mean()
