@@ -1,0 +1,104 @@
+"""Every measure of one frame, from its two files."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from hmhi_jax.errors import InputError
+from hmhi_jax.evaluation import saliency
+from hmhi_jax.evaluation.pictures import (
+    FOREGROUND_ABOVE,
+    Reading,
+    VoidLabel,
+    read_as,
+    read_prediction,
+    read_truth,
+    resize_prediction,
+)
+from hmhi_jax.evaluation.region_and_boundary import boundary_f, jaccard
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What to compute: J and F, the release's saliency figures, those of PySODMetrics."""
+
+    uvos: bool = True
+    vsod: bool = False
+    extra: bool = False
+
+
+@dataclass(frozen=True)
+class FrameScore:
+    """Scores of one frame under one reading; what was not asked for is absent.
+
+    `values` holds J, F, MAE, S and the `sod_` figures by name; `f_curve` and `e_curve` are float32 [256].
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    f_curve: Float[np.ndarray, "256"] | None = None
+    e_curve: Float[np.ndarray, "256"] | None = None
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """A scored frame: its score per reading, its prediction's original (height, width) where it was resized, its
+    largest value.
+
+    A frame that could not be scored has `problem` instead.
+    """
+
+    scores: dict[str, FrameScore]
+    shape: tuple[int, int] = (0, 0)
+    resized_from: tuple[int, int] | None = None
+    brightest: int = 0
+    problem: str | None = None
+
+
+def score_arrays(
+    prediction: UInt8[np.ndarray, "H W"], grey: UInt8[np.ndarray, "H W"], measures: Measures
+) -> FrameScore:
+    """Score one frame's 8-bit prediction against its truth (0 background, 255 object), both of one size."""
+    values = {}
+    f_curve = e_curve = None
+    if measures.uvos:
+        mask, truth = prediction > FOREGROUND_ABOVE, grey > 0
+        values["J"], values["F"] = jaccard(mask, truth), boundary_f(mask, truth)
+    if measures.vsod or measures.extra:
+        half = grey >= 128
+        if measures.vsod:
+            histograms = saliency.quadrant_histograms(prediction, half)
+            histogram = histograms.sum(axis=0)
+            values["MAE"] = saliency.mean_absolute_error(histogram)
+            values["S"] = saliency.s_measure(histograms, half.shape, saliency.centroid(half))
+            f_curve = saliency.f_curve(histogram).astype(np.float32)
+            e_curve = saliency.e_curve(histogram).astype(np.float32)
+        if measures.extra:
+            from hmhi_jax.evaluation.saliency_extra import extra_measures
+
+            values |= extra_measures(prediction, half)
+    return FrameScore(values, f_curve, e_curve)
+
+
+def _without_void(picture: UInt8[np.ndarray, "H W"], void: Bool[np.ndarray, "H W"] | None) -> UInt8[np.ndarray, "H W"]:
+    """Void pixels become background, in prediction and truth alike, so that they add to no error and no success."""
+    return picture if void is None else np.where(void, np.uint8(0), picture)
+
+
+def score_files(
+    prediction_path: Path, truth_path: Path, readings: tuple[Reading, ...], measures: Measures, void_label: VoidLabel
+) -> FrameResult:
+    """Score one frame from its files; a file that cannot be read becomes the result's `problem`."""
+    try:
+        truth, prediction = read_truth(truth_path, void_label), read_prediction(prediction_path)
+    except InputError as error:
+        return FrameResult({}, problem=str(error))
+    resized_from = None if prediction.shape == truth.grey.shape else prediction.shape
+    scores = {}
+    for reading in readings:
+        picture = read_as(prediction, reading)
+        if resized_from:
+            picture = resize_prediction(picture, truth.grey.shape)
+        scores[reading] = score_arrays(_without_void(picture, truth.void), truth.grey, measures)
+    return FrameResult(scores, truth.grey.shape, resized_from, int(prediction.max()))

@@ -1,0 +1,191 @@
+"""What an evaluation returns: figures of a data set, its classes, its videos and their frames, by one protocol."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from hmhi_jax.evaluation.pairing import Remark
+from hmhi_jax.evaluation.protocols import Protocol
+from hmhi_jax.evaluation.region_and_boundary import decay, recall
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """One video: `figures` by name, `frames` in order, and per frame the measures by name (NaN: not scored).
+
+    `curves` holds the video's F and E over the 256 thresholds (VSOD only). `counted` marks the frames that count for
+    the means of the protocol. `scores["J_mean"]` is short for `scores.figures["J_mean"]`.
+    """
+
+    name: str
+    figures: dict[str, float]
+    frames: tuple[str, ...]
+    per_frame: dict[str, Float[np.ndarray, " T"]]
+    counted: tuple[bool, ...]
+    curves: dict[str, Float[np.ndarray, "256"]] = field(default_factory=dict)
+
+    def __getitem__(self, figure: str) -> float:
+        return self.figures[figure]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one method by one protocol and reading.
+
+    `figures` are the data set's, `classes` maps a class to its figures (protocols per class only), `videos` a name to
+    its `VideoScores`, `curves` holds F and E over the thresholds (VSOD only). `remarks` lists every gap and rule;
+    `complete` is whether every annotated frame was scored. `scores["J_mean"]` is short for
+    `scores.figures["J_mean"]`.
+    """
+
+    protocol: Protocol
+    reading: str
+    predictions: str
+    truth: str
+    figures: dict[str, float]
+    videos: dict[str, VideoScores]
+    classes: dict[str, dict[str, float]]
+    curves: dict[str, Float[np.ndarray, "256"]]
+    remarks: tuple[Remark, ...]
+
+    def __getitem__(self, figure: str) -> float:
+        return self.figures[figure]
+
+    @property
+    def complete(self) -> bool:
+        return not any(remark.kind == "gap" for remark in self.remarks)
+
+    @property
+    def frame_count(self) -> int:
+        """Scored frames that count."""
+        return sum(_scored(video) for video in self.videos.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dump`; NaN becomes null."""
+        return {
+            "protocol": self.protocol.name,
+            "reading": self.reading,
+            "predictions": self.predictions,
+            "truth": self.truth,
+            "complete": self.complete,
+            "videos_scored": len(self.videos),
+            "frames_scored": self.frame_count,
+            "figures": _plain(self.figures),
+            "classes": {name: _plain(figures) for name, figures in self.classes.items()},
+            "curves": {name: _plain(curve) for name, curve in self.curves.items()},
+            "videos": {
+                name: {
+                    **_plain(video.figures),
+                    "frames": list(video.frames),
+                    "counted": list(video.counted),
+                    "per_frame": {measure: _plain(values) for measure, values in video.per_frame.items()},
+                    **({"curves": {c: _plain(values) for c, values in video.curves.items()}} if video.curves else {}),
+                }
+                for name, video in self.videos.items()
+            },
+            "remarks": [{"kind": r.kind, "video": r.video, "frame": r.frame, "text": r.text} for r in self.remarks],
+        }
+
+    def __str__(self) -> str:
+        figures = ", ".join(
+            f"{name} {self.figures[name]:.3f}" for name in self.protocol.headline if name in self.figures
+        )
+        gaps = "" if self.complete else f", {sum(r.kind == 'gap' for r in self.remarks)} gaps"
+        return f"{figures} ({self.protocol.name}, {self.reading} reading, {len(self.videos)} videos{gaps})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, np.ndarray):
+        return [_plain(inner) for inner in value.tolist()]
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 9)
+    return value
+
+
+def dump_json(value: Any) -> str:
+    """JSON with one line per video or other third-level entry: readable, and not a line per number."""
+
+    def lines(value: Any, depth: int) -> str:
+        if isinstance(value, dict) and value and depth < 4:
+            pad = " " * (depth + 1)
+            inner = ",\n".join(f"{pad}{json.dumps(key)}: {lines(item, depth + 1)}" for key, item in value.items())
+            return "{\n" + inner + "\n" + " " * depth + "}"
+        if isinstance(value, list) and value and isinstance(value[0], dict) and depth < 4:
+            pad = " " * (depth + 1)
+            return "[\n" + ",\n".join(pad + lines(item, depth + 1) for item in value) + "\n" + " " * depth + "]"
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    return lines(value, 0) + "\n"
+
+
+def _scored(video: VideoScores) -> int:
+    values = next(iter(video.per_frame.values()))
+    return int(np.count_nonzero(~np.isnan(values) & np.array(video.counted, bool)))
+
+
+def score_video(
+    name: str,
+    frames: tuple[str, ...],
+    per_frame: dict[str, Float[np.ndarray, " T"]],
+    curves: dict[str, Float[np.ndarray, "T 256"]],
+    protocol: Protocol,
+) -> VideoScores | None:
+    """Aggregate a video's frames as the protocol says; None where no frame that counts was scored."""
+    select = protocol.select(len(frames))
+    counted = np.zeros(len(frames), bool)
+    counted[select.start : select.stop] = True
+    first = next(iter(per_frame.values()))
+    scored = counted & ~np.isnan(first)
+    if not scored.any():
+        return None
+    figures: dict[str, float] = {}
+    mean_curves = {curve: values[scored].astype(np.float64).mean(axis=0) for curve, values in curves.items()}
+    for measure, values in per_frame.items():
+        mean = float(values[scored].mean())
+        if protocol.kind == "uvos":
+            inner = values[1:-1]
+            figures |= {f"{measure}_mean": mean, f"{measure}_recall": recall(inner), f"{measure}_decay": decay(inner)}
+        else:
+            figures[measure] = mean
+    if protocol.kind == "uvos":
+        figures["JF_mean"] = (figures["J_mean"] + figures["F_mean"]) / 2
+        per_frame = per_frame | {"JF": (per_frame["J"] + per_frame["F"]) / 2}
+    for curve, values in mean_curves.items():
+        figures[f"max_{curve}"] = float(values.max())
+    return VideoScores(name, figures, frames, per_frame, tuple(counted.tolist()), mean_curves)
+
+
+def score_data_set(
+    videos: dict[str, VideoScores], protocol: Protocol
+) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, Float[np.ndarray, "256"]]]:
+    """Figures, figures per class and curves of a data set: means over its videos."""
+    members = list(videos.values())
+    curves = {curve: np.mean([video.curves[curve] for video in members], axis=0) for curve in members[0].curves}
+    figures = _mean_figures(members)
+    for curve, values in curves.items():  # the highest point of the mean curve, not the mean of highest points
+        figures[f"max_{curve}"] = float(values.max())
+    if not protocol.per_class:
+        return figures, {}, curves
+    by_class: dict[str, list[VideoScores]] = {}
+    for video in members:
+        by_class.setdefault(protocol.class_of(video.name), []).append(video)
+    classes = {name: _mean_figures(group) for name, group in sorted(by_class.items())}
+    for measure in ("J", "F", "JF"):
+        figures[f"{measure}_class_mean"] = float(np.mean([found[f"{measure}_mean"] for found in classes.values()]))
+    return figures, classes, curves
+
+
+def _mean_figures(videos: list[VideoScores]) -> dict[str, float]:
+    """Mean of every figure over videos; a recall or decay that does not exist (two frames) is left out."""
+    figures = {}
+    for name in videos[0].figures:
+        values = np.array([video.figures[name] for video in videos])
+        known = values[~np.isnan(values)]
+        figures[name] = float(known.mean()) if known.size else float("nan")
+    return figures

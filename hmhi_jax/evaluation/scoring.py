@@ -1,0 +1,278 @@
+"""Scores of a folder of predictions against a folder of ground truth."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hmhi_jax.errors import InputError
+from hmhi_jax.evaluation.frame_scores import FrameResult, Measures
+from hmhi_jax.evaluation.pairing import Remark, VideoPair, natural_key, pair_folders
+from hmhi_jax.evaluation.pictures import READINGS, Reading, VoidLabel
+from hmhi_jax.evaluation.protocols import Protocol, find_protocol
+from hmhi_jax.evaluation.scores import Scores, score_data_set, score_video
+from hmhi_jax.evaluation.worker_pool import score_all
+
+Progress = Callable[[int, int], None]
+"""Called with (frames done, frames in all)."""
+
+
+def evaluate_uvos(
+    pred_dir: str | Path,
+    gt_dir: str | Path,
+    protocol: str | Protocol = "davis16",
+    reading: Reading = "plain",
+    *,
+    videos: Sequence[str] | None = None,
+    void_label: VoidLabel = "auto",
+    strict: bool = False,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Scores:
+    """J, F and J&F of a method's predictions.
+
+    Args:
+        pred_dir: predictions, `<video>/<frame>.png` (8-bit probabilities or masks; any picture format, see `pictures`).
+        gt_dir: masks, `<video>/<frame>.png`, or a data set's folder that has them in `Annotations/480p` or `mask/val`.
+        protocol: "davis16", "davis16-inner", "fbms" or "youtube-objects" (see `protocols`).
+        reading: "plain" takes the files' values as they are, "release" stretches every frame to full contrast first.
+        videos: names of the videos to score, where not all of `gt_dir`.
+        void_label: value of pixels of the truth that do not count; "auto": 255 in palette pictures.
+        strict: refuse gaps, predictions of another size and partners with other names instead of remarking on them.
+        workers: processes; all cores by default. Each holds one frame at a time.
+        progress: show a progress bar.
+
+    Returns:
+        `Scores` with figures `J_mean`, `J_recall`, `J_decay`, the same of F, and `JF_mean`, for the data set and each
+        video. Frames without prediction are not part of any mean and are listed in its `remarks`.
+
+    Raises:
+        InputError: a folder is missing, nothing fits together, or `strict` and something is not as it should be.
+    """
+    protocol = find_protocol(protocol, "uvos")
+    return evaluate(pred_dir, gt_dir, [protocol], [reading], Measures(), videos, void_label, strict, workers, progress)[
+        0
+    ]
+
+
+def evaluate_vsod(
+    pred_dir: str | Path,
+    gt_dir: str | Path,
+    protocol: str | Protocol = "vsod",
+    reading: Reading = "plain",
+    *,
+    extra: bool = True,
+    videos: Sequence[str] | None = None,
+    void_label: VoidLabel = "auto",
+    strict: bool = False,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Scores:
+    """MAE, max F, max E, S and the F and E curves of a method's predictions.
+
+    Args:
+        extra: also the `sod_` figures of the PySODMetrics package (mean and adaptive F and E, weighted F), which take
+        most of
+            the time.
+        For the others see `evaluate_uvos`.
+
+    Returns:
+        `Scores` with figures `MAE`, `max_F`, `max_E`, `S` and `curves` "F" and "E", float64 [256] over thresholds 0..1.
+
+    Raises:
+        InputError: as `evaluate_uvos`.
+    """
+    protocol = find_protocol(protocol, "vsod")
+    measures = Measures(uvos=False, vsod=True, extra=extra)
+    return evaluate(pred_dir, gt_dir, [protocol], [reading], measures, videos, void_label, strict, workers, progress)[0]
+
+
+def evaluate(
+    pred_dir: str | Path,
+    gt_dir: str | Path,
+    protocols: Sequence[str | Protocol],
+    readings: Sequence[Reading] = ("plain",),
+    measures: Measures | None = None,
+    videos: Sequence[str] | None = None,
+    void_label: VoidLabel = "auto",
+    strict: bool = False,
+    workers: int | None = None,
+    progress: bool = False,
+) -> list[Scores]:
+    """Scores by several protocols and readings at once; every pair of files is read once.
+
+    Returns:
+        One `Scores` per reading and protocol, in that order: all protocols of the first reading, then of the second.
+
+    Raises:
+        InputError: as `evaluate_uvos`.
+    """
+    chosen = [find_protocol(protocol) for protocol in protocols]
+    for reading in readings:
+        if reading not in READINGS:
+            raise InputError(f"reading: {reading!r} is not known; choose {' or '.join(READINGS)}")
+    if measures is None:
+        kinds = {protocol.kind for protocol in chosen}
+        measures = Measures("uvos" in kinds, "vsod" in kinds, "vsod" in kinds)
+    pred_dir, gt_dir = Path(pred_dir), Path(gt_dir)
+    pairs, remarks = pair_folders(pred_dir, gt_dir, videos)
+    if strict:
+        _refuse(remarks)
+    files = [(frame.prediction, frame.truth) for pair in pairs for frame in pair.frames if frame.prediction is not None]
+    results: list[FrameResult | None] = [None] * len(files)
+    with _bar(progress) as report:
+        for done, (index, result) in enumerate(
+            score_all(files, tuple(readings), measures, void_label, workers), start=1
+        ):
+            results[index] = result
+            report(done, len(files))
+    remarks = remarks + _remarks_of_results(pairs, results)
+    if strict:
+        _refuse(remarks)
+    return [
+        _aggregate(pairs, results, protocol, reading, remarks, pred_dir, gt_dir)
+        for reading in readings
+        for protocol in chosen
+    ]
+
+
+def _refuse(remarks: list[Remark]) -> None:
+    remarks = [remark for remark in remarks if remark.kind != "unused"]
+    if remarks:
+        more = f" (and {len(remarks) - 1} more)" if len(remarks) > 1 else ""
+        raise InputError(f"{remarks[0]}{more}; mend it, or leave `strict` off to score the rest and list the gaps")
+
+
+def _results_by_frame(pairs: list[VideoPair], results: list[FrameResult | None]) -> dict[str, list[FrameResult | None]]:
+    """Results of every annotated frame of every video; None without prediction."""
+    remaining = iter(results)
+    return {
+        pair.video: [None if frame.prediction is None else next(remaining) for frame in pair.frames] for pair in pairs
+    }
+
+
+def _remarks_of_results(pairs: list[VideoPair], results: list[FrameResult | None]) -> list[Remark]:
+    remarks = []
+    by_frame = _results_by_frame(pairs, results)
+    for pair in pairs:
+        resized = []
+        for frame, result in zip(pair.frames, by_frame[pair.video], strict=True):
+            if result is None:
+                continue
+            if result.problem:
+                remarks.append(Remark("gap", pair.video, frame.frame, result.problem))
+            elif result.resized_from:
+                resized.append((frame, result))
+        if resized:
+            (frame, result), count = resized[0], len(resized)
+            (height, width), (true_height, true_width) = result.resized_from, result.shape
+            remarks.append(
+                Remark(
+                    "rule",
+                    pair.video,
+                    None,
+                    f"{count} predictions, first {frame.frame}, of {width}x{height} pixels scaled bilinearly to the "
+                    f"truth's {true_width}x{true_height}",
+                )
+            )
+    brightest = max((result.brightest for result in results if result), default=255)
+    if 0 < brightest <= 20:
+        remarks.append(
+            Remark(
+                "rule",
+                "",
+                None,
+                f"no prediction has a value above {brightest}: these look like label pictures in plain grey, which "
+                "read as empty masks; save them as 0 and 255 or with a palette",
+            )
+        )
+    return remarks
+
+
+def _aggregate(
+    pairs: list[VideoPair],
+    results: list[FrameResult | None],
+    protocol: Protocol,
+    reading: Reading,
+    remarks: list[Remark],
+    pred_dir: Path,
+    gt_dir: Path,
+) -> Scores:
+    by_frame = _results_by_frame(pairs, results)
+    remarks = list(remarks)
+    videos = {}
+    for pair in pairs:
+        scores = [result.scores.get(reading) if result else None for result in by_frame[pair.video]]
+        known = next((score for score in scores if score is not None), None)
+        if known is None:
+            continue
+        names = [name for name in known.values if (name in ("J", "F")) == (protocol.kind == "uvos")]
+        per_frame = {
+            name: np.array([score.values[name] if score else np.nan for score in scores], np.float64) for name in names
+        }
+        curves = {}
+        if protocol.kind == "vsod":
+            blank = np.full(256, np.nan, np.float32)
+            curves["F"] = np.stack([score.f_curve if score else blank for score in scores])
+            curves["E"] = np.stack([score.e_curve if score else blank for score in scores])
+        frames = tuple(frame.frame for frame in pair.frames)
+        video = score_video(pair.video, frames, per_frame, curves, protocol)
+        if video is None:
+            remarks.append(
+                Remark(
+                    "gap", pair.video, None, f"{len(frames)} annotated frames, none of which counts in {protocol.name}"
+                )
+            )
+        else:
+            videos[pair.video] = video
+        if pair.unannotated and protocol.expect_annotations:
+            remarks.append(
+                Remark("unused", pair.video, None, f"{len(pair.unannotated)} predicted frames without ground truth")
+            )
+    if not videos:
+        lines = "; ".join(str(remark) for remark in remarks[:3])
+        raise InputError(f"{pred_dir}: nothing could be scored against {gt_dir} by {protocol.name}: {lines}")
+    remarks.sort(key=lambda remark: (natural_key(remark.video), natural_key(remark.frame or "")))
+    figures, classes, curves = score_data_set(videos, protocol)
+    return Scores(protocol, reading, str(pred_dir), str(gt_dir), figures, videos, classes, curves, tuple(remarks))
+
+
+class _bar:
+    """A progress bar with rate and time left, or nothing."""
+
+    def __init__(self, shown: bool) -> None:
+        self._bar = None
+        if shown:
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TaskProgressColumn,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+
+            self._bar = Progress(
+                TextColumn("scoring"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TaskProgressColumn(show_speed=True),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+            )
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        if self._bar is None:
+            return lambda done, total: None
+        self._bar.start()
+        task = self._bar.add_task("scoring", total=None, rate="")
+
+        def update(done: int, total: int) -> None:
+            speed = self._bar.tasks[task].speed
+            self._bar.update(task, completed=done, total=total, rate=f"{speed:.0f} frames/s" if speed else "")
+
+        return update
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
