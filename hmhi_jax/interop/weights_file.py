@@ -1,0 +1,254 @@
+"""Weights of a network in one `.safetensors` file that also says which network, input size and flow they belong to.
+
+Arrays are named by their path in the variables, joined with '/' ("params/encoder/..."). The file's metadata has one
+entry, `hmhi`, a JSON object: `model` (keyword arguments of `build_model`), `input_size` ([height, width] the weights
+were trained for), `flow` (a `FlowRecipe`) and `extra` (whatever the writer wants to keep, such as scores).
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.errors import InputError
+
+SUFFIX = ".safetensors"
+CHECKPOINT_EXPORT = "weights" + SUFFIX  # what training writes beside its checkpoints
+_STORED = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What a weights file holds.
+
+    model_arguments  keyword arguments of `build_model`
+    variables        `{"params": {...}}` (and `"batch_stats"` for ResNets), nested dicts of float32 numpy arrays
+    input_size       (height, width) the network was trained for
+    flow_recipe      how flow pictures must be made for these weights
+    extra            anything else the writer kept
+    path             the file
+    """
+
+    model_arguments: dict[str, Any]
+    variables: dict[str, Any]
+    input_size: tuple[int, int]
+    flow_recipe: FlowRecipe
+    extra: dict[str, Any]
+    path: Path
+
+
+def save_weights(
+    path: str | Path,
+    variables: Mapping[str, Any],
+    model_arguments: Mapping[str, Any],
+    input_size: tuple[int, int],
+    flow_recipe: FlowRecipe,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    dtype: str = "float32",
+) -> None:
+    """Write `variables` (nested dicts of arrays) and what belongs to them, under a temporary name first.
+
+    `dtype` is how floating-point arrays are stored: "float32", or half the size as "bfloat16" or "float16". Raises
+    `InputError` if the file cannot be written, `ValueError` for arguments that cannot be stored.
+    """
+    import ml_dtypes
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    if dtype not in _STORED:
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(_STORED)}")
+    stored = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    arrays = {
+        name: np.asarray(array, None if _whole(array.dtype) else stored, order="C")
+        for name, array in _flatten(variables).items()
+    }
+    header = {
+        "model": {name: _plain(value) for name, value in model_arguments.items()},
+        "input_size": list(input_size),
+        "flow": json.loads(flow_recipe.to_json()),
+        "extra": dict(extra or {}),
+    }
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, partial, metadata={"hmhi": json.dumps(header)})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: weights cannot be written ({reason})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def load_weights(name_or_path: str | Path) -> Weights:
+    """Read weights: a `.safetensors` file, a training folder with `weights.safetensors` in it, or a shipped name.
+
+    Raises `InputError` that says what was found instead.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = find_weights(name_or_path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path}: is no readable safetensors file ({error}); PyTorch checkpoints go through 'hmhi convert' first"
+        ) from error
+    if "hmhi" not in metadata:
+        raise InputError(
+            f"{path}: its metadata has no entry 'hmhi' that names the network, expected a file written by "
+            "'hmhi convert' or by training; convert it first"
+        )
+    header = _read_header(path, metadata["hmhi"])
+    floating = {name: array if _whole(array.dtype) else array.astype(np.float32) for name, array in arrays.items()}
+    return Weights(variables=_unflatten(floating), path=path, **header)
+
+
+def find_weights(name_or_path: str | Path) -> Path:
+    """The file that `name_or_path` stands for; see `load_weights`."""
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if (path / CHECKPOINT_EXPORT).is_file():
+            return path / CHECKPOINT_EXPORT
+        raise InputError(
+            f"{path}: the folder holds no {CHECKPOINT_EXPORT}, which training writes beside its checkpoints; "
+            "give the folder of a training run, or a weights file"
+        )
+    shipped = shipped_weights()
+    if str(name_or_path) in shipped:
+        return shipped[str(name_or_path)]
+    names = ", ".join(shipped) if shipped else "none in this version"
+    raise InputError(
+        f"weights {str(name_or_path)!r}: no such file, folder or shipped name (shipped: {names}); "
+        "make one with 'hmhi convert' or by training"
+    )
+
+
+def shipped_weights() -> dict[str, Path]:
+    """Name -> file of the weights inside this package."""
+    folder = Path(str(resources.files("hmhi_jax"))) / "weights"
+    return {path.stem: path for path in sorted(folder.glob("*" + SUFFIX))}
+
+
+def check_variables(model: Any, variables: Mapping[str, Any], source: str | Path) -> None:
+    """Compare names and shapes of `variables` with what `model` expects; `source` names them in the error.
+
+    Raises one `InputError` that lists every missing, left-over and misshapen entry. Where all of a module's entries
+    are concerned it is named once, with their number.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    clip = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), jnp.float32)
+    expected = {
+        name: tuple(leaf.shape)
+        for name, leaf in _flatten(jax.eval_shape(model.init, jax.random.key(0), clip, clip)).items()
+    }
+    found = {name: tuple(array.shape) for name, array in _flatten(variables).items()}
+    missing = sorted(set(expected) - set(found))
+    left_over = sorted(set(found) - set(expected))
+    misshapen = [
+        f"{name} (found {found[name]}, expected {expected[name]})"
+        for name in sorted(set(expected) & set(found))
+        if found[name] != expected[name]
+    ]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(shown)}"
+        for kind, names, shown in (
+            ("missing", missing, _by_module(missing, set(expected))),
+            ("left over", left_over, _by_module(left_over, set(found))),
+            ("misshapen", misshapen, misshapen),
+        )
+        if names
+    ]
+    if problems:
+        raise InputError(f"{source}: these weights do not fit {model.backbone}; {'; '.join(problems)}")
+
+
+def _read_header(path: Path, text: str) -> dict[str, Any]:
+    """The metadata as fields of `Weights`."""
+    try:
+        header = json.loads(text)
+        height, width = header["input_size"]
+        fields = {
+            "model_arguments": dict(header["model"]),
+            "input_size": (int(height), int(width)),
+            "extra": dict(header.get("extra", {})),
+        }
+        flow = header["flow"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: its metadata 'hmhi' cannot be used ({type(error).__name__}: {error}), expected JSON with "
+            "'model', 'input_size' and 'flow'"
+        ) from error
+    try:
+        recipe = FlowRecipe.from_json(flow if isinstance(flow, str) else json.dumps(flow))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return {**fields, "flow_recipe": recipe}
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}/")
+        else:
+            flat[prefix + name] = value if hasattr(value, "dtype") else np.asarray(value)
+    return flat
+
+
+def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *folders, name = path.split("/")
+        inside = tree
+        for folder in folders:
+            inside = inside.setdefault(folder, {})
+        inside[name] = value
+    return tree
+
+
+def _by_module(names: list[str], universe: set[str], prefix: str = "") -> list[str]:
+    """`names` in order, but a module of `universe` whose entries are all among them as one 'module/* (number)'."""
+    chosen, shown = set(names), []
+    children: dict[str, list[str]] = {}
+    for name in names:
+        head, slash, _ = name[len(prefix) :].partition("/")
+        children.setdefault(prefix + head + slash, []).append(name)
+    for child, inside in children.items():
+        if not child.endswith("/"):
+            shown.append(child)
+        elif len(everything := {name for name in universe if name.startswith(child)}) > 1 and everything <= chosen:
+            shown.append(f"{child}* ({len(inside)})")
+        else:
+            shown += _by_module(inside, universe, child)
+    return shown
+
+
+def _whole(dtype: Any) -> bool:
+    """Whether a dtype counts (steps, flags). NumPy does not know bfloat16 as floating, so ask this way round."""
+    return np.dtype(dtype).kind in "iub"
+
+
+def _plain(value: Any) -> Any:
+    """A model argument as JSON: dtypes by their names."""
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return np.dtype(value).name

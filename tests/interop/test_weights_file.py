@@ -1,0 +1,154 @@
+"""Weights files: exact round trips, halved storage, and one clear error for everything that is wrong."""
+
+import json
+import os
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.errors import InputError
+from hmhi_jax.interop import weights_file
+from hmhi_jax.interop.weights_file import check_variables, load_weights, save_weights
+from hmhi_jax.models import build_model
+
+RECIPE = FlowRecipe(camera="affine", size=(96, 160), normalisation="robust")
+ARGUMENTS = {"backbone": "mit_b0", "memory_frames": 2, "top_k": 8}
+
+
+@pytest.fixture(scope="module")
+def variables():
+    model = build_model(**ARGUMENTS)
+    clip = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), jnp.float32)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), clip, clip)
+    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
+
+
+def same(first, second) -> bool:
+    leaves = jax.tree.map(lambda a, b: np.array_equal(np.asarray(a), np.asarray(b)), first, second)
+    return all(jax.tree.leaves(leaves))
+
+
+def test_round_trip_is_exact(tmp_path, variables):
+    path = tmp_path / "new folder" / "net.safetensors"
+    save_weights(path, variables, {**ARGUMENTS, "dtype": jnp.bfloat16}, (96, 160), RECIPE, {"J": 0.61})
+    weights = load_weights(path)
+    assert same(weights.variables, variables)
+    assert weights.model_arguments == {**ARGUMENTS, "dtype": "bfloat16"}
+    assert weights.input_size == (96, 160)
+    assert weights.flow_recipe == RECIPE
+    assert weights.extra == {"J": 0.61}
+    assert [p.name for p in path.parent.iterdir()] == ["net.safetensors"]
+    assert all(name.startswith("params/") for name in load_file(path))
+    check_variables(build_model(**ARGUMENTS), weights.variables, path)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_storage_is_float32_in_memory(tmp_path, variables, dtype):
+    full, half = tmp_path / "full.safetensors", tmp_path / "half.safetensors"
+    tree = {**variables, "counts": {"steps": np.int32(7)}}
+    save_weights(full, tree, ARGUMENTS, (64, 64), RECIPE)
+    save_weights(half, tree, ARGUMENTS, (64, 64), RECIPE, dtype=dtype)
+    assert half.stat().st_size < 0.55 * full.stat().st_size
+    loaded = load_weights(half).variables
+    assert loaded["counts"]["steps"].dtype == np.int32
+    assert loaded["counts"]["steps"] == 7
+    rounded = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)).astype(np.float32), variables)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded["params"])} == {np.dtype(np.float32)}
+    assert same(loaded["params"], rounded["params"])
+
+
+def test_folder_of_a_training_run(tmp_path, variables):
+    with pytest.raises(InputError, match=r"holds no weights\.safetensors"):
+        load_weights(tmp_path)
+    save_weights(tmp_path / "weights.safetensors", variables, ARGUMENTS, (64, 64), RECIPE)
+    assert same(load_weights(tmp_path).variables, variables)
+
+
+def test_shipped_names_are_listed(tmp_path, monkeypatch, variables):
+    package = tmp_path / "package"
+    save_weights(package / "weights" / "small.safetensors", variables, ARGUMENTS, (64, 64), RECIPE)
+    monkeypatch.setattr(weights_file.resources, "files", lambda _: package)
+    assert load_weights("small").path.name == "small.safetensors"
+    with pytest.raises(InputError, match=r"'smal'.*shipped: small"):
+        load_weights("smal")
+
+
+def rewritten(path, change):
+    """A weights file whose arrays and header went through `change`."""
+    arrays = load_file(path)
+    header = {"model": ARGUMENTS, "input_size": [64, 64], "flow": json.loads(RECIPE.to_json())}
+    metadata = change(arrays, header)
+    save_file(arrays, path, metadata={"hmhi": json.dumps(header)} if metadata is None else metadata)
+
+
+def test_every_entry_that_does_not_fit_is_in_one_error(tmp_path, variables):
+    path = tmp_path / "net.safetensors"
+    save_weights(path, variables, ARGUMENTS, (64, 64), RECIPE)
+
+    def change(arrays, header):
+        for name in [name for name in arrays if name.startswith("params/sgim_module/")]:
+            del arrays[name]
+        kernel = next(name for name in arrays if name.startswith("params/decoder/") and name.endswith("kernel"))
+        arrays[kernel] = arrays[kernel][..., :1].copy()
+        arrays["params/encoder/extra"] = np.zeros(3, np.float32)
+        change.kernel = kernel
+
+    rewritten(path, change)
+    with pytest.raises(InputError) as caught:
+        check_variables(build_model(**ARGUMENTS), load_weights(path).variables, path)
+    message = str(caught.value)
+    assert re.search(r"\d+ missing: params/sgim_module/\* \(\d+\)", message)
+    assert "1 left over: params/encoder/extra" in message
+    assert f"1 misshapen: {change.kernel} (found" in message
+    assert "\n" not in message
+
+
+def test_weights_of_another_backbone(variables):
+    with pytest.raises(InputError, match=r"x\.safetensors: these weights do not fit mit_b1;.*misshapen.*decoder"):
+        check_variables(build_model("mit_b1", memory_frames=2), variables, "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays, header: {"other": "x"}, "no entry 'hmhi'"),
+        (lambda arrays, header: {"hmhi": "{"}, "expected JSON with"),
+        (lambda arrays, header: header.pop("model") and None, "KeyError: 'model'"),
+        (lambda arrays, header: header.update(input_size=[64]), "ValueError"),
+        (lambda arrays, header: header["flow"].update(camera="tripod"), "camera is 'tripod'"),
+    ],
+)
+def test_bad_headers(tmp_path, variables, change, message):
+    path = tmp_path / "net.safetensors"
+    save_weights(path, {"params": {"a": np.ones(2, np.float32)}}, ARGUMENTS, (64, 64), RECIPE)
+    rewritten(path, change)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        load_weights(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_of_another_kind(tmp_path):
+    path = tmp_path / "net.pth"
+    path.write_bytes(b"PK\x03\x04 a zip of pickles, as PyTorch writes it")
+    with pytest.raises(InputError, match="hmhi convert"):
+        load_weights(path)
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
+    tree = {"params": {"a": np.ones(2, np.float32)}}
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("x")
+    with pytest.raises(InputError, match="cannot be written"):
+        save_weights(in_the_way / "net.safetensors", tree, ARGUMENTS, (64, 64), RECIPE)
+    folder = tmp_path / "net.safetensors"
+    (folder / "inside").mkdir(parents=True)
+    with pytest.raises(InputError, match="cannot be written"):
+        save_weights(folder, tree, ARGUMENTS, (64, 64), RECIPE)
+    assert os.listdir(tmp_path / "net.safetensors") == ["inside"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "net.safetensors"]
