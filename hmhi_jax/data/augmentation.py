@@ -1,0 +1,143 @@
+"""Random changes of a training clip: crop, flip, colours (MODEL.md 7), on the CPU in 8 bits.
+
+What is drawn (`ClipChange`) is kept apart from doing it, so that a draw is a function of a random generator alone and
+the same for a clip however it is read.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from hmhi_jax.data.decoding import Window
+from hmhi_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may be changed, and how much.
+
+    flip         probability of a horizontal flip. As in the release, a flow picture is mirrored like any picture: its
+                 colours keep saying where things moved before the flip
+    photometric  whether the colours of frames (never of flow pictures) change: brightness, contrast, saturation and
+                 hue, each with probability 1/2, contrast before or after the others
+    brightness   +- this many levels of 255
+    contrast, saturation
+                 factors between these
+    hue          +- this many of 180 degrees of hue (OpenCV's)
+    per          flip and colours are drawn once per "clip", or per "frame" as in the release
+    crop         None, or the least and largest share of the picture's area a random window keeps; drawn once per clip
+    crop_aspect  the window's aspect ratio is the picture's times a factor between these
+    """
+
+    flip: float = 0.5
+    photometric: bool = True
+    brightness: float = 32.0
+    contrast: tuple[float, float] = (0.5, 1.5)
+    saturation: tuple[float, float] = (0.5, 1.5)
+    hue: int = 18
+    per: Literal["clip", "frame"] = "clip"
+    crop: tuple[float, float] | None = None
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.flip <= 1:
+            raise InputError(f"augmentation: flip is {self.flip}, expected a probability")
+        if self.per not in ("clip", "frame"):
+            raise InputError(f"augmentation: per is {self.per!r}, expected 'clip' or 'frame'")
+        if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise InputError(
+                f"augmentation: crop is {self.crop}, expected two shares of the area, 0 < least <= largest <= 1"
+            )
+        if not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
+            raise InputError(
+                f"augmentation: crop_aspect is {self.crop_aspect}, expected two factors, 0 < least <= largest"
+            )
+
+
+NONE = Augmentation(flip=0.0, photometric=False)
+"""Nothing is changed: for validation."""
+
+
+@dataclass(frozen=True)
+class ColourChange:
+    """Brightness added, factors of contrast and saturation, hue added; `contrast_first`: before saturation and hue."""
+
+    brightness: float = 0.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: int = 0
+    contrast_first: bool = True
+
+
+@dataclass(frozen=True)
+class ClipChange:
+    """What was drawn for a clip: the window of all frames; for each frame, whether it is flipped, and its colours."""
+
+    window: Window | None
+    flips: tuple[bool, ...]
+    colours: tuple[ColourChange | None, ...]
+
+
+def draw_change(rng: np.random.Generator, augmentation: Augmentation, frames: int) -> ClipChange:
+    """Draw the change of a clip of `frames` frames."""
+    window = _draw_window(rng, augmentation) if augmentation.crop else None
+    draws = 1 if augmentation.per == "clip" else frames
+    flips = tuple(bool(rng.random() < augmentation.flip) for _ in range(draws))
+    colours = tuple(_draw_colours(rng, augmentation) if augmentation.photometric else None for _ in range(draws))
+    repeats = frames // draws
+    return ClipChange(window, flips * repeats, colours * repeats)
+
+
+def _draw_window(rng: np.random.Generator, augmentation: Augmentation) -> Window:
+    area = rng.uniform(*augmentation.crop)
+    aspect = np.exp(rng.uniform(*np.log(augmentation.crop_aspect)))
+    # A window of this area and aspect may be larger than the picture on one side; it then keeps that whole side.
+    height, width = min(1.0, float(np.sqrt(area / aspect))), min(1.0, float(np.sqrt(area * aspect)))
+    top, left = rng.uniform(0, 1 - height), rng.uniform(0, 1 - width)
+    return Window(top, left, top + height, left + width)
+
+
+def _draw_colours(rng: np.random.Generator, augmentation: Augmentation) -> ColourChange:
+    # Everything is drawn always, so that one probability or range does not shift the draws that follow.
+    apply = rng.random(4) < 0.5
+    brightness = rng.uniform(-augmentation.brightness, augmentation.brightness)
+    contrast, saturation = rng.uniform(*augmentation.contrast), rng.uniform(*augmentation.saturation)
+    hue = int(rng.integers(-augmentation.hue, augmentation.hue + 1))
+    first = bool(rng.random() < 0.5)
+    return ColourChange(
+        brightness=float(brightness) if apply[0] else 0.0,
+        contrast=float(contrast) if apply[1] else 1.0,
+        saturation=float(saturation) if apply[2] else 1.0,
+        hue=hue if apply[3] else 0,
+        contrast_first=first,
+    )
+
+
+def change_colours(frame: UInt8[np.ndarray, "H W 3"], change: ColourChange) -> UInt8[np.ndarray, "H W 3"]:
+    """Brightness, contrast, saturation and hue of an 8-bit RGB picture, each result cut to 0..255.
+
+    Saturation and hue are changed in one pass through 8-bit HSV (the release takes two, and rounds twice).
+    """
+    levels = np.arange(256, dtype=np.float32)
+    bright = np.clip(levels + change.brightness, 0, 255).astype(np.uint8)
+    contrasted = np.clip(levels * change.contrast, 0, 255).astype(np.uint8)
+    before = contrasted[bright] if change.contrast_first else bright
+    if change.brightness or (change.contrast_first and change.contrast != 1):
+        frame = cv2.LUT(frame, before)
+    if change.saturation != 1 or change.hue:
+        hsv = cv2.cvtColor(frame, cv2.COLOR_RGB2HSV)
+        hues = ((np.arange(256) + change.hue) % 180).astype(np.uint8)
+        saturations = np.clip(levels * change.saturation, 0, 255).astype(np.uint8)
+        table = np.stack([hues, saturations, np.arange(256, dtype=np.uint8)], axis=-1)[None]
+        frame = cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2RGB)
+    if not change.contrast_first and change.contrast != 1:
+        frame = cv2.LUT(frame, contrasted)
+    return frame
+
+
+def flip(picture: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
+    """Mirror a picture left to right."""
+    return cv2.flip(picture, 1).reshape(picture.shape)  # OpenCV drops a last axis of one

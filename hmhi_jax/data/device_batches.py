@@ -1,0 +1,142 @@
+"""Batches on their way to the devices: uint8 over the wire, a few ahead, normalised there."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jaxtyping import Array, Bool, Float, UInt8
+
+from hmhi_jax.data.pipeline import ClipPipeline
+from hmhi_jax.data.preprocessing import normalise
+
+_ARRAYS = ("frames", "flows", "masks", "valid")
+
+
+class DeviceBatch(NamedTuple):
+    """The batch of a step: `arrays` (frames, flows, masks, valid; global arrays on the devices), and this host's clips,
+    each as "<data set>/<video> [frame numbers]", for messages."""
+
+    step: int
+    arrays: dict[str, jax.Array]
+    clips: tuple[str, ...]
+
+
+def batch_shardings(mesh: Mesh) -> dict[str, Sharding]:
+    """Clips over the mesh axis `data`, picture rows over `space` (where the mesh has them)."""
+    data, space = (axis if axis in mesh.axis_names else None for axis in ("data", "space"))
+    pictures = NamedSharding(mesh, PartitionSpec(data, None, space))
+    return {"frames": pictures, "flows": pictures, "masks": pictures, "valid": NamedSharding(mesh, PartitionSpec(data))}
+
+
+def network_inputs(
+    arrays: Mapping[str, Array],
+) -> tuple[
+    Float[Array, "B T H W 3"], Float[Array, "B T H W 3"], Float[Array, "B T H W 1"], Float[Array, "B T"]
+]:  # fmt: skip
+    """Frames and flow pictures normalised, masks and validity as float32: the first lines of a jitted step."""
+    frames: UInt8[Array, "B T H W 3"] = arrays["frames"]
+    valid: Bool[Array, "B T"] = arrays["valid"]
+    masks = arrays["masks"].astype(jnp.float32)
+    return normalise(frames), normalise(arrays["flows"]), masks, valid.astype(jnp.float32)
+
+
+class DeviceBatches(Iterator[DeviceBatch]):
+    """Takes batches from a pipeline and puts them on the devices in a thread of its own, `depth` ahead.
+
+    `get_state` and `set_state` are those of the pipeline, counted by what was handed out, not by what was made ahead.
+    `waited` is how many seconds `next` waited in all. Close it, or use it in a `with` statement.
+    """
+
+    def __init__(self, pipeline: ClipPipeline, shardings: Mapping[str, Sharding] | None = None, depth: int = 2):
+        """`shardings`: of frames, flows, masks and valid, see `batch_shardings`; None: all on the default device."""
+        self.pipeline = pipeline
+        self.waited = 0.0
+        self._shardings = shardings
+        self._depth = depth
+        self._next_step = pipeline.step
+        self._thread: threading.Thread | None = None
+        self._over: Exception | None = None
+
+    def __next__(self) -> DeviceBatch:
+        if self._over is not None:
+            raise self._over
+        self.start_prefetch()
+        start = time.perf_counter()
+        item = self._ready.get()
+        self.waited += time.perf_counter() - start
+        if isinstance(item, Exception):
+            self._halt()
+            self._over = item
+            raise item
+        self._next_step = item.step + 1
+        return item
+
+    def start_prefetch(self) -> None:
+        """Begin to fill; the first `next` does it otherwise."""
+        if self._thread is None:
+            self._ready: queue.Queue[DeviceBatch | Exception] = queue.Queue(self._depth)
+            self._stopping = threading.Event()
+            arguments = (self._ready, self._stopping)
+            self._thread = threading.Thread(target=self._fill, args=arguments, name="device-batches", daemon=True)
+            self._thread.start()
+
+    def _fill(self, ready: "queue.Queue[DeviceBatch | Exception]", stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            step = self.pipeline.step
+            try:
+                item = self._put(step, next(self.pipeline))
+            except Exception as error:  # handed to the loop, where it belongs
+                item = error
+            while not stopping.is_set():
+                try:
+                    ready.put(item, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            if isinstance(item, Exception):
+                return
+
+    def _put(self, step: int, batch: dict[str, Any]) -> DeviceBatch:
+        arrays = {}
+        for name in _ARRAYS:
+            if self._shardings is None:
+                arrays[name] = jax.device_put(batch[name])
+            else:
+                shape = (self.pipeline.loader.config.batch_size, *batch[name].shape[1:])
+                arrays[name] = jax.make_array_from_process_local_data(self._shardings[name], batch[name], shape)
+        clips = (f"{video} {index.tolist()}" for video, index in zip(batch["video"], batch["index"], strict=True))
+        return DeviceBatch(step, arrays, tuple(clips))
+
+    def get_state(self) -> dict[str, Any]:
+        """The pipeline's state before the batch that `next` gives."""
+        return self.pipeline.state_at(self._next_step)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on where `get_state` was called; see `ClipPipeline.set_state`."""
+        self._halt()
+        self._over = None
+        self.pipeline.set_state(state)
+        self._next_step = self.pipeline.step
+
+    def close(self) -> None:
+        """Stop the thread, and the pipeline's threads and workers."""
+        self._halt()
+        self._over = ValueError("these batches were closed")
+        self.pipeline.close()
+
+    def _halt(self) -> None:
+        if self._thread is not None:
+            self._stopping.set()
+            self._thread.join()
+            self._thread = None
+
+    def __enter__(self) -> "DeviceBatches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
