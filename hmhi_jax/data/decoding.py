@@ -1,9 +1,10 @@
 """From encoded pictures of a data set, in a folder or packed, to the arrays a clip is made of."""
 
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import cv2
 import numpy as np
@@ -62,7 +63,7 @@ def read_picture(
     data = _bytes(picture)
     flags = _FLAGS
     if reading == "fast" and size is not None and window is None and data.startswith(_JPEG):
-        height, width = _size(picture, data)
+        height, width = _size(picture, io.BytesIO(data), data)
         fitting = [n for n in _REDUCED if height >= n * size[0] and width >= n * size[1]]
         if fitting:
             flags = _REDUCED[fitting[-1]] | cv2.IMREAD_IGNORE_ORIENTATION
@@ -111,13 +112,33 @@ def read_mask(
 
 
 def picture_size(picture: Picture) -> tuple[int, int]:
-    """(height, width) from the header, also checking that the file's end is there. Raises PictureError."""
-    data = _bytes(picture)
-    size = _size(picture, data)
-    # Trailing zeros are what an interrupted download or a full disk leaves; some cameras append a little of their own.
-    end = data[-4096:].rstrip(b"\0")
-    if (data.startswith(_JPEG) and b"\xff\xd9" not in end) or (data.startswith(_PNG) and b"IEND" not in end):
-        raise PictureError(f"{picture}: is cut off after {len(data)} bytes; replace it")
+    """(height, width) from the header, also checking that the file's end is there. Raises PictureError.
+
+    Of a file, only its two ends are read.
+    """
+    if not isinstance(picture, Path):
+        return _check_ends(picture, io.BytesIO(_bytes(picture)))
+    try:
+        with picture.open("rb") as file:
+            return _check_ends(picture, file)
+    except FileNotFoundError:
+        raise PictureError(f"{picture}: not found") from None
+    except OSError as error:
+        raise PictureError(f"{picture}: {error.strerror or error}") from error
+
+
+def _check_ends(picture: Picture, file: BinaryIO) -> tuple[int, int]:
+    begin = file.read(4096)
+    if not begin:
+        raise PictureError(f"{picture}: is empty; replace it")
+    length = file.seek(0, os.SEEK_END)
+    file.seek(max(0, length - 4096))
+    # Zeros are what an interrupted copy or a full disk leaves; some cameras append a little of their own.
+    end = file.read().rstrip(b"\0")
+    file.seek(0)
+    size = _size(picture, file, begin)
+    if (begin.startswith(_JPEG) and b"\xff\xd9" not in end) or (begin.startswith(_PNG) and b"IEND" not in end):
+        raise PictureError(f"{picture}: is cut off after {length} bytes; replace it")
     return size
 
 
@@ -133,9 +154,9 @@ def _bytes(picture: Picture) -> bytes:
     return data
 
 
-def _size(picture: Picture, data: bytes) -> tuple[int, int]:
+def _size(picture: Picture, file: BinaryIO, data: bytes) -> tuple[int, int]:
     try:
-        width, height = Image.open(io.BytesIO(data)).size
+        width, height = Image.open(file).size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise PictureError(f"{picture}: {_complaint(data)}; replace it") from error
     return height, width

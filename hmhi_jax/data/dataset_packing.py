@@ -1,0 +1,121 @@
+"""A data set of folders into ArrayRecord shards: the files as they are, or pictures at training size."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from hmhi_jax.data.decoding import Picture, read_mask, read_picture
+from hmhi_jax.data.flow_pictures import flow_recipe_of
+from hmhi_jax.data.layouts import Dataset
+from hmhi_jax.data.packing import FRAMES_PER_SHARD, EncodedVideo, PackedDataset, write_packed
+from hmhi_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class PackedForm:
+    """What is packed.
+
+    size     None: the bytes of the files, untouched, so that batches are those of the folder. (height, width): pictures
+             resized to it, so that nothing is decoded that training at that size does not need
+    quality  of frames and flow pictures at `size`: 1 to 100 is JPEG, whose batches differ a little from the folder's;
+             0 is PNG, whose batches are equal (unless clips are cropped: a window is then cut from the small picture)
+    """
+
+    size: tuple[int, int] | None = None
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quality <= 100:
+            raise InputError(f"packing: quality is {self.quality}, expected 0 (lossless) to 100")
+        if self.size is not None and min(self.size) < 32:
+            raise InputError(f"packing: size is {self.size}, expected (height, width) of at least 32")
+
+    def encode_picture(self, picture: Picture) -> bytes:
+        """A frame or a flow picture."""
+        if self.size is None:
+            return _untouched(picture)
+        return _encoded(cv2.cvtColor(read_picture(picture, self.size), cv2.COLOR_RGB2BGR), self.quality)
+
+    def encode_mask(self, picture: Picture) -> bytes:
+        """A mask; at `size` it is merged to one foreground and stored with one bit a pixel."""
+        return _untouched(picture) if self.size is None else _encoded(read_mask(picture, self.size) * np.uint8(255), 0)
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Encodes video `i`; picklable, for worker processes."""
+
+    dataset: Dataset
+    form: PackedForm
+
+    def __call__(self, number: int) -> EncodedVideo:
+        cv2.setNumThreads(1)
+        video, form = self.dataset.videos[number], self.form
+        return EncodedVideo(
+            name=video.name,
+            frame_names=video.frame_names,
+            frames=tuple(form.encode_picture(picture) for picture in video.frames),
+            flows=tuple(picture and form.encode_picture(picture) for picture in video.flows),
+            masks=tuple(picture and form.encode_mask(picture) for picture in video.masks),
+            label=video.label,
+        )
+
+
+def pack_dataset(
+    dataset: Dataset,
+    out: str | Path,
+    form: PackedForm = PackedForm(),
+    *,
+    frames_per_shard: int = FRAMES_PER_SHARD,
+    workers: int = 0,
+    advance: Callable[[str, int], None] | None = None,
+) -> PackedDataset:
+    """Pack a data set into the folder `out`; an interrupted packing goes on. See `packing.write_packed`.
+
+    Raises InputError when a picture cannot be read (inspect first), or `out` holds another packing.
+    """
+    recipe = flow_recipe_of(dataset)
+    details = {
+        "layout": dataset.layout,
+        "split": dataset.split,
+        "size": form.size and list(form.size),
+        "quality": form.quality if form.size else None,
+        "flow": recipe and recipe.to_json(),
+        "flow_pictures": sum(video.flows.has(number) for video in dataset.videos for number in range(len(video))),
+    }
+    plan = [(video.name, len(video)) for video in dataset.videos]
+    return write_packed(
+        out,
+        plan,
+        _Encoder(dataset, form),
+        dataset=dataset.name,
+        details=details,
+        frames_per_shard=frames_per_shard,
+        workers=workers,
+        advance=advance,
+    )
+
+
+def _untouched(picture: Picture) -> bytes:
+    try:
+        return picture.read_bytes()
+    except OSError as error:
+        raise InputError(f"{picture}: cannot be read ({error.strerror or error})") from error
+
+
+def _encoded(picture: UInt8[np.ndarray, "H W C"], quality: int) -> bytes:
+    if picture.shape[-1] == 1:
+        return cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
+    if quality == 0:
+        return cv2.imencode(".png", picture)[1].tobytes()
+    options = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]
+    return cv2.imencode(".jpg", picture, options)[1].tobytes()

@@ -1,0 +1,219 @@
+"""What a data set holds and everything that is wrong with it, as one list; training refuses a set with such a list."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
+
+from hmhi_jax.data.decoding import Picture, PictureError, picture_size, read_mask, read_picture
+from hmhi_jax.data.layouts import Dataset, VideoRecord
+from hmhi_jax.data.packing import PackedDataset
+from hmhi_jax.errors import InputError
+
+Depth = Literal["names", "headers", "pictures"]
+"""How far pictures are looked into: only whether files are there; size and end of every file; every picture decoded."""
+
+Kind = Literal["empty video", "missing flow", "no mask", "unreadable picture", "mask size", "missing shard"]
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that keeps a video (`video` is "": the whole data set) from being trained on."""
+
+    kind: Kind
+    video: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+@dataclass
+class Inspection:
+    """Counts of a data set, and its problems.
+
+    sizes   how many frames have which (height, width); of the first frame of each video where depth is "names"
+    labels  videos of each class
+    notes   what is unusual but does no harm
+    """
+
+    dataset: Dataset
+    frames: int = 0
+    flows: int = 0
+    masks: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def bad_videos(self) -> set[str]:
+        """Names of videos with a problem."""
+        return {problem.video for problem in self.problems if problem.video}
+
+    def without_bad_videos(self) -> Dataset:
+        """The data set without them. Raises InputError when nothing is left, or a problem concerns all of it."""
+        whole = [problem for problem in self.problems if not problem.video]
+        if whole:
+            raise InputError(listed(f"{self.dataset.root}: cannot be used", whole))
+        bad = self.bad_videos
+        kept = self.dataset.with_videos(video for video in self.dataset.videos if video.name not in bad)
+        if not kept.videos:
+            raise InputError(listed(f"{self.dataset.root}: no video is without problems", self.problems))
+        return kept
+
+
+@dataclass
+class _VideoFindings:
+    sizes: Counter[tuple[int, int]]
+    problems: list[Problem]
+    notes: list[str]
+
+
+def inspect_dataset(
+    dataset: Dataset,
+    *,
+    depth: Depth = "pictures",
+    flows: bool = True,
+    masks: bool = True,
+    threads: int | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Inspection:
+    """Look at every video.
+
+    Args:
+      depth: see `Depth`. Of a packed data set, whose shards have checksums of their own, "headers" reads only each
+        video's first frame and mask.
+      flows: whether a frame without a flow picture is a problem.
+      masks: whether a video without any mask is.
+      threads: that read and decode (as many as cores when None).
+      advance: called with a number of frames as they are done.
+    """
+    result = Inspection(dataset)
+    if not dataset.videos:
+        result.problems.append(Problem("empty video", "", f"{dataset.root}: no videos ({dataset.layout})"))
+    if dataset.layout == "packed":
+        for line in PackedDataset(dataset.root).problems():
+            result.problems.append(Problem("missing shard", "", line))
+        if result.problems:
+            return result
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        jobs = ((video, pool.submit(_inspect, video, depth, flows, masks)) for video in dataset.videos)
+        for video, found in _ahead(jobs, 64):
+            result.frames += len(video)
+            result.flows += sum(video.flows.has(number) for number in range(len(video)))
+            result.masks += len(video.annotated)
+            result.labels.update([video.label] if video.label else [])
+            result.sizes.update(found.sizes)
+            result.problems += found.problems
+            result.notes += found.notes
+            if advance:
+                advance(len(video))
+    return result
+
+
+def check_for_training(
+    dataset: Dataset,
+    *,
+    depth: Depth = "headers",
+    skip_bad: bool = False,
+    advance: Callable[[int], None] | None = None,
+) -> tuple[Dataset, list[Problem]]:
+    """The data set as it can be trained on, and the problems of the videos that were left out for it.
+
+    Raises InputError with the list of problems when there are any and `skip_bad` is not set.
+    """
+    found = inspect_dataset(dataset, depth=depth, advance=advance)
+    if not found.problems:
+        return dataset, []
+    if not skip_bad:
+        begin = (
+            f"{dataset.root}: {len(found.problems)} problems in {len(found.bad_videos)} of {len(dataset)} videos; "
+            "mend them, or go on without these videos (--skip-bad)"
+        )
+        raise InputError(listed(begin, found.problems))
+    return found.without_bad_videos(), found.problems
+
+
+def listed(begin: str, problems: Sequence[Problem]) -> str:
+    """A sentence and the first problems, one a line."""
+    lines = [f"  {problem}" for problem in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        lines.append(f"  ... and {len(problems) - _SHOWN} more; `hmhi inspect` lists all")
+    return "\n".join([begin + ":", *lines])
+
+
+def _ahead(
+    jobs: Iterator[tuple[VideoRecord, Future[_VideoFindings]]], ahead: int
+) -> Iterator[tuple[VideoRecord, _VideoFindings]]:
+    """Results in order, with at most `ahead` videos in hand: a data set may have thousands."""
+    waiting = list(islice(jobs, ahead))
+    while waiting:
+        video, future = waiting.pop(0)
+        yield video, future.result()
+        waiting += islice(jobs, 1)
+
+
+def _inspect(video: VideoRecord, depth: Depth, flows: bool, masks: bool) -> _VideoFindings:
+    found = _VideoFindings(Counter(), [], [])
+
+    def problem(kind: Kind, text: str) -> None:
+        found.problems.append(Problem(kind, video.name, text))
+
+    if not len(video):
+        folder = getattr(video.frames, "folder", video.name)
+        problem("empty video", f"{folder}: no frames")
+        return found
+    missing = [name for number, name in enumerate(video.frame_names) if not video.flows.has(number)]
+    if flows and missing:
+        where = video.flow_folder or video.name
+        problem("missing flow", f"{where}: none for {_some(missing)} of {len(video)}; make them with `hmhi flow`")
+    if masks and not video.annotated:
+        problem("no mask", f"{getattr(video.masks, 'folder', '') or video.name}: no frame has a mask")
+    if video.strays:
+        found.notes.append(f"{video.name}: {_some(list(video.strays))} belong to no frame")
+
+    def size(picture: Picture | None, mask: bool = False) -> tuple[int, int] | None:
+        """Size of a picture; None when it is not there or cannot be read."""
+        if picture is None:
+            return None
+        try:
+            if depth == "pictures":
+                return (read_mask if mask else read_picture)(picture).shape[:2]
+            return picture_size(picture)
+        except PictureError as error:
+            problem("unreadable picture", str(error))
+            return None
+
+    first_only = depth == "names" or (depth == "headers" and not hasattr(video.frames, "folder"))
+    for number in _looked_at(video, first_only):
+        frame = size(video.frames[number])
+        if frame is not None:
+            found.sizes[frame] += 1
+        if not first_only:
+            size(video.flows[number])
+        mask = size(video.masks[number], mask=True)
+        if frame and mask and mask != frame:
+            problem("mask size", f"{video.masks[number]}: {_text(mask)}, its frame is {_text(frame)}; resize it")
+    if len(found.sizes) > 1:
+        found.notes.append(f"{video.name}: frames of several sizes ({', '.join(map(_text, found.sizes))})")
+    return found
+
+
+def _looked_at(video: VideoRecord, first_only: bool) -> Iterable[int]:
+    if not first_only:
+        return range(len(video))
+    return sorted({0, *video.annotated[:1]})
+
+
+def _some(names: Sequence[str]) -> str:
+    few = ", ".join(names[:3])
+    return f"{len(names)} frames ({few}{', ...' if len(names) > 3 else ''})"
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[1]} x {size[0]}"
