@@ -10,28 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hmhi_jax.interop.torch_names_encoders import ENCODER_RULES, Rules, family
+
+# Everything behind the encoder.
 # (pattern on our path without the leaf, the release's prefix). Numbers are carried over as \1, \2, ...
-MODULE_RULES: list[tuple[str, str]] = [
-    # MiT: stages count from 1 and blocks from 0 on both sides.
-    (r"encoder/stage(\d)_embed", r"backbone.patch_embed\1.proj"),
-    (r"encoder/stage(\d)_embed_norm", r"backbone.patch_embed\1.norm"),
-    (r"encoder/stage(\d)_norm", r"backbone.norm\1"),
-    (r"encoder/stage(\d)_block(\d+)/(norm[12])", r"backbone.block\1.\2.\3"),
-    (r"encoder/stage(\d)_block(\d+)/attn/(q|kv)", r"backbone.block\1.\2.attn.\3"),
-    (r"encoder/stage(\d)_block(\d+)/attn/out", r"backbone.block\1.\2.attn.proj"),
-    (r"encoder/stage(\d)_block(\d+)/attn/reduce", r"backbone.block\1.\2.attn.sr"),
-    (r"encoder/stage(\d)_block(\d+)/attn/reduce_norm", r"backbone.block\1.\2.attn.norm"),
-    (r"encoder/stage(\d)_block(\d+)/mlp/expand", r"backbone.block\1.\2.mlp.fc1"),
-    (r"encoder/stage(\d)_block(\d+)/mlp/dwconv", r"backbone.block\1.\2.mlp.dwconv.dwconv"),
-    (r"encoder/stage(\d)_block(\d+)/mlp/project", r"backbone.block\1.\2.mlp.fc2"),
-    (
-        r"encoder/stage(\d)_block(\d+)/(attn/q_adapter|attn/kv_adapter|adapter)/norm",
-        r"backbone.block\1.\2.\3.adapter_layer_norm_before",
-    ),
-    (
-        r"encoder/stage(\d)_block(\d+)/(attn/q_adapter|attn/kv_adapter|adapter)/(down|up)",
-        r"backbone.block\1.\2.\3.\4_proj",
-    ),
+MODULE_RULES: Rules = [
     # Decoder: our levels count strides upwards, the release counts from the deepest map.
     *((rf"decoder/lateral{level}", f"decode_head.conv{5 - level}.conv") for level in range(1, 5)),
     *((rf"decoder/blend{level}", f"decode_head.blend{5 - level}.conv") for level in range(1, 5)),
@@ -51,7 +34,7 @@ MODULE_RULES: list[tuple[str, str]] = [
 ]
 
 # Parts that stand in several places; a '/' left by the rules above separates the place from the part.
-PART_RULES: list[tuple[str, str]] = [
+PART_RULES: Rules = [
     (r"(.*cbam\d?)/conv", r"\1.conv1.conv"),
     (r"(.*cbam\d?)/channel_squeeze", r"\1.conv2.0.conv"),
     (r"(.*cbam\d?)/channel_excite", r"\1.conv2.1.conv"),
@@ -75,9 +58,15 @@ PART_RULES: list[tuple[str, str]] = [
     (r"(.*layers\.0)/(norm[123])", r"\1.\2"),
 ]
 
-# Sixteen entries of the release that no forward pass reads (MODEL.md 9.8): the layers hold copies of these modules
-# under `pixel_transformer.layers.0.cross_attn_image`. Read: dropped. Written: filled from the copies that live.
-UNUSED = re.compile(r"(Mem[01])\.cross_attention\.(\w+)\.(weight|bias)")
+# Entries that no forward pass of the release reads, dropped when read and written for its strict `load_state_dict`:
+# sixteen cross-attentions (MODEL.md 9.8) whose copies live under `pixel_transformer.layers.0.cross_attn_image`, Swin's
+# table of window positions (a constant) and batch norm's step counter.
+UNUSED = re.compile(
+    r"(Mem[01])\.cross_attention\.(\w+)\.(weight|bias)|.*\.relative_position_index|.*\.num_batches_tracked"
+)
+
+# Leaves whose name differs.
+_LEAVES = {"relative_position_bias": "relative_position_bias_table", "mean": "running_mean", "var": "running_var"}
 
 
 @dataclass(frozen=True)
@@ -112,23 +101,21 @@ def layout(path: str, rank: int) -> Layout:
         if rank == 4:
             return CONV
         return LINEAR_AS_CONV if re.search(r"/channel_(squeeze|excite)/", path) else LINEAR
-    return Layout(leaf, _same, _same)
+    return Layout(_LEAVES.get(leaf, leaf), _same, _same)
 
 
-def torch_name(path: str, rank: int) -> str:
+def torch_name(path: str, rank: int, backbone: str) -> str:
     """The release's name of the array at one of our paths; KeyError where no rule covers it."""
     module = path.rsplit("/", 1)[0]
-    name = _apply(MODULE_RULES, module)
+    name = _apply(ENCODER_RULES[family(backbone)] if path.startswith("encoder/") else MODULE_RULES, module)
     while name is not None and "/" in name:
-        shorter = _apply(PART_RULES, name)
-        # What is left of a MiT adapter's own path ("attn/q_adapter") is only a separator.
-        name = shorter if shorter is not None else (name.replace("/", ".") if name.startswith("backbone") else None)
+        name = _apply(PART_RULES, name)
     if name is None:
         raise KeyError(f"no name rule covers {path}")
     return f"{name}.{layout(path, rank).leaf}"
 
 
-def _apply(rules: list[tuple[str, str]], name: str) -> str | None:
+def _apply(rules: Rules, name: str) -> str | None:
     for pattern, replacement in rules:
         if match := re.fullmatch(pattern, name):
             return match.expand(replacement)

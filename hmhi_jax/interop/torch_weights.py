@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.torch_names import UNUSED, Layout, layout, torch_name
 from hmhi_jax.models import HMHINet
+from hmhi_jax.models.backbones.swin import relative_position_index
 
 
 def variable_shapes(model: HMHINet) -> dict[str, jax.ShapeDtypeStruct]:
@@ -34,8 +35,8 @@ def expected_entries(model: HMHINet) -> dict[str, Entry]:
     for path, leaf in variable_shapes(model).items():
         inside = path.split("/", 1)[1]
         turned = layout(inside, leaf.ndim)
-        shape = jax.eval_shape(turned.to_torch, leaf).shape
-        entries[torch_name(inside, leaf.ndim)] = Entry(path, shape, turned)
+        shape = turned.to_torch(np.broadcast_to(np.float32(0), leaf.shape)).shape
+        entries[torch_name(inside, leaf.ndim, model.backbone)] = Entry(path, shape, turned)
     return entries
 
 
@@ -75,15 +76,21 @@ def from_torch(model: HMHINet, state_dict: Mapping[str, np.ndarray]) -> dict[str
 def to_torch(model: HMHINet, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The release's state dict of `variables`; the inverse of `from_torch`.
 
-    The release's `load_state_dict` is strict, so the entries it never reads are written too, as copies of the
-    cross-attention that its layers use.
+    The release's `load_state_dict` is strict, so the entries it never reads are written too: copies of the
+    cross-attention that its layers use, Swin's window positions, batch norm's counters (zero).
     """
     state_dict = {}
     for path, array in flatten_dict(dict(variables), sep="/").items():
         inside, array = path.split("/", 1)[1], np.asarray(array)
         turned = layout(inside, array.ndim).to_torch(array)
-        state_dict[torch_name(inside, array.ndim)] = np.ascontiguousarray(turned)
+        state_dict[torch_name(inside, array.ndim, model.backbone)] = np.ascontiguousarray(turned)
     live = ".pixel_transformer.layers.0.cross_attn_image."
     for name in [name for name in state_dict if live in name]:
         state_dict[name.replace(live, ".cross_attention.")] = state_dict[name].copy()
+    for name in list(state_dict):
+        if name.endswith(".relative_position_bias_table"):
+            index = relative_position_index().astype(np.int64)
+            state_dict[name.replace("bias_table", "index")] = index
+        if name.endswith(".running_var"):
+            state_dict[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     return state_dict

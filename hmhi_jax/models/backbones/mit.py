@@ -9,39 +9,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from hmhi_jax.models.attention import attend
+from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, dense, norm
 from hmhi_jax.models.backbones.registry import BackboneSpec, register
 from hmhi_jax.models.convolution import DepthwiseConv, PatchConv, conv
-from hmhi_jax.models.initialisers import segformer_conv, segformer_depthwise, transformer_linear
-
-
-def _dense(features: int, dtype: jnp.dtype, name: str) -> nn.Dense:
-    return nn.Dense(features, dtype=dtype, kernel_init=transformer_linear, name=name)
-
-
-def _norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
-
-
-class FlowAdapter(nn.Module):
-    """A bottleneck of half the width, LN(1e-5) first, added to what the flow rows get elsewhere."""
-
-    features: int
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... D"]:
-        hidden = _dense(x.shape[-1] // 2, self.dtype, "down")(_norm(1e-5, self.dtype, "norm")(x))
-        return _dense(self.features, self.dtype, "up")(jax.nn.relu(hidden))
-
-
-def add_to_flow_rows(
-    total: Float[Array, "N ... D"], x: Float[Array, "N ... C"], flow_rows: int, adapter: nn.Module
-) -> Float[Array, "N ... D"]:
-    """`total` with `adapter(x)` added on the last `flow_rows` rows."""
-    if not flow_rows:
-        return total
-    first = total.shape[0] - flow_rows
-    return jnp.concatenate([total[:first], total[first:] + adapter(x[first:])])
+from hmhi_jax.models.initialisers import segformer_conv, segformer_depthwise
 
 
 class EfficientAttention(nn.Module):
@@ -58,16 +29,16 @@ class EfficientAttention(nn.Module):
         source = x
         if self.reduction > 1:
             source = PatchConv(channels, self.reduction, self.dtype, segformer_conv, name="reduce")(x)
-            source = _norm(1e-5, self.dtype, "reduce_norm")(source)
-        q = _dense(channels, self.dtype, "q")(x)
-        kv = _dense(2 * channels, self.dtype, "kv")(source)
+            source = norm(1e-5, self.dtype, "reduce_norm")(source)
+        q = dense(channels, self.dtype, "q")(x)
+        kv = dense(2 * channels, self.dtype, "kv")(source)
         if self.flow_adapters:
             q = add_to_flow_rows(q, x, flow_rows, FlowAdapter(channels, self.dtype, name="q_adapter"))
             kv = add_to_flow_rows(kv, source, flow_rows, FlowAdapter(2 * channels, self.dtype, name="kv_adapter"))
         split = (self.heads, channels // self.heads)
         k, v = jnp.split(kv.reshape(rows, -1, 2 * channels), 2, -1)
         mixed = attend(q.reshape(rows, -1, *split), k.reshape(rows, -1, *split), v.reshape(rows, -1, *split))
-        return _dense(channels, self.dtype, "out")(mixed.reshape(x.shape))
+        return dense(channels, self.dtype, "out")(mixed.reshape(x.shape))
 
 
 class MixFeedForward(nn.Module):
@@ -79,9 +50,9 @@ class MixFeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
         channels = x.shape[-1]
-        x = _dense(self.ratio * channels, self.dtype, "expand")(x)
+        x = dense(self.ratio * channels, self.dtype, "expand")(x)
         x = DepthwiseConv(3, self.dtype, segformer_depthwise, name="dwconv")(x)
-        return _dense(channels, self.dtype, "project")(jax.nn.gelu(x, approximate=False))
+        return dense(channels, self.dtype, "project")(jax.nn.gelu(x, approximate=False))
 
 
 class MixBlock(nn.Module):
@@ -98,8 +69,8 @@ class MixBlock(nn.Module):
         # Stochastic depth: a whole row's branch is dropped or scaled up.
         drop = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)
         attention = EfficientAttention(self.heads, self.reduction, self.flow_adapters, self.dtype, name="attn")
-        x = x + drop(attention(_norm(1e-6, self.dtype, "norm1")(x), flow_rows))
-        x = x + drop(MixFeedForward(dtype=self.dtype, name="mlp")(_norm(1e-6, self.dtype, "norm2")(x)))
+        x = x + drop(attention(norm(1e-6, self.dtype, "norm1")(x), flow_rows))
+        x = x + drop(MixFeedForward(dtype=self.dtype, name="mlp")(norm(1e-6, self.dtype, "norm2")(x)))
         if self.flow_adapters:
             x = add_to_flow_rows(x, x, flow_rows, FlowAdapter(x.shape[-1], self.dtype, name="adapter"))
         return x
@@ -119,7 +90,7 @@ class MixTransformer(nn.Module):
     @nn.compact
     def __call__(
         self, pictures: Float[Array, "N H W 3"], *, flow_rows: int, train: bool = False
-    ) -> tuple[Float[Array, "N h w C"], ...]:
+    ) -> tuple[Float[Array, "N _ _ _"], ...]:
         rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
         x, maps = pictures.astype(self.dtype), []
         for index, (channels, depth) in enumerate(zip(self.channels, self.depths, strict=True)):
@@ -128,13 +99,13 @@ class MixTransformer(nn.Module):
                 channels, size, stride=4 if index == 0 else 2, dtype=self.dtype, kernel_init=segformer_conv,
                 name=f"{stage}_embed",
             )  # fmt: skip
-            x = _norm(1e-5, self.dtype, f"{stage}_embed_norm")(embed(x))
+            x = norm(1e-5, self.dtype, f"{stage}_embed_norm")(embed(x))
             for block in range(depth):
                 x = MixBlock(
                     self.heads[index], self.reductions[index], next(rates), self.flow_adapters, self.dtype,
                     name=f"{stage}_block{block}",
                 )(x, flow_rows, train)  # fmt: skip
-            x = _norm(1e-6, self.dtype, f"{stage}_norm")(x)
+            x = norm(1e-6, self.dtype, f"{stage}_norm")(x)
             maps.append(x)
         return tuple(maps)
 
@@ -159,3 +130,16 @@ for _name, _channels, _depths, _width in (
             arguments={"channels": _channels, "depths": _depths},
         ),
     )
+
+# Small enough to be shipped with the package and trained on a CPU; no network of the literature.
+register(
+    "mit_tiny",
+    BackboneSpec(
+        (32, 64, 96, 128),
+        64,
+        MixTransformer,
+        flow_adapters=True,
+        drop_path=0.0,
+        arguments={"channels": (32, 64, 96, 128), "depths": (2, 2, 2, 2), "heads": (1, 2, 3, 4)},
+    ),
+)

@@ -20,6 +20,7 @@ class BackboneSpec:
         flow_adapters: whether adapters on the flow rows are on by default.
         drop_path: stochastic depth rate of the last block by default.
         arguments: further arguments of `build`.
+        batch_norm: whether `build` takes the argument `batch_norm`.
     """
 
     channels: tuple[int, int, int, int]
@@ -28,21 +29,28 @@ class BackboneSpec:
     flow_adapters: bool = False
     drop_path: float = 0.0
     arguments: dict[str, Any] = field(default_factory=dict)
+    batch_norm: bool = False
 
     def make(
-        self, *, flow_adapters: bool | None = None, drop_path: float | None = None, dtype: jnp.dtype = jnp.float32
+        self,
+        *,
+        flow_adapters: bool | None = None,
+        drop_path: float | None = None,
+        batch_norm: str = "frozen",
+        dtype: jnp.dtype = jnp.float32,
     ) -> nn.Module:
-        """The module; None takes the backbone's default."""
+        """The module; None takes the backbone's default. `batch_norm` concerns backbones that have it."""
         return self.build(
             flow_adapters=self.flow_adapters if flow_adapters is None else flow_adapters,
             drop_path=self.drop_path if drop_path is None else drop_path,
             dtype=dtype,
+            **({"batch_norm": batch_norm} if self.batch_norm else {}),
             **self.arguments,
         )
 
 
 _REGISTRY: dict[str, BackboneSpec] = {}
-_FAMILIES = ("mit",)  # modules of this package that register names when imported
+_FAMILIES = ("mit", "swin", "resnet")  # modules of this package that register names when imported
 
 
 def register(name: str, entry: BackboneSpec) -> None:

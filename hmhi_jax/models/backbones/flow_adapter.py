@@ -1,0 +1,42 @@
+"""What the flow rows get and the picture rows do not (MODEL.md 2.1); every backbone can carry it."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from hmhi_jax.models.initialisers import transformer_linear
+
+
+def dense(features: int, dtype: jnp.dtype, name: str, use_bias: bool = True) -> nn.Dense:
+    """A linear layer as transformers start it: truncated normal .02, bias 0."""
+    return nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=transformer_linear, name=name)
+
+
+def norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+    """A layer norm over channels."""
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
+
+
+class FlowAdapter(nn.Module):
+    """A bottleneck of half the width, LN(1e-5) first, added to what the flow rows get elsewhere."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... C"]) -> Float[Array, "... D"]:
+        hidden = dense(x.shape[-1] // 2, self.dtype, "down")(norm(1e-5, self.dtype, "norm")(x))
+        return dense(self.features, self.dtype, "up")(jax.nn.relu(hidden))
+
+
+def add_to_flow_rows(
+    total: Float[Array, "N ... D"], x: Float[Array, "N ... C"], flow_rows: int, adapter: Callable[[Array], Array]
+) -> Float[Array, "N ... D"]:
+    """`total` with `adapter(x)` added on the last `flow_rows` rows."""
+    if not flow_rows:
+        return total
+    first = total.shape[0] - flow_rows
+    return jnp.concatenate([total[:first], total[first:] + adapter(x[first:])])

@@ -1,0 +1,127 @@
+"""ResNet-50 and ResNet-101 (MODEL.md 2.3), v1.5: the stride of a block is in its 3x3 convolution."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows
+from hmhi_jax.models.backbones.registry import BackboneSpec, register
+from hmhi_jax.models.convolution import conv
+
+BATCH_NORM = ("frozen", "updated")
+_he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class BatchNorm(nn.Module):
+    """Batch norm with PyTorch's conventions: epsilon 1e-5, momentum .1, unbiased running variance.
+
+    In evaluation, and in training when frozen, the running statistics normalise. When updated, training normalises by
+    the statistics of all rows it is given: under `jit` that is the whole batch wherever its rows lie, so devices need
+    no word about it. The running ones move where the collection `batch_stats` is mutable.
+    """
+
+    updated: bool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N H W C"], train: bool) -> Float[Array, "N H W C"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        if train and self.updated:
+            wide = x.astype(jnp.float32)
+            count = x.size // channels
+            mean = wide.mean((0, 1, 2))
+            var = jnp.square(wide - mean[None, None, None]).mean((0, 1, 2))
+            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+                running_mean.value = 0.9 * running_mean.value + 0.1 * mean
+                running_var.value = 0.9 * running_var.value + 0.1 * var * (count / max(count - 1, 1))
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * jax.lax.rsqrt(var + 1e-5)
+        return (x * factor[None, None, None] + (bias - mean * factor)[None, None, None]).astype(self.dtype)
+
+
+class Bottleneck(nn.Module):
+    """1x1 to `width`, 3x3 with the stride, 1x1 to four times the width, added to the (projected) input."""
+
+    width: int
+    stride: int
+    drop_path: float
+    flow_adapters: bool
+    updated: bool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N H W C"], flow_rows: int, train: bool) -> Float[Array, "N h w D"]:
+        def convolved(x: Array, features: int, kernel: int, stride: int, name: str) -> Array:
+            layer = conv(
+                features, kernel, stride=stride, use_bias=False, dtype=self.dtype, kernel_init=_he_fan_out, name=name
+            )
+            return BatchNorm(self.updated, self.dtype, name=f"{name}_norm")(layer(x), train)
+
+        features = 4 * self.width
+        y = jax.nn.relu(convolved(x, self.width, 1, 1, "conv1"))
+        y = jax.nn.relu(convolved(y, self.width, 3, self.stride, "conv2"))
+        y = convolved(y, features, 1, 1, "conv3")
+        if x.shape[-1] != features or self.stride != 1:
+            x = convolved(x, features, 1, self.stride, "shortcut")
+        drop = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)
+        x = jax.nn.relu(x + drop(y))
+        if self.flow_adapters:
+            x = add_to_flow_rows(x, x, flow_rows, FlowAdapter(features, self.dtype, name="adapter"))
+        return x
+
+
+class ResNet(nn.Module):
+    """The maps after the four stages.
+
+    Attributes:
+        batch_norm: what training does with batch norm: "frozen" uses the running statistics as evaluation does,
+            "updated" the batch's own, and moves the running ones.
+    """
+
+    depths: Sequence[int]
+    drop_path: float = 0.0
+    flow_adapters: bool = False
+    batch_norm: str = "frozen"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, pictures: Float[Array, "N H W 3"], *, flow_rows: int, train: bool = False
+    ) -> tuple[Float[Array, "N _ _ _"], ...]:
+        if self.batch_norm not in BATCH_NORM:
+            raise ValueError(f"batch_norm is {self.batch_norm!r}, expected one of {', '.join(BATCH_NORM)}")
+        updated = self.batch_norm == "updated"
+        rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
+        x = conv(64, 7, stride=2, use_bias=False, dtype=self.dtype, kernel_init=_he_fan_out, name="stem")(
+            pictures.astype(self.dtype)
+        )
+        x = jax.nn.relu(BatchNorm(updated, self.dtype, name="stem_norm")(x, train))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        maps = []
+        for index, depth in enumerate(self.depths):
+            for block in range(depth):
+                stride = 2 if index > 0 and block == 0 else 1
+                x = Bottleneck(
+                    64 * 2**index, stride, next(rates), self.flow_adapters, updated, self.dtype,
+                    name=f"stage{index + 1}_block{block}",
+                )(x, flow_rows, train)  # fmt: skip
+            maps.append(x)
+        return tuple(maps)
+
+
+for _name, _third_depth in (("resnet50", 6), ("resnet101", 23)):
+    register(
+        _name,
+        BackboneSpec(
+            (256, 512, 1024, 2048), 256, ResNet, arguments={"depths": (3, 4, _third_depth, 3)}, batch_norm=True
+        ),
+    )
