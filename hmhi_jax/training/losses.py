@@ -7,6 +7,8 @@ from jaxtyping import Array, Bool, Float
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
 DICE_SMOOTH = 1e-5
+MAP_WEIGHT = 20.0  # of focal + BCE_WEIGHT * bce, against dice
+BCE_WEIGHT = 0.5
 
 
 def frame_losses(logits: Float[Array, "B T H W 1"], masks: Float[Array, "B T H W 1"]) -> dict[str, Float[Array, "B T"]]:
@@ -46,7 +48,7 @@ def segmentation_loss(
         valid: frames whose mask is known (sparse annotation); the others count nothing. None: all are.
     """
     terms = frame_losses(logits, masks)
-    total = 20 * (terms["focal"] + 0.5 * terms["bce"]) + terms["dice"]
+    total = MAP_WEIGHT * (terms["focal"] + BCE_WEIGHT * terms["bce"]) + terms["dice"]
     if valid is not None:
         total = jnp.where(valid, total, 0.0)
     return total.sum(1).mean()

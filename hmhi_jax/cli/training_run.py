@@ -1,0 +1,119 @@
+"""A training run from its config: puts the rooms together that must not know each other. `train.py` calls it."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from hmhi_jax.compilation_cache import enable as enable_compilation_cache
+from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.data.moving_blobs import write_moving_blobs
+from hmhi_jax.errors import InputError
+from hmhi_jax.interop.weights_file import CHECKPOINT_EXPORT, load_weights, save_weights
+from hmhi_jax.training import assemble
+from hmhi_jax.training.checkpoints import FOLDER, Checkpoints, code_version, load_other_run
+from hmhi_jax.training.config import check_same, to_plain
+from hmhi_jax.training.initial_weights import starting_state
+from hmhi_jax.training.loop import Loop, Schedule
+from hmhi_jax.training.mesh import make_mesh
+from hmhi_jax.training.optimiser import check_patterns
+from hmhi_jax.training.state import TrainState, init_variables
+from hmhi_jax.training.step import make_train_step
+
+
+def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tuple[str, ...] = ()) -> int:
+    """Train, or go on training, until the end of the schedule or a signal; the exit code."""
+    enable_compilation_cache()
+    logging.get_absl_logger().setLevel("WARNING")  # Orbax tells every step of a save otherwise
+    folder = Path(workdir).expanduser().absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.data.generate:
+        config = _with_generated_data(config, folder)
+    mesh = make_mesh(config.mesh.data, config.mesh.space)
+    assemble.check_devices(config, mesh)
+    model = assemble.model_of(config)
+    data = assemble.data_of(config, mesh)
+    try:
+        total, evaluate_every = assemble.steps_of(config, data.clips_per_epoch)
+        optimiser, schedule = assemble.optimiser_of(config, total)
+        shapes = jax.eval_shape(lambda: init_variables(model, config.seed))
+        check_patterns(shapes["params"], {"config.optimiser.frozen": tuple(config.optimiser.frozen)})
+
+        plain = to_plain(config)
+        record = {"config": plain, "versions": code_version(), "clips_per_epoch": data.clips_per_epoch}
+        checkpoints = Checkpoints(
+            folder,
+            keep_last=config.checkpoints.keep_last,
+            keep_best=config.checkpoints.keep_best,
+            best_metric=config.evaluation.best_metric or None,
+            lowest_is_best=config.evaluation.lowest_is_best,
+        )
+        state, restored, notes = starting_state(
+            model, optimiser, mesh, checkpoints,
+            seed=config.seed, ema=config.step.ema_decay > 0,
+            check=lambda stored: check_same(stored["config"], plain, str(folder), accepted),
+            source=(lambda: _other_weights(config)) if config.init_from else None,
+            source_name=config.init_from,
+        )  # fmt: skip
+        if restored is not None:
+            data.batches.set_state(restored.data)
+        _write_json(folder / "config.json", record)
+
+        train_step = make_train_step(model, optimiser, schedule, mesh, **assemble.step_arguments(config))
+        when = Schedule(total, config.checkpoints.every_steps, evaluate_every, config.logging.every_steps)
+
+        def export(state: TrainState, figures: Mapping[str, float]) -> None:
+            extra = {"step": int(state.step), "figures": dict(figures), "config": plain, "versions": record["versions"]}
+            variables = jax.tree.map(jax.device_get, state.variables(averaged=True))
+            size = tuple(config.data.sizes[-1])
+            save_weights(folder / CHECKPOINT_EXPORT, variables, plain["model"], size, FlowRecipe(), extra)
+
+        loop = Loop(
+            train_step, data.batches, when, checkpoints, folder, record,
+            export=export, tensorboard=config.logging.tensorboard, profile=profile,
+        )  # fmt: skip
+        outcome = loop.run(state, [*checkpoints.warnings, *notes])
+    finally:
+        data.batches.close()
+    return outcome.exit_code
+
+
+def _other_weights(config: ConfigDict) -> tuple[Mapping[str, Any], Any | None]:
+    """What `config.init_from` names: a weights file, or another run's checkpoints."""
+    keep = config.init_optimiser == "kept"
+    if config.init_optimiser not in ("fresh", "kept"):
+        raise InputError(f"config.init_optimiser is {config.init_optimiser!r}, expected 'fresh' or 'kept'")
+    source = Path(config.init_from).expanduser()
+    if (source / FOLDER).is_dir():
+        return load_other_run(source, newest=keep) if keep else (load_other_run(source)[0], None)
+    if keep:
+        raise InputError(f"init_from {source}: holds no {FOLDER}, so there is no optimiser to keep")
+    return load_weights(config.init_from).variables, None
+
+
+def _with_generated_data(config: ConfigDict, folder: Path) -> ConfigDict:
+    """The config with moving blobs in `<workdir>/data` as its data set."""
+    config = config.copy_and_resolve_references()
+    size = tuple(config.data.sizes[0])
+    if jax.process_index() == 0:
+        write_moving_blobs(
+            folder / "data", train=config.data.generate, val=max(2, config.data.generate // 4), size=size
+        )
+    with config.unlocked():
+        config.data.root = str(folder)
+        config.data.sources = ({"path": "data", "split": "train"},)
+    return config
+
+
+def _write_json(path: Path, value: Any) -> None:
+    if jax.process_index() != 0:
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    logging.debug("wrote %s", path)

@@ -1,0 +1,158 @@
+"""From a config to the parts of a run: model, optimiser, batches, step."""
+
+import importlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from hmhi_jax.data.augmentation import Augmentation
+from hmhi_jax.data.clips import ClipSampling
+from hmhi_jax.data.device_batches import DeviceBatches, batch_shardings
+from hmhi_jax.data.mixture import Source, entries_of, open_sources
+from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig
+from hmhi_jax.errors import InputError
+from hmhi_jax.models import HMHINet, build_model
+from hmhi_jax.training.loop import Batches
+from hmhi_jax.training.mesh import DATA
+from hmhi_jax.training.optimiser import BACKBONE, learning_rate_schedule, make_optimiser
+
+
+def model_of(config: ConfigDict) -> HMHINet:
+    """The network of `config.model`."""
+    arguments = config.model.to_dict()
+    try:
+        return build_model(**arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config.model: {error}") from error
+
+
+def optimiser_of(config: ConfigDict, total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser of `config.optimiser` and its learning rate by step."""
+    o = config.optimiser
+    schedule = learning_rate_schedule(o.schedule, o.learning_rate, total_steps, o.warmup_steps, o.final_fraction)
+    optimiser = make_optimiser(
+        schedule,
+        weight_decay=o.weight_decay,
+        decay_mask=o.decay_mask,
+        b1=o.b1,
+        b2=o.b2,
+        eps=o.eps,
+        clip_norm=o.clip_norm or None,
+        frozen=tuple(o.frozen),
+        rate_multipliers={BACKBONE: o.backbone_rate} if o.backbone_rate != 1.0 else None,
+    )
+    return optimiser, schedule
+
+
+def pipeline_config(config: ConfigDict) -> PipelineConfig:
+    """Settings of the data pipeline out of `config.data`."""
+    d = config.data
+    return PipelineConfig(
+        batch_size=d.batch_size,
+        sizes=tuple((int(height), int(width)) for height, width in d.sizes),
+        seed=config.seed,
+        sampling=ClipSampling(frames=d.frames, reach=d.reach, among=d.among),
+        augmentation=Augmentation(
+            flip=d.flip, photometric=d.photometric, per=d.augment_per, crop=tuple(d.crop) if d.crop else None
+        ),
+        reading=d.reading,
+        on_corrupt=d.on_corrupt,
+        workers=d.workers,
+        threads=d.threads,
+        buffer=d.buffer,
+    )
+
+
+@dataclass(frozen=True)
+class Data:
+    """The batches of a run and how many clips an epoch has (0: not known)."""
+
+    batches: Batches
+    clips_per_epoch: int
+
+
+def data_of(config: ConfigDict, mesh: Mesh) -> Data:
+    """The batches `config.data` describes, for this process."""
+    if config.data.make:
+        batches = _function(config.data.make)(config, mesh)
+        return Data(batches, getattr(batches, "clips_per_epoch", 0))
+    if not config.data.sources:
+        raise InputError("config.data.sources is empty, expected at least one data set; see docs/training.md")
+    root = Path(config.data.root).expanduser()
+    sources = []
+    for entry in config.data.sources:
+        fields = dict(entry)
+        if unknown := set(fields) - set(Source.__dataclass_fields__):
+            raise InputError(
+                f"config.data.sources: unknown {', '.join(sorted(unknown))}, "
+                f"expected {', '.join(Source.__dataclass_fields__)}"
+            )
+        fields["path"] = root / Path(fields["path"]).expanduser()
+        sources.append(Source(**fields))
+    datasets = open_sources(sources)
+    pipeline = ClipPipeline(
+        entries_of(datasets), pipeline_config(config), shard=jax.process_index(), shards=jax.process_count()
+    )
+    return Data(DeviceBatches(pipeline, batch_shardings(mesh)), pipeline.clips_per_epoch)
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"config.data.make is {name!r}, expected 'module:function' ({error})") from error
+
+
+def step_arguments(config: ConfigDict) -> dict[str, Any]:
+    """Keyword arguments of `make_train_step` out of `config.step`."""
+    s = config.step
+    unroll = jax.default_backend() == "cpu" if s.unroll == "auto" else bool(s.unroll)
+    if s.checkpoint not in ("none", "read_outs", "step"):
+        raise InputError(f"config.step.checkpoint is {s.checkpoint!r}, expected 'none', 'read_outs' or 'step'")
+    return {
+        "accumulate": s.accumulate,
+        "checkpoint": s.checkpoint,
+        "unroll": unroll,
+        "dropout": bool(s.dropout),
+        "ema_decay": s.ema_decay or None,
+    }
+
+
+def steps_of(config: ConfigDict, clips_per_epoch: int) -> tuple[int, int]:
+    """(steps of the run, steps between evaluations; 0: none)."""
+    per_epoch = clips_per_epoch / config.data.batch_size
+
+    def in_steps(steps: int, epochs: float, field: str) -> int:
+        if steps or not epochs:
+            return int(steps)
+        if not per_epoch:
+            raise InputError(f"config.{field} counts epochs, but this data has none; give it in steps")
+        return max(1, math.ceil(epochs * per_epoch))
+
+    total = in_steps(config.steps, config.epochs, "epochs")
+    if total < 1:
+        raise InputError("config.steps and config.epochs are both 0, expected the length of the run in one of them")
+    every = in_steps(config.evaluation.every_steps, config.evaluation.every_epochs, "evaluation.every_epochs")
+    return total, every
+
+
+def check_devices(config: ConfigDict, mesh: Mesh) -> None:
+    """Refuse a batch or a size the mesh cannot split evenly."""
+    data, parts = mesh.shape[DATA], config.step.accumulate
+    if config.data.batch_size % (data * parts):
+        raise InputError(
+            f"config.data.batch_size is {config.data.batch_size}, expected a multiple of {data * parts} "
+            f"({data} devices along mesh.data x {parts} accumulated parts)"
+        )
+    for height, _ in config.data.sizes:
+        if height % mesh.shape["space"]:
+            raise InputError(
+                f"config.data.sizes: {height} rows cannot be split over mesh.space = {mesh.shape['space']}"
+            )

@@ -1,0 +1,264 @@
+"""Checkpoints that a run can always go on from: written beside the run, the last few and the best kept.
+
+A checkpoint is a folder named by its step with four parts: `state` (a `TrainState`, every array), `data` (the data
+iterator's state), `run` (config, versions) and, after an evaluation, `metrics`. It is written in the background, under a
+temporary name, and renamed when complete.
+
+Order of restoring: the run's own checkpoints, newest first; else `init_from`; else fresh weights
+(`hmhi_jax.training.initial_weights`).
+"""
+
+import errno
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+
+import hmhi_jax
+from hmhi_jax.errors import InputError
+from hmhi_jax.training.state import TrainState
+
+FOLDER = "checkpoints"
+_OUT_OF_SPACE = ("No space left", "RESOURCE_EXHAUSTED", "File too large", "Disk quota exceeded")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a checkpoint gave back."""
+
+    step: int
+    state: TrainState
+    data: dict[str, Any]
+    run: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        best_metric: str | None = None,
+        lowest_is_best: bool = False,
+    ) -> None:
+        """`best_metric` is a key of the metrics handed to `save`; without it only the last ones are kept."""
+        self.folder = Path(workdir).expanduser().absolute() / FOLDER
+        self.warnings: list[str] = []
+        sign = -1.0 if lowest_is_best else 1.0
+        missing = float("-inf")
+
+        def quality(metrics: Mapping[str, float]) -> float:
+            return sign * float(metrics[best_metric]) if best_metric in metrics else missing
+
+        managers = ocp.checkpoint_managers
+        policies: list[Any] = [managers.LatestN(keep_last)]
+        if best_metric and keep_best:
+            policies.append(managers.BestN(get_metric_fn=quality, n=keep_best, keep_checkpoints_without_metrics=False))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=managers.AnyPreservationPolicy(policies),
+            best_fn=quality if best_metric else None,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+        )
+        self._best_metric = best_metric
+        with _explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def best(self) -> tuple[int, float] | None:
+        """Step and value of the best checkpoint so far, None before the first evaluation."""
+        scored = [(step, metrics[self._best_metric]) for step in self.steps() if (metrics := self._metrics(step))]
+        if self._best_metric is None or not scored:
+            return None
+        step = self._manager.best_step()
+        return next(((s, value) for s, value in scored if s == step), None)
+
+    def _metrics(self, step: int) -> dict[str, float] | None:
+        metrics = self._manager.metrics(step)
+        return metrics if metrics and self._best_metric in metrics else None
+
+    def save(
+        self,
+        state: TrainState,
+        data: dict[str, Any],
+        run: dict[str, Any],
+        metrics: Mapping[str, float] | None = None,
+        *,
+        wait: bool = False,
+    ) -> None:
+        """Save after `state.step` steps, in the background unless `wait`.
+
+        Does nothing if that step is saved already. An earlier save that failed is reported here, or by `close`.
+
+        Raises:
+            InputError: if the disk is full or the folder cannot be written.
+        """
+        step = int(state.step)
+        with _explained(self.folder):
+            self._manager.check_for_errors()
+            if step not in self.steps():
+                self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data), run=ocp.args.JsonSave(run)
+                    ),
+                    metrics=dict(metrics) if metrics else None,
+                    force=True,
+                )
+            if wait:
+                self._manager.wait_until_finished()
+
+    def restore_newest(self, like: TrainState, check: Callable[[dict[str, Any]], None]) -> Restored | None:
+        """The newest checkpoint that can be read, placed as `like`; None where there is none at all.
+
+        A checkpoint that cannot be read is moved aside with a warning that names it, and the one before is taken.
+
+        Args:
+            like: `jax.ShapeDtypeStruct`s with shardings, of this run's mesh; a checkpoint fits every mesh.
+            check: called with the checkpoint's `run` before its arrays are read; raises `InputError` if it does not
+                fit.
+
+        Raises:
+            InputError: from `check`, or if there are checkpoints and none can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+                check(run)
+                parts = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
+                found = self._manager.restore(step, args=parts)
+                jax.block_until_ready(found["state"])
+            except InputError:
+                raise
+            except Exception as error:  # whatever a damaged file makes the reader raise
+                self._set_aside(step, error)
+                continue
+            return Restored(step, found["state"], found["data"], run)
+        if steps:
+            raise InputError(
+                f"{self.folder}: none of its {len(steps)} checkpoints can be read (they were moved to broken-*); "
+                "give another --workdir to start afresh, or put a copy of a checkpoint back"
+            )
+        return None
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        """Rename a damaged checkpoint, so that its step can be saved again and nobody takes it for a good one."""
+        reason = " ".join(str(error).split())[:200]
+        broken = self.folder / f"broken-{step}"
+        text = f"checkpoint {self.folder / str(step)} cannot be read ({reason}); it is now {broken.name}"
+        text += ", trying the one before"
+        self.warnings.append(text)
+        logging.warning("%s", text)
+        if jax.process_index() == 0:
+            shutil.rmtree(broken, ignore_errors=True)
+            if (self.folder / str(step)).exists():
+                (self.folder / str(step)).rename(broken)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"broken-{step}")
+        self._manager.reload()
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        with _explained(self.folder):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        self._manager.close()
+
+
+class _explained:
+    """Turn a failed write into one line that says what to do."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> bool:
+        if error is None or isinstance(error, InputError) or not isinstance(error, Exception):
+            return False
+        if out_of_space(error):
+            kept = (
+                sorted(int(p.name) for p in self._folder.glob("*") if p.name.isdigit()) if self._folder.exists() else []
+            )
+            raise InputError(
+                f"{self._folder}: the disk is full, the checkpoint could not be written "
+                f"(complete ones: {', '.join(map(str, kept)) or 'none'}); free space and start the same command again"
+            ) from error
+        if isinstance(error, OSError):
+            raise InputError(f"{self._folder}: cannot be written ({error.strerror or error})") from error
+        return False
+
+
+def out_of_space(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, says that a disk or quota is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if any(words in str(error) for words in _OUT_OF_SPACE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def load_other_run(workdir: str | Path, newest: bool = False) -> tuple[dict[str, Any], Any]:
+    """Variables and optimiser state of another run's checkpoint, as numpy arrays: its newest, or (the averaged
+    parameters, where it kept them) of its best, where it has one."""
+    folder = Path(workdir).expanduser().absolute() / FOLDER
+    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+        scored = [step for step in manager.all_steps() if manager.metrics(step)]
+        steps = sorted(manager.all_steps())
+        if not steps:
+            raise InputError(f"{folder}: holds no checkpoint")
+        step = steps[-1]
+        if scored and not newest:
+            run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+            settings = run["config"]["evaluation"]
+            sign = -1 if settings["lowest_is_best"] else 1
+            step = max(scored, key=lambda s: sign * manager.metrics(s).get(settings["best_metric"], -sign * np.inf))
+        shapes = manager.item_metadata(step)["state"]
+        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes.tree)
+        tree = manager.restore(step, args=ocp.args.Composite(state=ocp.args.PyTreeRestore(restore_args=numpy)))["state"]
+    params = tree["params"] if newest or tree.get("ema") is None else tree["ema"]
+    variables = {"params": params, **({"batch_stats": tree["batch_stats"]} if tree.get("batch_stats") else {})}
+    return variables, tree["opt_state"]
+
+
+def code_version() -> dict[str, str]:
+    """Versions of what a run is made by; the commit where the package lies in a git checkout."""
+    import flax
+    import optax
+
+    versions = {"hmhi_jax": hmhi_jax.__version__, "jax": jax.__version__, "flax": flax.__version__}
+    versions["optax"] = optax.__version__
+    here = Path(hmhi_jax.__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+        versions["commit"] = commit.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        pass  # an installed package, or no git
+    return versions
+
+
+def abstract(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Shapes and types of a tree (arrays or shapes), all to be placed by one sharding."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

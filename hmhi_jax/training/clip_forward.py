@@ -1,0 +1,84 @@
+"""A clip through the network for training: which activations are kept for the backward pass and which recomputed."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from hmhi_jax.models import HMHINet, frame
+from hmhi_jax.models.attention import DropoutKey
+
+# "none" keeps every activation; "read_outs" recomputes the memory's read-outs and their interaction; "step" recomputes
+# the encoder and every frame step whole.
+CheckpointPolicy = Literal["none", "read_outs", "step"]
+
+
+def clip_logits(
+    model: HMHINet,
+    variables,
+    frames: Float[Array, "B T H W 3"],
+    flows: Float[Array, "B T H W 3"],
+    dropout_key: DropoutKey = None,
+    *,
+    checkpoint: CheckpointPolicy = "none",
+    unroll: bool = False,
+) -> tuple[Float[Array, "B T H W 1"], dict]:
+    """The logits `segment_clip` gives, with a choice of what to recompute, and moved batch statistics.
+
+    Args:
+        model, variables, frames, flows, dropout_key: as for `segment_clip`.
+        checkpoint: what is recomputed in the backward pass.
+        unroll: write the frames out one after the other instead of scanning. On CPU much of a loop's body runs on one
+            thread; on accelerators a scan compiles once for all frames.
+
+    Returns:
+        float32 logits, and the new `batch_stats` (empty for backbones that have none).
+    """
+    train = dropout_key is not None
+    encode_key, step_key = jax.random.split(dropout_key) if train else (None, None)
+
+    def rngs(key: DropoutKey) -> dict | None:
+        return {"dropout": key} if train else None
+
+    def encode(variables, frames: Array, flows: Array, key: DropoutKey):
+        return model.apply(
+            variables, frames, flows, train, method="encode", rngs=rngs(key), mutable=["batch_stats"]
+        )  # fmt: skip
+
+    def start(variables, maps):
+        return model.apply(variables, maps, method="start")
+
+    def read(variables, memory, maps, key: DropoutKey):
+        return model.apply(variables, memory, maps, train, method="read", rngs=rngs(key))
+
+    def finish(variables, memory, maps):
+        return model.apply(variables, memory, maps, method="finish")
+
+    def step(variables, memory, maps, key: DropoutKey):
+        return finish(variables, memory, read(variables, memory, maps, key))
+
+    if checkpoint == "read_outs":
+        read = jax.checkpoint(read)
+    elif checkpoint == "step":
+        encode, start, step = jax.checkpoint(encode), jax.checkpoint(start), jax.checkpoint(step)
+
+    features, moved = encode(variables, frames, flows, encode_key)
+    memory, first = start(variables, frame(features, 0))
+    steps = frames.shape[1] - 1
+    keys = jax.random.split(step_key, steps) if train else None
+    if unroll or steps == 0:
+        logits = [first]
+        for t in range(steps):
+            memory, out = step(variables, memory, frame(features, t + 1), keys[t] if train else None)
+            logits.append(out)
+        return jnp.stack(logits, 1), dict(moved.get("batch_stats", {}))
+
+    def body(memory, inputs):
+        maps, key = inputs
+        return step(variables, memory, maps, key)
+
+    later = tuple(jnp.moveaxis(x[:, 1:], 1, 0) for x in features)
+    _, rest = lax.scan(body, memory, (later, keys))
+    return jnp.concatenate([first[:, None], jnp.moveaxis(rest, 0, 1)], 1), dict(moved.get("batch_stats", {}))

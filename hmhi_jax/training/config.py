@@ -1,0 +1,145 @@
+"""Every setting of a training run with its default: the release's, where it has one."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from hmhi_jax.errors import InputError
+
+# Settings that may differ from those a checkpoint was made with: they change neither what is learnt nor the arrays.
+FREE = (
+    "mesh", "logging", "checkpoints", "evaluation", "step.checkpoint", "step.unroll", "data.workers", "data.threads",
+    "data.buffer", "data.on_corrupt", "data.skip_bad", "data.root", "init_from", "init_optimiser", "steps", "epochs",
+)  # fmt: skip
+
+
+def default_config() -> ConfigDict:
+    """A config to fill in. Lengths of time are in steps or epochs, sizes in pixels (height, width)."""
+    c = ConfigDict()
+    c.seed = 0
+    c.steps = 0  # length of the run; 0: `epochs` counts
+    c.epochs = 0.0
+    c.init_from = ""  # weights file (converted backbone, whole network) or the folder of another run; "": fresh
+    c.init_optimiser = "fresh"  # or "kept": that of the other run
+
+    c.model = ConfigDict()  # arguments of `build_model`
+    c.model.backbone = "mit_b1"
+    c.model.memory_frames = 5
+    c.model.sgim = True
+    c.model.plam = True
+    c.model.shallow_memory = True
+    c.model.deep_memory = True
+    c.model.top_k = 50
+    c.model.decoder_width = config_dict.placeholder(int)  # the backbone's
+    c.model.feedforward = 2048
+    c.model.flow_adapters = config_dict.placeholder(bool)  # the backbone's
+    c.model.drop_path = config_dict.placeholder(float)  # the backbone's
+    c.model.batch_norm = "frozen"
+    c.model.dtype = "float32"  # of the computation; parameters and optimiser are float32 always
+
+    c.data = ConfigDict()
+    c.data.make = ""  # "module:function" that makes the batches from (config, mesh); "": from `sources`
+    c.data.root = ""  # what relative paths of `sources` start from
+    c.data.sources = ()  # of {"path": ..., "repeats": 1, "split": None, "layout": None, "flows": None, "name": None}
+    c.data.generate = 0  # videos of moving blobs to write into the work directory and train on
+    c.data.batch_size = 8  # clips of a step, over all devices
+    c.data.frames = 5
+    c.data.reach = 7
+    c.data.among = "all"
+    c.data.sizes = ((512, 512),)
+    c.data.flip = 0.5
+    c.data.photometric = True
+    c.data.augment_per = "clip"  # "frame": as the release
+    c.data.crop = config_dict.placeholder(tuple)  # (least, largest) share of the area a random window keeps
+    c.data.reading = "exact"
+    c.data.on_corrupt = "skip"  # or "fatal"
+    c.data.skip_bad = False  # go on without videos that `hmhi inspect` complains about
+    c.data.workers = 0
+    c.data.threads = 4
+    c.data.buffer = 2
+
+    c.optimiser = ConfigDict()
+    c.optimiser.learning_rate = 6e-5
+    c.optimiser.schedule = "constant"
+    c.optimiser.warmup_steps = 0
+    c.optimiser.final_fraction = 0.0
+    c.optimiser.weight_decay = 5e-4
+    c.optimiser.decay_mask = "all"
+    c.optimiser.b1 = 0.9
+    c.optimiser.b2 = 0.999
+    c.optimiser.eps = 1e-8
+    c.optimiser.clip_norm = 0.0  # 0: no clipping
+    c.optimiser.frozen = ()  # patterns of parameter paths
+    c.optimiser.backbone_rate = 1.0  # factor on the learning rate of the encoder
+
+    c.step = ConfigDict()
+    c.step.accumulate = 1
+    c.step.checkpoint = "none"  # or "read_outs", "step": what the backward pass computes again
+    c.step.unroll = "auto"  # frames written out instead of scanned: on CPU
+    c.step.dropout = True
+    c.step.ema_decay = 0.0  # 0: no averaged parameters
+
+    c.mesh = ConfigDict()
+    c.mesh.data = -1  # all devices that `space` leaves
+    c.mesh.space = 1
+
+    c.checkpoints = ConfigDict()
+    c.checkpoints.every_steps = 0  # 0: with every evaluation and at the end
+    c.checkpoints.keep_last = 2
+    c.checkpoints.keep_best = 1
+
+    c.evaluation = ConfigDict()
+    c.evaluation.every_epochs = 0.0
+    c.evaluation.every_steps = 0
+    c.evaluation.sets = ()  # of {"path": ..., "split": ..., "protocol": "davis16", "layout": None, "flows": None}
+    c.evaluation.best_metric = ""  # "<set>/J&F"; "": the first set's main figure
+    c.evaluation.lowest_is_best = False
+    c.evaluation.pictures = 4  # videos of each set whose prediction is drawn
+
+    c.logging = ConfigDict()
+    c.logging.every_steps = 1
+    c.logging.tensorboard = True
+    return c
+
+
+def to_plain(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON values."""
+    return json.loads(config.to_json_best_effort())
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """ "section.field" -> value."""
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            fields |= flat(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+def differences(stored: Mapping[str, Any], current: Mapping[str, Any], accepted: Iterable[str] = ()) -> list[str]:
+    """One line for every field that a checkpoint and this run do not share and that is not free to change."""
+    accepted = (*FREE, *accepted)
+
+    def free(name: str) -> bool:
+        return any(name == entry or name.startswith(entry + ".") for entry in accepted)
+
+    then, now = flat(stored), flat(current)
+    missing = "(no such field)"
+    return [
+        f"{name}: checkpoint {then.get(name, missing)!r}, now {now.get(name, missing)!r}"
+        for name in sorted({*then, *now})
+        if then.get(name, missing) != now.get(name, missing) and not free(name)
+    ]
+
+
+def check_same(stored: Mapping[str, Any], current: Mapping[str, Any], where: str, accepted: Iterable[str] = ()) -> None:
+    """Refuse to go on from a checkpoint made with other settings, naming every field."""
+    if lines := differences(stored, current, accepted):
+        raise InputError(
+            f"{where}: its checkpoints were made with other settings: {'; '.join(lines)}; give the same config, "
+            "another --workdir, or --accept_changes with these fields' names"
+        )

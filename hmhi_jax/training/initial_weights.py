@@ -1,0 +1,126 @@
+"""Where a run's first weights come from.
+
+The order, checked case by case in `starting_state`:
+
+1. The run's own newest readable checkpoint: everything goes on as if it had never stopped.
+2. `init_from`, a weights file (a converted backbone, or a whole network) or another run's folder: weights laid over
+   fresh ones; the optimiser fresh, or kept where the other run's is asked for; step, averages and data start anew.
+3. Fresh weights from the seed.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from hmhi_jax.errors import InputError
+from hmhi_jax.models import HMHINet
+from hmhi_jax.training.checkpoints import Checkpoints, Restored, abstract
+from hmhi_jax.training.mesh import replicated
+from hmhi_jax.training.state import TrainState, init_variables, make_state
+
+# What an ImageNet backbone has never seen, and so may be missing from a source that otherwise has the encoder.
+_OPTIONAL = re.compile(r"(^|/)(\w*_)?adapter(/|$)")
+
+
+def starting_state(
+    model: HMHINet,
+    optimiser: optax.GradientTransformation,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    *,
+    seed: int,
+    ema: bool,
+    check: Callable[[dict[str, Any]], None],
+    source: Callable[[], tuple[Mapping[str, Any], Any | None]] | None = None,
+    source_name: str = "",
+) -> tuple[TrainState, Restored | None, list[str]]:
+    """The state to start from, on the mesh.
+
+    Args:
+        check: compares a checkpoint's stored config with this run's; raises `InputError`.
+        source: gives (variables as nested dicts of arrays, optimiser state or None), called in case 2 only.
+        source_name: names it in messages.
+
+    Returns:
+        state; what was restored in case 1; notes for the user on what was taken and what is fresh.
+    """
+    place = replicated(mesh)
+
+    def fresh(variables: dict[str, Any] | None = None) -> TrainState:
+        return make_state(init_variables(model, seed) if variables is None else variables, optimiser, seed, ema)
+
+    like = abstract(jax.eval_shape(fresh), place)
+    if restored := checkpoints.restore_newest(like, check):
+        return restored.state, restored, [f"going on from step {restored.step}"]
+    variables = jax.jit(lambda: init_variables(model, seed), out_shardings=place)()
+    if source is None:
+        return jax.jit(fresh, out_shardings=place)(variables), None, [f"fresh weights, seed {seed}"]
+    loaded, opt_state = source()
+    variables, notes = overlay(variables, loaded, source_name)
+    variables = jax.tree.map(lambda x: jax.device_put(x, place), variables)
+    state = jax.jit(fresh, out_shardings=place)(variables)
+    if opt_state is not None:
+        state = state.replace(opt_state=_kept_optimiser(state.opt_state, opt_state, source_name, place))
+        notes.append("optimiser state kept")
+    return state, None, notes
+
+
+def overlay(fresh: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> tuple[dict[str, Any], list[str]]:
+    """`fresh` variables with every array that `loaded` has put in its place.
+
+    A part of the network (encoder, decoder, a bank, ...) may be missing as a whole, and flow adapters always; anything
+    else missing, left over or of another shape is refused, all in one message.
+
+    Returns:
+        The variables and notes on what was taken and what stays fresh.
+    """
+    paths = {_text(path): path for path, _ in jax.tree_util.tree_flatten_with_path(dict(fresh))[0]}
+    mine = dict(zip(paths, jax.tree.leaves(dict(fresh)), strict=True))
+    theirs = {_text(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(dict(loaded))[0]}
+
+    def part(text: str) -> str:
+        return "/".join(text.split("/")[:2])
+
+    present = {part(text) for text in theirs}
+    problems = [f"{text} is not in this network" for text in theirs if text not in mine]
+    problems += [
+        f"{text} has shape {tuple(theirs[text].shape)}, expected {tuple(mine[text].shape)}"
+        for text in theirs
+        if text in mine and tuple(theirs[text].shape) != tuple(mine[text].shape)
+    ]
+    missing = [text for text in mine if text not in theirs]
+    problems += [f"{text} is missing" for text in missing if part(text) in present and not _OPTIONAL.search(text)]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise InputError(f"init_from {name}: does not fit the network of this config: {shown}; check config.model")
+    if not theirs:
+        raise InputError(f"init_from {name}: holds no weights")
+    merged = [jnp.asarray(np.asarray(theirs.get(text, leaf)), leaf.dtype) for text, leaf in mine.items()]
+    notes = [f"{len(theirs)} of {len(mine)} arrays from {name}"]
+    if stay := sorted({part(text) for text in missing if part(text) not in present}):
+        notes.append(f"fresh: {', '.join(text.split('/', 1)[-1] for text in stay)}")
+    if any(part(text) in present for text in missing):
+        notes.append("fresh: flow adapters")
+    return jax.tree.unflatten(jax.tree.structure(dict(fresh)), merged), notes
+
+
+def _kept_optimiser(mine: Any, theirs: Any, name: str, place: jax.sharding.Sharding) -> Any:
+    """Their optimiser state as a tree of ours: with the same settings both flatten to the same arrays."""
+    have, want = jax.tree.leaves(theirs), jax.tree.leaves(mine)
+    if [tuple(x.shape) for x in have] != [tuple(x.shape) for x in want]:
+        raise InputError(
+            f"init_from {name}: its optimiser state ({len(have)} arrays) does not fit this config's ({len(want)}); "
+            "set init_optimiser = 'fresh', or the same frozen parts and clipping"
+        )
+    leaves = [jax.device_put(jnp.asarray(np.asarray(x), y.dtype), place) for x, y in zip(have, want, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(mine), leaves)
+
+
+def _text(path: tuple) -> str:
+    return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)

@@ -1,0 +1,236 @@
+"""The loop: batches in, checkpoints and figures out, and an orderly end whatever happens."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from absl import logging
+from jaxtyping import UInt8
+
+from hmhi_jax.data.device_batches import DeviceBatch
+from hmhi_jax.errors import InputError
+from hmhi_jax.training.checkpoints import Checkpoints
+from hmhi_jax.training.interruption import Interruption
+from hmhi_jax.training.metrics_log import MetricsLog, TrainingProgress, as_floats
+from hmhi_jax.training.state import TrainState
+from hmhi_jax.training.step import Metrics
+
+PROFILED_STEPS = range(2, 5)  # of this start of the run: compilation is over, three steps show the rhythm
+
+
+class Batches(Protocol):
+    """Where clips come from: an endless iterator whose place can be written down (`data.device_batches.DeviceBatches`).
+
+    Attributes:
+        waited: seconds `next` has waited so far.
+    """
+
+    waited: float
+
+    def __next__(self) -> DeviceBatch: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Evaluation:
+    """What an evaluation gives back: figures by name, and pictures of predictions by name."""
+
+    metrics: dict[str, float]
+    pictures: dict[str, UInt8[np.ndarray, "H W 3"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When things happen, in steps; 0 is never.
+
+    Attributes:
+        total: steps of the whole run.
+        save_every, evaluate_every, log_every: as they say. The last step is always saved and evaluated.
+    """
+
+    total: int
+    save_every: int = 1000
+    evaluate_every: int = 0
+    log_every: int = 1
+
+
+@dataclass
+class Outcome:
+    """How a run ended: the state, the signal that stopped it or "", and the code to exit with."""
+
+    state: TrainState
+    signal: str = ""
+    exit_code: int = 0
+
+
+@dataclass
+class _Pending:
+    """A dispatched step whose metrics have not been fetched."""
+
+    step: int
+    metrics: Metrics
+    clips: tuple[str, ...]
+    waited: float
+
+
+class Loop:
+    """Runs steps from a state to the end of its schedule."""
+
+    def __init__(
+        self,
+        train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+        batches: Batches,
+        schedule: Schedule,
+        checkpoints: Checkpoints,
+        workdir: Path,
+        run: dict[str, Any],
+        *,
+        evaluate: Callable[[TrainState], Evaluation] | None = None,
+        export: Callable[[TrainState, Mapping[str, float]], None] | None = None,
+        tensorboard: bool = True,
+        profile: bool = False,
+    ) -> None:
+        """
+        Args:
+            run: config and versions, stored in every checkpoint.
+            evaluate: called on process 0.
+            export: writes the weights for use elsewhere; called on process 0 after an evaluation that was the best so
+                far, and at the end where nothing is evaluated.
+        """
+        self.train_step, self.batches, self.schedule = train_step, batches, schedule
+        self.checkpoints, self.workdir, self.run_record = checkpoints, workdir, run
+        self.evaluate, self.export = evaluate, export
+        self.tensorboard, self.profile = tensorboard, profile
+        self.is_first = jax.process_index() == 0
+
+    def run(self, state: TrainState, notes: Sequence[str] = ()) -> Outcome:
+        """Train to the end or to a signal, saying `notes` first; what is being written is finished in any case."""
+        start = int(state.step)
+        self.log = MetricsLog(self.workdir, start, tensorboard=self.tensorboard, active=self.is_first)
+        self.progress = TrainingProgress(self.schedule.total, start, active=self.is_first)
+        for note in notes:
+            self.progress.say(note)
+        try:
+            with Interruption() as interruption:
+                outcome = self._steps(state, start, interruption)
+            self.checkpoints.close()
+            return outcome
+        except BaseException:
+            try:
+                self.checkpoints.close()
+            except Exception as error:  # the first error is the one to report
+                logging.warning("while stopping: %s", error)
+            raise
+        finally:
+            if self._tracing:
+                jax.profiler.stop_trace()
+            self.progress.close()
+            self.log.close()
+
+    _tracing = False
+
+    def _steps(self, state: TrainState, start: int, interruption: Interruption) -> Outcome:
+        schedule, pending, last_end = self.schedule, None, time.monotonic()
+        for step in range(start + 1, schedule.total + 1):
+            self._trace(step - start)
+            waited = self.batches.waited
+            batch = next(self.batches)
+            waited = self.batches.waited - waited
+            data_state = self.batches.get_state()
+            state, metrics = self.train_step(state, batch.arrays)
+            # The devices are busy with this step while the figures of the one before are fetched.
+            if pending is not None:
+                last_end = self._report(pending, last_end)
+            pending = _Pending(step, metrics, batch.clips, waited)
+
+            last = step == schedule.total
+            stop = interruption.requested(step)
+            due = _due(step, schedule.evaluate_every) or (last and schedule.evaluate_every > 0)
+            if due or stop or last or _due(step, schedule.save_every):
+                # A state is saved only when its loss is known to be finite.
+                last_end = self._report(pending, last_end)
+                pending = None
+                figures = self._evaluate(state, step) if due and not stop else None
+                self.checkpoints.save(state, data_state, self.run_record, figures, wait=stop or last)
+                self._export(state, figures, last)
+                last_end = time.monotonic()
+            if stop:
+                self.progress.say(f"{interruption.name}: saved step {step}; start the same command again to go on")
+                return Outcome(state, interruption.name, interruption.exit_code)
+        return Outcome(state)
+
+    def _report(self, pending: _Pending, last_end: float) -> float:
+        """Fetch, check and write a step's figures; the time at which they were there."""
+        values = as_floats(pending.metrics.scalars)
+        now = time.monotonic()
+        if not (np.isfinite(values["loss"]) and np.isfinite(values["gradient_norm"])):
+            raise InputError(self._not_finite(pending, values))
+        duration = max(now - last_end, 1e-9)
+        clips = pending.metrics.clip_losses.shape[0]
+        values |= {
+            "clips_per_second": clips / duration,
+            "seconds_per_step": duration,
+            "data_wait_share": min(1.0, pending.waited / duration),
+        }
+        if _due(pending.step, self.schedule.log_every) or pending.step == self.schedule.total:
+            self.log.write(pending.step, values)
+        self.progress.update(pending.step, values)
+        return now
+
+    def _not_finite(self, pending: _Pending, values: Mapping[str, float]) -> str:
+        shards = sorted(pending.metrics.clip_losses.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        by_start = {shard.index[0].start or 0: np.asarray(shard.data) for shard in shards}
+        losses = np.concatenate(list(by_start.values()))
+        guilty = [name for name, loss in zip(pending.clips, losses, strict=True) if not np.isfinite(loss)]
+        what = f"loss {values['loss']}, gradient norm {values['gradient_norm']}"
+        clips = f"clips with such a loss: {', '.join(guilty)}" if guilty else f"clips: {', '.join(pending.clips)}"
+        kept = self.checkpoints.steps()
+        good = f"the last good checkpoint is step {kept[-1]}" if kept else "there is no checkpoint yet"
+        return (
+            f"step {pending.step} is not finite ({what}); {clips}; {good}; look at these clips, or lower "
+            "optimiser.learning_rate or set optimiser.clip_norm, and start again"
+        )
+
+    def _evaluate(self, state: TrainState, step: int) -> dict[str, float] | None:
+        if self.evaluate is None:
+            return None
+        metrics: dict[str, float] = {}
+        if self.is_first:
+            result = self.evaluate(state)
+            metrics = {name: float(value) for name, value in result.metrics.items()}
+            self.log.write(step, metrics)
+            for name, picture in result.pictures.items():
+                self.log.picture(step, name, picture)
+            self.progress.say(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        return metrics
+
+    def _export(self, state: TrainState, figures: Mapping[str, float] | None, last: bool) -> None:
+        if self.export is None or not self.is_first:
+            return
+        best = self.checkpoints.best()
+        if (best is None and last) or (figures and best is not None and best[0] == int(state.step)):
+            self.export(state, figures or {})
+
+    def _trace(self, nth: int) -> None:
+        if not (self.profile and self.is_first):
+            return
+        if nth - 1 == PROFILED_STEPS.start:
+            jax.profiler.start_trace(str(self.workdir / "profile"))
+            self._tracing = True
+        elif nth - 1 == PROFILED_STEPS.stop and self._tracing:
+            jax.profiler.stop_trace()
+            self._tracing = False
+            self.progress.say(f"profile of steps {PROFILED_STEPS.start + 1} to {PROFILED_STEPS.stop} written")
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,161 @@
+"""One training step: a pure function of state and batch, compiled once for a mesh."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from hmhi_jax.data.device_batches import batch_shardings, network_inputs
+from hmhi_jax.models import HMHINet
+from hmhi_jax.training.clip_forward import CheckpointPolicy, clip_logits
+from hmhi_jax.training.losses import BCE_WEIGHT, MAP_WEIGHT, frame_losses
+from hmhi_jax.training.mesh import DATA, replicated
+from hmhi_jax.training.state import TrainState
+
+Batch = dict[str, Array]
+
+
+@struct.dataclass
+class Metrics:
+    """What a step reports; on the devices until fetched.
+
+    Attributes:
+        scalars: loss, its terms (means over annotated frames), gradient norm before clipping, learning rate.
+        clip_losses: of every clip, to name the one that went wrong.
+    """
+
+    scalars: dict[str, Float[Array, ""]]
+    clip_losses: Float[Array, "B"]
+
+
+def batch_loss(
+    model: HMHINet,
+    params: Any,
+    batch_stats: Any,
+    batch: Batch,
+    key: Array | None,
+    *,
+    checkpoint: CheckpointPolicy = "none",
+    unroll: bool = False,
+) -> tuple[Float[Array, ""], tuple[Float[Array, "B"], dict[str, Float[Array, ""]], dict]]:
+    """Mean over clips of the loss summed over frames, as `segmentation_loss`; and the parts it is made of.
+
+    Args:
+        batch: `frames`, `flows` uint8 `[B, T, H, W, 3]`, `masks` uint8 `[B, T, H, W, 1]`, `valid` bool `[B, T]`.
+        key: of dropout and drop path; None switches them off.
+        checkpoint, unroll: as for `clip_logits`.
+
+    Returns:
+        loss, (loss by clip, means of the terms over annotated frames, moved batch statistics).
+    """
+    variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
+    frames, flows, masks, valid = network_inputs(batch)
+    logits, moved = clip_logits(model, variables, frames, flows, key, checkpoint=checkpoint, unroll=unroll)
+    terms = frame_losses(logits, masks)
+    total = MAP_WEIGHT * (terms["focal"] + BCE_WEIGHT * terms["bce"]) + terms["dice"]
+    # Not a product with `valid`: a non-finite loss of an unannotated frame must not count either.
+    by_clip = jnp.where(valid > 0, total, 0.0).sum(1)
+    annotated = jnp.maximum(valid.sum(), 1)
+    means = {name: jnp.where(valid > 0, term, 0.0).sum() / annotated for name, term in terms.items()}
+    return by_clip.mean(), (by_clip, means, moved)
+
+
+def make_train_step(
+    model: HMHINet,
+    optimiser: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    mesh: Mesh,
+    *,
+    accumulate: int = 1,
+    checkpoint: CheckpointPolicy = "none",
+    unroll: bool = False,
+    dropout: bool = True,
+    ema_decay: float | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The compiled step. The state handed in is donated: its memory becomes that of the state handed back.
+
+    Args:
+        accumulate: parts the batch is worked through in, one after the other; the gradient is that of the whole batch.
+        checkpoint, unroll: as for `clip_logits`.
+        dropout: dropout and drop path.
+        ema_decay: weight of the past in the averaged parameters (rising to it over the first steps); None keeps none.
+    """
+
+    shardings = batch_shardings(mesh)
+
+    def gradients(params: Any, batch_stats: Any, batch: Batch, key: Array | None):
+        def loss(params: Any):
+            return batch_loss(model, params, batch_stats, batch, key, checkpoint=checkpoint, unroll=unroll)
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    def accumulated(params: Any, batch_stats: Any, batch: Batch, key: Array | None):
+        # Part i takes every device's i-th share of its own clips, so no clip changes its device.
+        def part_of(name: str, x: Array) -> Array:
+            parts = x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:])
+            spec = PartitionSpec(None, *shardings[name].spec)
+            return lax.with_sharding_constraint(jnp.moveaxis(parts, 1, 0), NamedSharding(mesh, spec))
+
+        parts = {name: part_of(name, x) for name, x in batch.items()}
+        keys = None if key is None else jax.random.split(key, accumulate)
+        weights = parts["valid"].sum((1, 2)) / jnp.maximum(batch["valid"].sum(), 1)
+
+        def one(carry, inputs):
+            part, part_key, weight = inputs
+            (loss, (by_clip, means, moved)), grads = gradients(params, carry[0], part, part_key)
+            total = (loss, jax.tree.map(lambda mean: mean * weight, means), grads)
+            return (moved, jax.tree.map(jnp.add, carry[1], total)), by_clip
+
+        def inputs(i: int):
+            return {name: x[i] for name, x in parts.items()}, None if keys is None else keys[i], weights[i]
+
+        (loss, (_, means, _)), grads = jax.eval_shape(gradients, params, batch_stats, *inputs(0)[:2])
+        carry = (batch_stats, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (loss, means, grads)))
+        if unroll:
+            by_clips = []
+            for i in range(accumulate):
+                carry, by_clip = one(carry, inputs(i))
+                by_clips.append(by_clip)
+            by_clip = jnp.stack(by_clips)
+        else:
+            carry, by_clip = lax.scan(one, carry, (parts, keys, weights))
+        moved, (loss, means, grads) = carry
+        loss, grads = jax.tree.map(lambda x: x / accumulate, (loss, grads))
+        return (loss, (jnp.moveaxis(by_clip, 0, 1).reshape(-1), means, moved)), grads
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step) if dropout else None
+        compute = gradients if accumulate == 1 else accumulated
+        (loss, (by_clip, means, moved)), grads = compute(state.params, state.batch_stats, batch, key)
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay is not None:
+            # Averages that start at random weights would remember them for 1 / (1 - decay) steps.
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), ema, params)
+        scalars = {
+            "loss": loss,
+            **means,
+            "gradient_norm": optax.global_norm(grads),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        }
+        new = state.replace(
+            step=state.step + 1, params=params, batch_stats=moved, opt_state=opt_state, ema=ema
+        )  # fmt: skip
+        return new, Metrics(scalars, by_clip)
+
+    everywhere = replicated(mesh)
+    by_clip = NamedSharding(mesh, PartitionSpec(DATA))
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(everywhere, shardings),
+        out_shardings=(everywhere, Metrics(everywhere, by_clip)),
+    )
