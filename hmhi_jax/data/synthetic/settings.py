@@ -1,0 +1,71 @@
+"""What a generated clip may contain. Each feature has a probability: any can be left out and its worth measured."""
+
+import dataclasses
+import json
+
+from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.errors import InputError
+
+# Flow that shows what moves by itself: the camera is taken away, noise of still scenes stays pale.
+COMPENSATED = FlowRecipe(size=(160, 288), camera="affine", normalisation="robust")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`size` is (height, width) of frames in pixels. Everything after `recipe` is a probability in [0, 1]."""
+
+    size: tuple[int, int] = (160, 288)
+    least_frames: int = 5
+    most_frames: int = 6
+    recipe: FlowRecipe = COMPENSATED
+    articulated: float = 1.0  # bodies with joints among the objects (else only blobs and polygons)
+    same_texture: float = 0.08  # object and background share a texture: motion alone decides
+    several_objects: float = 0.1  # two or three objects move together
+    tracking: float = 0.5  # the camera follows the object
+    relief: float = 0.45  # the backdrop is not flat: near parts move more when the camera travels
+    props: float = 0.6  # near planes that stand still: poles, trunks, bushes, fences, behind or before the object
+    static_distractors: float = 0.6  # objects that look the part but stand still
+    moving_distractors: float = 0.2  # small objects that move but are not salient
+    shadows: float = 0.4
+    wakes: float = 0.12
+    reflections: float = 0.1
+    waves: float = 0.25  # water or foliage that moves in place
+    stops: float = 0.2  # the object stops, or starts, within the clip
+    edge: float = 0.1  # the object enters or leaves
+    soft: float = 0.25  # the whole object bends
+    light: float = 0.25  # brightness changes over time
+    motion_blur: float = 0.2
+    noise: float = 0.7
+    exact_flow: float = 0.08  # flow pictures from the exact flow instead of the estimated one
+    backward_flow: float = 0.15  # flow to an earlier frame, as for the last frame of a video
+    pictures: float = 0.35  # share of textures that are photographs
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in ("float", float) and not 0 <= value <= 1:
+                raise InputError(f"synthetic settings: {field.name} is {value!r}, expected a probability from 0 to 1")
+        if not 2 <= self.least_frames <= self.most_frames:
+            raise InputError(
+                f"synthetic settings: {self.least_frames} to {self.most_frames} frames, expected 2 or more, least first"
+            )
+        if min(self.size) < 64:
+            raise InputError(f"synthetic settings: size is {self.size}, expected at least 64 pixels each way")
+
+    def to_json(self) -> str:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return json.dumps(fields | {"recipe": json.loads(self.recipe.to_json())})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Settings":
+        fields = json.loads(text)
+        if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(cls)}):
+            raise InputError(f"synthetic settings: unknown name {unknown[0]!r}")
+        if "recipe" in fields:
+            fields["recipe"] = FlowRecipe.from_json(json.dumps(fields["recipe"]))
+        if "size" in fields:
+            fields["size"] = tuple(fields["size"])
+        return cls(**fields)
+
+
+DEFAULTS = Settings()

@@ -1,0 +1,132 @@
+"""Objects as trees of parts: outlines, joints, how the joints swing. An object is about 1 unit long; y points down."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+Outline = Float[np.ndarray, "n 2"]
+Matrix = Float[np.ndarray, "3 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A piece of an object that is rigid (or ripples) by itself.
+
+    outline   polygon in the part's own frame, whose origin is the joint with the parent
+    parent    index of the part it hangs on, -1 for the object itself
+    joint     where the origin sits in the parent's frame
+    rest, swing, phase, pace   the joint's angle is `rest + swing * sin(pace * gait + phase)`, in radians
+    spin      radians of turning per unit of distance travelled: wheels
+    holes     polygons cut out of the outline
+    material  parts with the same number share a texture
+    depth     parts are painted in order of it: legs on the far side first
+    """
+
+    outline: Outline
+    parent: int = -1
+    joint: tuple[float, float] = (0.0, 0.0)
+    rest: float = 0.0
+    swing: float = 0.0
+    phase: float = 0.0
+    pace: float = 1.0
+    spin: float = 0.0
+    holes: tuple[Outline, ...] = ()
+    material: int = 0
+    depth: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """An object's parts, how softly it ripples (0: not at all), and whether it stays upright or turns freely."""
+
+    kind: str
+    parts: tuple[Part, ...]
+    soft: float = 0.0
+    upright: bool = True
+
+
+def translation(x: float, y: float) -> Matrix:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
+
+
+def rotation(angle: float) -> Matrix:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float64)
+
+
+def scaling(x: float, y: float) -> Matrix:
+    return np.diag([x, y, 1.0]).astype(np.float64)
+
+
+def part_matrices(body: Body, gait: float, distance: float) -> list[Matrix]:
+    """Part frame -> object frame for every part, at a phase of the gait and after a distance travelled."""
+    matrices: list[Matrix] = []
+    for part in body.parts:
+        angle = part.rest + part.swing * np.sin(part.pace * gait + part.phase) + part.spin * distance
+        own = translation(*part.joint) @ rotation(angle)
+        matrices.append(own if part.parent < 0 else matrices[part.parent] @ own)
+    return matrices
+
+
+# --- outlines -------------------------------------------------------------------------------------------------------
+
+
+def blob(rng: np.random.Generator, rough: float, length: float = 1.0, height: float = 1.0, points: int = 72) -> Outline:
+    """A closed curve whose radius is a Fourier series: `rough` 0 is an ellipse, .5 is star-like."""
+    turn = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    radius = np.ones(points)
+    for k in range(2, 8):
+        radius += rough * rng.normal() / k * np.cos(k * turn + rng.uniform(0, 2 * np.pi))
+    radius = np.clip(radius, 0.25, 2.2)
+    return np.stack([radius * np.cos(turn) * length / 2, radius * np.sin(turn) * height / 2], -1).astype(np.float64)
+
+
+def polygon(rng: np.random.Generator, corners: int) -> Outline:
+    turn = np.sort(rng.uniform(0, 2 * np.pi, corners)) + np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    radius = rng.uniform(0.2, 0.6, corners)
+    return np.stack([radius * np.cos(turn / 2), radius * np.sin(turn / 2)], -1).astype(np.float64)
+
+
+def limb(length: float, start: float, end: float) -> Outline:
+    """A tapered rod with round ends from the origin downwards; `start` and `end` are its widths."""
+    turn = np.linspace(0, np.pi, 9)
+    top = np.stack([np.cos(turn), -np.sin(turn)], -1) * start / 2
+    bottom = np.stack([-np.cos(turn), np.sin(turn)], -1) * end / 2 + (0, length)
+    return np.concatenate([top, bottom]).astype(np.float64)
+
+
+def curve(points: Outline, start: float, end: float) -> Outline:
+    """A band around a smooth curve through `points`, tapering from width `start` to `end`: necks, tails, ropes."""
+    t = np.linspace(0, 1, len(points))
+    dense = np.linspace(0, 1, 24)
+    line = np.stack([np.polyval(np.polyfit(t, points[:, c], min(3, len(points) - 1)), dense) for c in (0, 1)], -1)
+    tangent = np.gradient(line, axis=0)
+    normal = np.stack([-tangent[:, 1], tangent[:, 0]], -1) / np.maximum(np.linalg.norm(tangent, axis=1), 1e-6)[:, None]
+    width = np.linspace(start, end, 24)[:, None] / 2
+    return np.concatenate([line + normal * width, (line - normal * width)[::-1]]).astype(np.float64)
+
+
+def ring(radius: float) -> Outline:
+    turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    return (radius * np.stack([np.cos(turn), np.sin(turn)], -1)).astype(np.float64)
+
+
+def silhouette(body: Body, size: int = 96) -> UInt8[np.ndarray, "s s"]:
+    """The object at rest, 1 unit = size / 2 pixels, centred: to measure its area and extent."""
+    mask = np.zeros((size, size), np.uint8)
+    for part, matrix in zip(body.parts, part_matrices(body, 0.7, 0.0), strict=True):
+        place = scaling(size / 2, size / 2) @ translation(1, 1) @ matrix
+        layer = fill(part, place, (size, size))
+        np.maximum(mask, layer, out=mask)
+    return mask
+
+
+def fill(part: Part, matrix: Matrix, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+    """Rasterise a part under `matrix` with antialiased edges, 255 inside."""
+    mask = np.zeros(size, np.uint8)
+    for outline, value in [(part.outline, 255), *((hole, 0) for hole in part.holes)]:
+        corners = outline @ matrix[:2, :2].T + matrix[:2, 2]
+        cv2.fillPoly(mask, [np.round(corners * 16).astype(np.int32)], value, cv2.LINE_AA, 4)
+    return mask
