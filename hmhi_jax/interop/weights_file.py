@@ -95,25 +95,15 @@ def load_weights(name_or_path: str | Path) -> Weights:
 
     Raises `InputError` that says what was found instead.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = find_weights(name_or_path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path}: is no readable safetensors file ({error}); PyTorch checkpoints go through 'hmhi convert' first"
-        ) from error
-    if "hmhi" not in metadata:
-        raise InputError(
-            f"{path}: its metadata has no entry 'hmhi' that names the network, expected a file written by "
-            "'hmhi convert' or by training; convert it first"
-        )
-    header = _read_header(path, metadata["hmhi"])
+    header, arrays = _read(path)
     floating = {name: array if _whole(array.dtype) else array.astype(np.float32) for name, array in arrays.items()}
     return Weights(variables=_unflatten(floating), path=path, **header)
+
+
+def load_flow_recipe(name_or_path: str | Path) -> FlowRecipe:
+    """How flow pictures must be made for these weights, without reading the weights themselves."""
+    return _read(find_weights(name_or_path), header_only=True)[0]["flow_recipe"]
 
 
 def find_weights(name_or_path: str | Path) -> Path:
@@ -177,6 +167,27 @@ def check_variables(model: Any, variables: Mapping[str, Any], source: str | Path
     ]
     if problems:
         raise InputError(f"{source}: these weights do not fit {model.backbone}; {'; '.join(problems)}")
+
+
+def _read(path: Path, header_only: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Fields of `Weights` from the metadata, and the arrays by name as they are stored."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            names = [] if header_only else list(file.keys())
+            arrays = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path}: is no readable safetensors file ({error}); PyTorch checkpoints go through 'hmhi convert' first"
+        ) from error
+    if "hmhi" not in metadata:
+        raise InputError(
+            f"{path}: its metadata has no entry 'hmhi' that names the network, expected a file written by "
+            "'hmhi convert' or by training; convert it first"
+        )
+    return _read_header(path, metadata["hmhi"]), arrays
 
 
 def _read_header(path: Path, text: str) -> dict[str, Any]:

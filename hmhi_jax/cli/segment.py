@@ -1,0 +1,310 @@
+"""`hmhi segment`: videos in, masks out."""
+
+import dataclasses
+import errno
+import hashlib
+import queue
+import re
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hmhi_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from hmhi_jax.cli.video_progress import VideoProgress
+    from hmhi_jax.data.flow_folder import FlowFolder
+    from hmhi_jax.data.video import Video
+    from hmhi_jax.inference.result_folder import ResultFolder
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(segment)
+
+
+def segment(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Video files, folders of frames, folders of either, a camera's number, or a URL.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for the results; several videos get a folder each in it.", show_default=False
+        ),
+    ],
+    weights: Annotated[
+        str, typer.Option(help="A shipped name, a .safetensors file, or the folder of a training run.")
+    ] = "tiny",
+    flow: Annotated[
+        str, typer.Option(help="`dis` (estimate it), or a folder of flow pictures or .flo files named like the frames.")
+    ] = "dis",
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Size the network runs at, multiples of 32; `auto` keeps the video's shape. "
+            "Default: what the weights were trained for.",
+        ),
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Probability above which a pixel is foreground.")] = 0.5,
+    soft: Annotated[bool, typer.Option("--soft", help="Also write 8-bit probabilities, soft/<frame>.png.")] = False,
+    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlay.mp4.")] = True,
+    memory_frames: Annotated[
+        int | None, typer.Option(help="Frames the memory holds. Default: what the weights say.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(metavar="TYPE", help="Compute in `float32` or `bfloat16`.")] = "float32",
+    backbone: Annotated[str | None, typer.Option(metavar="NAME", help="Refuse weights of any other backbone.")] = None,
+    max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames of each video.")] = None,
+    frame_rate: Annotated[
+        float | None, typer.Option(help="Frames per second of folders of frames. [default: 24]", show_default=False)
+    ] = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="Frames encoded in one batch. Default: 1 on CPU, 8 on accelerators.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Devices to spread several videos over. Default: all there are.")
+    ] = None,
+    save_every: Annotated[
+        int, typer.Option(help="Save the memory after so many frames, to go on from there; 0: never.")
+    ] = 100,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on with unfinished videos from the saved memory.")
+    ] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results that were made from other input or otherwise.")
+    ] = False,
+) -> None:
+    """Segment the salient moving object of videos.
+
+    Writes masks/<frame>.png (0 and 255, at the video's size), overlay.mp4, sheet.png to look at, and summary.json.
+    Started again after an interruption, it skips what is finished and goes on where it stopped. A camera (one frame
+    late, since flow needs the next frame) runs until Ctrl-C.
+    """
+    from hmhi_jax import __version__
+    from hmhi_jax.data.video import open_videos
+    from hmhi_jax.interop.weights_file import find_weights
+
+    network_size = _parse_size(size)
+    _check_numbers(
+        threshold=threshold, memory_frames=memory_frames, dtype=dtype, max_frames=max_frames, frame_rate=frame_rate,
+        chunk=chunk, devices=devices, save_every=save_every,
+    )  # fmt: skip
+    if flow == "none":
+        raise InputError(
+            "--flow none: the network sees motion through the flow picture, and its weights were trained with one; "
+            "without it the masks would be arbitrary. Take 'dis', or a folder of flow pictures"
+        )
+    videos = open_videos(inputs, frame_rate=Fraction(frame_rate).limit_denominator(1001) if frame_rate else None)
+    file = find_weights(weights)
+    settings = {
+        "weights": {"path": str(file), "sha256": _sha256(file)},
+        "flow": flow if flow == "dis" else str(Path(flow).resolve()),
+        "size": size,
+        "memory_frames": memory_frames,
+        "dtype": dtype,
+        "threshold": threshold,
+        "soft": soft,
+        "overlay": overlay,
+        "max_frames": max_frames,
+        "frame_rate": frame_rate,
+        "chunk": chunk,
+        "version": __version__,
+    }
+    tasks = _plan(videos, inputs, out, settings, overwrite=overwrite)
+    if not tasks:
+        return
+    flows = {} if flow == "dis" else _flow_folders(flow, tasks, file)
+
+    from hmhi_jax.inference.segmenter import VideoSegmenter
+    from hmhi_jax.inference.video_job import JobOptions
+
+    any_live = any(video.live for video, _ in tasks)
+    segmenter = VideoSegmenter.load(
+        file, size=network_size, memory_frames=memory_frames, dtype=dtype, chunk=1 if any_live else chunk,
+        backbone=backbone,
+    )  # fmt: skip
+    options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames)
+    about = {
+        "command": shlex.join(["hmhi", *sys.argv[1:]]),
+        "settings": {**settings, "flow_recipe": vars(segmenter.flow_recipe)},
+    }
+    try:
+        failed = _run(tasks, segmenter, options, flows, about, devices)
+    except KeyboardInterrupt as error:
+        typer.echo("stopped; the same command goes on with what is unfinished", err=True)
+        raise typer.Exit(130) from error
+    if failed:
+        raise typer.Exit(2)
+
+
+def _plan(
+    videos: "list[Video]", inputs: list[str], out: Path, settings: dict[str, Any], *, overwrite: bool
+) -> "list[tuple[Video, ResultFolder]]":
+    """Which videos are still to do, and where each goes. Everything that can be refused now is."""
+    from hmhi_jax.inference.result_folder import ResultFolder
+
+    found_inside = Path(inputs[0]).is_dir() and Path(videos[0].path) != Path(inputs[0])
+    alone = len(videos) == 1 and not found_inside
+    tasks = []
+    for video in videos:
+        folder = ResultFolder(out if alone else out / video.name, {"input": video.fingerprint(), **settings})
+        if overwrite and folder.is_ours():
+            folder.clear()
+        status = folder.status()
+        if status == "finished" and not video.live:
+            summary = folder.read_summary()
+            typer.echo(f"{video.path}: finished before, {summary.get('frames')} frames in {folder.path}")
+            continue
+        if status != "new" and video.live:
+            raise InputError(f"{folder.path}: holds what a camera saw before; choose another folder, or --overwrite")
+        folder.check_writable()
+        tasks.append((video, folder))
+    return tasks
+
+
+def _flow_folders(flow: str, tasks: "list[tuple[Video, ResultFolder]]", weights: Path) -> "dict[str, FlowFolder]":
+    from hmhi_jax.data.flow_folder import FlowFolder, flow_folder_of
+    from hmhi_jax.interop.weights_file import load_flow_recipe
+
+    recipe = load_flow_recipe(weights)
+    return {
+        video.name: FlowFolder(flow_folder_of(flow, video.name, len(tasks) == 1), recipe, video.frame_names())
+        for video, _ in tasks
+    }
+
+
+def _run(
+    tasks: "list[tuple[Video, ResultFolder]]",
+    segmenter: Any,
+    options: Any,
+    flows: "dict[str, FlowFolder]",
+    about: dict[str, Any],
+    devices: int | None,
+) -> bool:
+    """Do the tasks, several at once where there are several devices. Returns whether any failed."""
+    import jax
+
+    from hmhi_jax.cli.video_progress import VideoProgress
+    from hmhi_jax.inference.video_job import Interrupted, segment_video
+
+    here = jax.local_devices()[: devices or None][: len(tasks)]
+    segmenters: queue.Queue = queue.Queue()
+    for device in here:
+        segmenters.put(segmenter if device == segmenter.device else segmenter.to(device))
+    stop = threading.Event()
+
+    def work(video: "Video", folder: "ResultFolder", progress: "VideoProgress") -> str | None:
+        mine = segmenters.get()
+        try:
+            wanted = [number for number in (video.frame_count, options.most_frames) if number]
+            report = progress.video(video.name, min(wanted) if wanted else None)
+            job = dataclasses.replace(options, save_every=0) if video.live else options
+            summary = segment_video(
+                mine, video, folder, job, flow=flows.get(video.name), about=about, on_progress=report, stop=stop
+            )
+        except InputError as error:
+            progress.print(f"error: {error}")
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+                stop.set()  # the other videos would meet the same disk
+            return "failed"
+        except Interrupted:
+            return "stopped"
+        finally:
+            segmenters.put(mine)
+        for note in summary["notes"]:
+            progress.print(f"note: {note}")
+        progress.print_result(folder, summary)
+        return None
+
+    with VideoProgress() as progress, _CtrlC(stop, live=any(video.live for video, _ in tasks)):
+        if len(here) == 1:
+            outcomes = []
+            for video, folder in tasks:
+                if stop.is_set():
+                    break
+                outcomes.append(work(video, folder, progress))
+        else:
+            outcomes = _side_by_side(work, tasks, progress, len(here), stop)
+    return "failed" in outcomes
+
+
+def _side_by_side(
+    work: Callable, tasks: list, progress: "VideoProgress", workers: int, stop: threading.Event
+) -> list[str | None]:
+    """All tasks on a pool of threads; Ctrl-C stops them at their next frames."""
+
+    def unless_stopped(video: "Video", folder: "ResultFolder") -> str | None:
+        return "stopped" if stop.is_set() else work(video, folder, progress)
+
+    with ThreadPoolExecutor(workers) as pool:
+        running = {pool.submit(unless_stopped, *task) for task in tasks}
+        outcomes = []
+        try:
+            while running:
+                done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                outcomes += [future.result() for future in done]
+        except BaseException:
+            stop.set()
+            raise
+    return outcomes
+
+
+class _CtrlC:
+    """While a camera runs, the first Ctrl-C ends its video in good order; the second one is an interruption."""
+
+    def __init__(self, stop: threading.Event, live: bool) -> None:
+        self._stop, self._live = stop, live
+
+    def __enter__(self) -> None:
+        if self._live and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, *_: object) -> None:
+        self._stop.set()
+        signal.signal(signal.SIGINT, self._before)
+
+    def __exit__(self, *_: object) -> Literal[False]:
+        if hasattr(self, "_before"):
+            signal.signal(signal.SIGINT, self._before)
+        return False
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | str | None:
+    """ "auto", "512" or "480x864" (height first); multiples of 32."""
+    if text is None or text == "auto":
+        return text
+    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
+    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if min(height, width) < 32 or height % 32 or width % 32:
+        raise InputError(f"--size {text}: expected HEIGHTxWIDTH in multiples of 32, such as 480x864, or 'auto'")
+    return height, width
+
+
+def _check_numbers(*, threshold: float, dtype: str, save_every: int, **at_least_one: float | None) -> None:
+    if not 0 < threshold < 1:
+        raise InputError(f"--threshold {threshold}: expected a probability between 0 and 1, such as 0.5")
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"--dtype {dtype}: expected float32 or bfloat16")
+    if save_every < 0:
+        raise InputError(f"--save-every {save_every}: expected a number of frames, or 0 for never")
+    for name, value in at_least_one.items():
+        if value is not None and (value <= 0 or (name != "frame_rate" and value < 1)):
+            raise InputError(f"--{name.replace('_', '-')} {value}: expected a positive number")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

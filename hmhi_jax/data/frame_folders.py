@@ -1,0 +1,108 @@
+"""A video as a folder of picture files, one per frame."""
+
+import collections
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hmhi_jax.data.video import PICTURE_SUFFIXES, Frame, Video, check_size, natural_order
+from hmhi_jax.errors import InputError
+
+DEFAULT_FRAME_RATE = Fraction(24)
+_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
+
+
+class FrameFolder(Video):
+    """Pictures in natural order of their names (frame2 before frame10). Opening it reads their headers only."""
+
+    def __init__(
+        self, folder: str | Path, frame_rate: Fraction | None = None, pictures: Sequence[Path] | None = None
+    ) -> None:
+        """`pictures` chooses some of the folder's files; by default all with a picture's suffix."""
+        folder = Path(folder)
+        if pictures is None:
+            pictures = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.name[0] != "."]
+        self._files = sorted(pictures, key=natural_order)
+        if not self._files:
+            raise InputError(f"{folder}: the folder holds no frames ({', '.join(PICTURE_SUFFIXES)})")
+        self.path = str(folder)
+        self.name = folder.resolve().name
+        self.frame_rate = frame_rate or DEFAULT_FRAME_RATE
+        self.frame_count = len(self._files)
+        self.notes = []
+        self._names = [path.stem for path in self._files]
+        if len(set(self._names)) < len(self._names):
+            twice = collections.Counter(self._names).most_common(1)[0][0]
+            others = ", ".join(path.name for path in self._files if path.stem == twice)
+            raise InputError(f"{folder}: {others} would get the same mask name, expected one picture per frame name")
+        self.size = picture_size(self._files[0])
+        check_size(self.size, str(self._files[0]))
+        height, width = self.size
+        for path in self._files[1:]:
+            if (size := picture_size(path)) != self.size:
+                raise InputError(
+                    f"{path} is {size[1]} x {size[0]} pixels but {self._files[0].name} is {width} x {height}, "
+                    "expected frames of one size; resize them, or segment them as two videos"
+                )
+
+    def frames(self, start: int = 0) -> Iterator[Frame]:
+        for index in range(start, len(self._files)):
+            picture = read_picture(self._files[index])
+            if picture.shape[:2] != self.size:
+                raise InputError(f"{self._files[index]}: changed its size while it was being read")
+            yield Frame(index, self._names[index], picture)
+
+    def frame_names(self) -> Sequence[str]:
+        return self._names
+
+    def fingerprint(self) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for path in self._files:
+            status = path.stat()
+            digest.update(f"{path.name}/{status.st_size}/{status.st_mtime_ns}\n".encode())
+        return {"path": os.path.abspath(self.path), "frames": len(self._files), "files": digest.hexdigest()}
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture file as it is meant to be seen, from its header."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `check_size` says it better
+        image = _open(path)
+    with image:
+        width, height = image.size
+        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    return (width, height) if turned else (height, width)
+
+
+def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture file as 8-bit RGB, turned as its EXIF orientation says; 16-bit grey keeps its upper 8 bits.
+
+    Raises `InputError` for a file that is damaged or no picture.
+    """
+    with _open(path) as image:
+        try:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            return np.asarray(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"{path}: the picture is damaged ({error}); replace it") from error
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: is no picture, though its name says so; remove or replace it") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: {error}; scale it down first") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -1,0 +1,194 @@
+"""Stages that work at the same time: bounded channels between threads, results in order, errors handed on.
+
+    with Pipeline() as pipeline:
+        frames = pipeline.ahead(decode(), depth=2)              # one thread
+        pictures = pipeline.map(draw, frames, workers=2)        # a few threads, order kept
+        for picture in pipeline.ahead(compute(pictures), depth=1): ...
+
+Each stage runs at most its depth (or twice its workers) ahead of the next, whatever the length of the input. An error
+in a stage is raised by whoever reads its results. Leaving the `with` block, for whatever reason, stops and joins all.
+"""
+
+import collections
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_PATIENCE = 10.0  # seconds to wait for a stage that does not stop, such as a camera that sends nothing
+
+
+class Stopped(Exception):
+    """Raised inside a stage's thread when the pipeline is being left."""
+
+
+class StageTimes:
+    """Seconds of work by stage, added up over threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds: dict[str, float] = {}
+
+    def add(self, stage: str, seconds: float) -> None:
+        with self._lock:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+
+    @contextlib.contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - begin)
+
+    def timed(self, stage: str, items: Iterable[In]) -> Iterator[In]:
+        """`items`, with the time it takes to get each one counted."""
+        iterator = iter(items)
+        while True:
+            begin = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.add(stage, time.perf_counter() - begin)
+            yield item
+
+    def seconds(self) -> dict[str, float]:
+        with self._lock:
+            return dict(self._seconds)
+
+
+class _Channel:
+    """A queue of at most `depth` items that can be shut from outside, which wakes everybody who waits on it."""
+
+    def __init__(self, depth: int) -> None:
+        self._items: collections.deque = collections.deque()
+        self._depth = depth
+        self._changed = threading.Condition()
+        self._ended = False
+        self._stopped = False
+        self._error: BaseException | None = None
+
+    def put(self, item: Any) -> None:
+        with self._changed:
+            while len(self._items) >= self._depth and not self._stopped:
+                self._changed.wait()
+            if self._stopped:
+                raise Stopped
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """No more items; the reader gets `error` after those that are there."""
+        with self._changed:
+            self._ended, self._error = True, error
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            with self._changed:
+                while not self._items and not self._ended and not self._stopped:
+                    self._changed.wait(0.5)  # with a limit, so that Ctrl-C gets through on every system
+                if self._stopped:
+                    raise Stopped
+                if not self._items:
+                    if self._error is not None:
+                        raise self._error
+                    return
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+
+
+class Pipeline:
+    """Owns the threads of some stages; see the module's text. Use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._channels: list[_Channel] = []
+        self._threads: list[threading.Thread] = []
+        self._pools: list[ThreadPoolExecutor] = []
+        self._left = False
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop all stages and wait for them. Harmless when called twice."""
+        self._left = True
+        for channel in self._channels:
+            channel.stop()
+        for pool in self._pools:
+            pool.shutdown(wait=True, cancel_futures=True)
+        deadline = time.monotonic() + _PATIENCE
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def ahead(self, items: Iterable[In], depth: int) -> Iterator[In]:
+        """`items`, produced in a thread of their own, at most `depth` ahead (and one being made)."""
+        channel = _Channel(depth)
+        self._channels.append(channel)
+
+        def produce() -> None:
+            try:
+                for item in items:
+                    channel.put(item)
+            except Stopped:
+                channel.end()
+            except BaseException as error:
+                channel.end(error)
+            else:
+                channel.end()
+            finally:
+                if hasattr(items, "close"):
+                    with contextlib.suppress(Exception):
+                        items.close()
+
+        thread = threading.Thread(target=produce, daemon=True, name="hmhi-stage")
+        self._threads.append(thread)
+        thread.start()
+        return iter(channel)
+
+    def map(self, function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
+        """`function` of every item, in order, on `workers` threads, at most twice as many items ahead."""
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="hmhi-worker")
+        self._pools.append(pool)
+        return self._map(pool, function, items, 2 * workers)
+
+    def _map(
+        self, pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterable[In], most: int
+    ) -> Iterator[Out]:
+        running: collections.deque[Future[Out]] = collections.deque()
+
+        def result() -> Out:
+            future = running.popleft()
+            try:
+                return future.result()
+            except BaseException:
+                for other in running:
+                    other.cancel()
+                raise
+
+        for item in items:
+            if self._left:
+                raise Stopped
+            running.append(pool.submit(function, item))
+            while running and (len(running) >= most or running[0].done()):
+                yield result()
+        while running:
+            yield result()

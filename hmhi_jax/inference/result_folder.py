@@ -1,0 +1,151 @@
+"""The folder with the results of one video: what is in it, whose it is, how far it got.
+
+masks/<frame>.png   0 and 255, at the frames' size
+soft/<frame>.png    probabilities in 256 steps, if asked for
+overlay.mp4, sheet.png
+summary.json        written last: a folder with it is finished
+.unfinished/        the workplace while results are being made: saved memory, parts of the overlay
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from hmhi_jax.errors import InputError
+from hmhi_jax.inference.writers import write_file, writing
+
+Status = Literal["new", "unfinished", "finished"]
+
+
+class ResultFolder:
+    """Paths of one video's results, and the rules of who may write there.
+
+    `identity` says what makes the results what they are (input, weights, settings), as JSON. Results of another
+    identity are never mixed with these: `status` refuses.
+    """
+
+    def __init__(self, path: str | Path, identity: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.identity = json.loads(json.dumps(identity))
+        self.masks = self.path / "masks"
+        self.soft = self.path / "soft"
+        self.overlay = self.path / "overlay.mp4"
+        self.sheet = self.path / "sheet.png"
+        self.summary = self.path / "summary.json"
+        self.workplace = self.path / ".unfinished"
+        self.saved_memory = self.workplace / "memory.safetensors"
+        self._job = self.workplace / "job.json"
+
+    def status(self) -> Status:
+        """How far these very results got. Raises `InputError` if the folder holds anything else with these names."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path}: is a file, expected a folder for the results; choose another one")
+        for file, status in ((self.summary, "finished"), (self._job, "unfinished")):
+            if file.is_file():
+                other = self._differences(file)
+                if other:
+                    raise InputError(
+                        f"{self.path}: holds {status} results made otherwise ({other}); "
+                        "choose another folder, or start with --overwrite"
+                    )
+                return status
+        taken = [path.name for path in self._results() if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+        if taken:
+            raise InputError(
+                f"{self.path}: holds {', '.join(taken)} that this command did not write; choose another folder"
+            )
+        return "new"
+
+    def is_ours(self) -> bool:
+        """Whether this command wrote what is there, with whatever settings."""
+        return self.summary.is_file() or self._job.is_file()
+
+    def clear(self) -> None:
+        """Remove results and workplace, and nothing else."""
+        with writing(self.path):
+            for path in (self.summary, self.overlay, self.sheet):
+                path.unlink(missing_ok=True)
+            for folder in (self.masks, self.soft):
+                for picture in folder.glob("*.png"):
+                    picture.unlink()
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            shutil.rmtree(self.workplace, ignore_errors=True)
+
+    def check_writable(self) -> None:
+        """Make the folder and try a file in it. Raises `InputError` if that fails."""
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            trial = self.path / f".trial-{os.getpid()}"
+            try:
+                trial.write_bytes(b"0" * 4096)
+            finally:
+                trial.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def occupied(self, soft: bool) -> Iterator[None]:
+        """Set the workplace up, and keep other processes out while the block runs."""
+        with writing(self.path):
+            self.workplace.mkdir(parents=True, exist_ok=True)
+            lock = open(self.workplace / "lock", "a+")  # noqa: SIM115 - closed below
+        with lock:
+            _lock_or_refuse(lock, self.path)
+            with writing(self.path):
+                for folder in (self.masks, self.soft) if soft else (self.masks,):
+                    folder.mkdir(exist_ok=True)
+                for leftover in self.workplace.glob("*.partial"):
+                    leftover.unlink()
+            write_file(self._job, json.dumps(self.identity, indent=1).encode(), self.workplace)
+            yield
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write the summary, which makes the results finished, and remove the workplace."""
+        text = json.dumps({**summary, "identity": self.identity}, indent=1)
+        write_file(self.summary, text.encode(), self.workplace)
+        shutil.rmtree(self.workplace, ignore_errors=True)
+
+    def read_summary(self) -> dict[str, Any]:
+        return _read_json(self.summary)
+
+    def _results(self) -> tuple[Path, ...]:
+        return self.masks, self.soft, self.overlay, self.sheet
+
+    def _differences(self, file: Path) -> str:
+        content = _read_json(file)
+        found = content.get("identity", content)
+        names = [name for name in {**self.identity, **found} if self.identity.get(name) != found.get(name)]
+        return ", ".join(f"{name}: {_short(found.get(name))}, now {_short(self.identity.get(name))}" for name in names)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read ({error}); remove it, or choose another folder") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: is no JSON object; remove it, or choose another folder")
+    return content
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict) and "path" in value:
+        return str(value["path"]) if len(value) < 2 else f"{value['path']} ({_short(list(value.values())[1:])})"
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _lock_or_refuse(lock: Any, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: two commands on one folder are not kept apart there
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"{folder}: another command is writing there right now; wait for it, or stop it") from error
+    except OSError:
+        pass  # a file system without locks

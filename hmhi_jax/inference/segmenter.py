@@ -1,0 +1,416 @@
+"""Masks of a video as it comes: any length, bounded memory, from Python.
+
+    segmenter = VideoSegmenter.load("tiny")
+    for mask in segmenter.stream(frames): ...          # frames: any iterable of uint8 [H, W, 3]
+
+A frame's flow picture needs the frame after it, so a mask comes one frame late at the earliest.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from hmhi_jax import compilation_cache
+from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.data.preprocessing import normalise
+from hmhi_jax.data.video import Frame
+from hmhi_jax.errors import InputError
+from hmhi_jax.inference.network_input import FlowOf, Prepared, jobs, prepare
+from hmhi_jax.inference.pipeline import Pipeline, StageTimes
+from hmhi_jax.inference.stream_state import StreamState
+from hmhi_jax.interop.weights_file import check_variables, load_weights
+from hmhi_jax.models import Features, HMHINet, Memory, build_model, frame
+
+STRIDE = 32  # the network's coarsest map
+WORKERS = 2  # threads for flow, and for finishing masks
+# Frames that are encoded in one batch. More keep an accelerator busy; a CPU gains nothing and needs the memory.
+CHUNK = {"cpu": 1, "gpu": 8, "tpu": 8}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(
+    model: HMHINet, variables: Any, frames: UInt8[Array, "T H W 3"], flows: UInt8[Array, "T H W 3"]
+) -> Features:
+    return model.apply(variables, normalise(frames)[None], normalise(flows)[None], method="encode")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start(model: HMHINet, variables: Any, features: Features) -> tuple[Memory, Float[Array, "1 H W 1"]]:
+    return model.apply(variables, frame(features, 0), method="start")
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _step(
+    model: HMHINet, variables: Any, memory: Memory, features: Features, index: Any
+) -> tuple[Memory, Float[Array, "1 H W 1"]]:
+    return model.apply(variables, memory, frame(features, index), method="step")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What the network says of one frame, still at the network's size.
+
+    index, name     of the frame
+    size            (height, width) of the frame
+    logits          float32 `[h, w]` at the network's size
+    kept            what the caller asked to keep of the frame
+    state           a function that brings the memory after this frame to the host, at the frames where one was due
+    """
+
+    index: int
+    name: str
+    size: tuple[int, int]
+    logits: Float[np.ndarray, "h w"]
+    kept: Any = None
+    state: Callable[[], StreamState] | None = None
+
+    def logits_at(self, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
+        """Logits resized bilinearly (half-pixel centres, no antialiasing: MODEL.md 8) to (height, width)."""
+        return cv2.resize(self.logits, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+class VideoSegmenter:
+    """A network with its weights, ready for videos. Streams of one segmenter do not disturb each other."""
+
+    def __init__(
+        self,
+        model: HMHINet,
+        variables: Any,
+        *,
+        size: tuple[int, int] | str = (512, 512),
+        input_size: tuple[int, int] | None = None,
+        flow_recipe: FlowRecipe = FlowRecipe(),  # noqa: B008 - frozen
+        chunk: int | None = None,
+        device: jax.Device | None = None,
+    ) -> None:
+        """Put a network on a device.
+
+        Args:
+            model: from `build_model`.
+            variables: its variables, checked against it by `load`, not here.
+            size: (height, width) the network runs at, multiples of 32; or "auto": the frames' own shape, with about as
+                many pixels as `input_size`.
+            input_size: (height, width) the weights were trained for; None takes `size`.
+            flow_recipe: how the weights want flow pictures made.
+            chunk: frames encoded in one batch; None takes 1 on CPU and 8 elsewhere.
+            device: where to compute; None takes JAX's default.
+        """
+        compilation_cache.enable()
+        self.device = device or jax.devices()[0]
+        self.chunk = chunk or CHUNK.get(self.device.platform, 8)
+        self.model = model
+        self.flow_recipe = flow_recipe
+        self.size = size if isinstance(size, str) else checked_size(size)
+        if input_size is None and isinstance(self.size, str):
+            input_size = (512, 512)
+        self.input_size = input_size or self.size
+        self.variables = jax.device_put(variables, self.device)
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path,
+        *,
+        size: tuple[int, int] | str | None = None,
+        memory_frames: int | None = None,
+        dtype: str = "float32",
+        chunk: int | None = None,
+        device: jax.Device | None = None,
+        backbone: str | None = None,
+    ) -> Self:
+        """A segmenter from weights: a shipped name, a `.safetensors` file, or the folder of a training run.
+
+        Args:
+            name_or_path: which weights.
+            size: (height, width) the network runs at, or "auto"; None takes the size the weights were trained for.
+            memory_frames: capacity of the memory; None takes what the weights say.
+            dtype: compute type, "float32" or "bfloat16". Parameters stay float32.
+            chunk, device: see `VideoSegmenter`.
+            backbone: refuse weights of any other.
+
+        Raises:
+            InputError: for weights that do not exist, cannot be read or do not fit.
+        """
+        weights = load_weights(name_or_path)
+        arguments = dict(weights.model_arguments)
+        if backbone is not None and arguments.get("backbone") != backbone:
+            raise InputError(f"{weights.path}: holds weights of {arguments.get('backbone')}, expected {backbone}")
+        if memory_frames is not None:
+            arguments["memory_frames"] = memory_frames
+        try:
+            model = build_model(**{**arguments, "dtype": jnp.dtype(dtype)})
+        except (TypeError, ValueError, KeyError) as error:
+            raise InputError(f"{weights.path}: its metadata describes no network of this version ({error})") from error
+        check_variables(model, weights.variables, weights.path)
+        return cls(
+            model,
+            weights.variables,
+            size=size or weights.input_size,
+            input_size=weights.input_size,
+            flow_recipe=weights.flow_recipe,
+            chunk=chunk,
+            device=device,
+        )
+
+    def to(self, device: jax.Device) -> "VideoSegmenter":
+        """The same on another device."""
+        return VideoSegmenter(
+            self.model, self.variables, size=self.size, input_size=self.input_size,
+            flow_recipe=self.flow_recipe, chunk=self.chunk, device=device,
+        )  # fmt: skip
+
+    def network_size(self, frame_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) the network runs at for frames of `frame_size`."""
+        return auto_size(frame_size, self.input_size) if isinstance(self.size, str) else self.size
+
+    def stream(
+        self,
+        frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+        *,
+        flows: Iterable[UInt8[np.ndarray, "h w 3"]] | None = None,
+        soft: bool = False,
+        threshold: float = 0.5,
+        live: bool = False,
+        state: StreamState | None = None,
+        state_every: int | None = None,
+    ) -> "MaskStream":
+        """One mask per frame, in order, at the frames' size, while the frames come.
+
+        Args:
+            frames: RGB pictures of one size, at least one.
+            flows: flow pictures in step with the frames, instead of estimating flow as the weights' recipe says.
+            soft: give probabilities, uint8 0 to 255, instead of masks, uint8 0 or 255.
+            threshold: probability above which a pixel is foreground.
+            live: for a camera. Each mask comes as soon as the frame after it is there; nothing more is read ahead and
+                no threads are started. Otherwise up to 4 chunks and a dozen frames are read ahead, so that reading,
+                flow and the network work at the same time.
+            state: go on from there; `frames` then begins with the frame `state.frames`.
+            state_every: make `.state` available every so many frames (rounded up to whole chunks), not only at the end.
+
+        Returns:
+            An iterator of uint8 `[H, W]` with a `state`.
+
+        Raises:
+            InputError: while iterating, for frames of another dtype, shape or size than expected, or none at all.
+        """
+        if not 0 < threshold < 1:
+            raise InputError(f"threshold is {threshold}, expected a probability between 0 and 1")
+        start = state.frames if state else 0
+        numbered = _numbered(frames, start)
+        flow_of: FlowOf = self.flow_recipe if flows is None else iter(flows)
+        where: list[StreamState | None] = [state]
+
+        def finish(result: Result) -> tuple[Result, np.ndarray]:
+            logits = result.logits_at(result.size)
+            return result, probabilities(logits) if soft else foreground(logits, threshold)
+
+        def masks() -> Iterator[np.ndarray]:
+            with Pipeline() as pipeline:
+                options = {"flow_of": flow_of, "state": state, "state_every": state_every}
+                if live:
+                    finished = map(finish, self.results(numbered, pipeline=None, **options))
+                else:
+                    results = self.results(pipeline.ahead(numbered, 1), pipeline=pipeline, **options)
+                    finished = pipeline.map(finish, results, WORKERS)
+                for result, mask in finished:
+                    if result.state is not None:
+                        where[0] = result.state()
+                    yield mask
+
+        return MaskStream(masks(), where)
+
+    def results(
+        self,
+        frames: Iterable[Frame],
+        *,
+        pipeline: Pipeline | None,
+        flow_of: FlowOf | None = None,
+        keep: Callable[[Frame], Any] | None = None,
+        state: StreamState | None = None,
+        state_every: int | None = None,
+        times: StageTimes | None = None,
+    ) -> Iterator[Result]:
+        """What `stream` is made of: one `Result` per frame, for callers who write pictures of their own.
+
+        Flow and the network run in threads of `pipeline`; without one, everything happens in turn, frame by frame.
+        `flow_of` is a recipe, an iterator of flow pictures, or a function of (frame name, frame size) such as a
+        `FlowFolder`. `keep` is called once per frame, in a thread. Times are added to `times` by stage.
+        """
+        times = times or StageTimes()
+        work = jobs(frames, self.flow_recipe if flow_of is None else flow_of, state.previous if state else None)
+        prepare_job = functools.partial(
+            prepare, network_size=self.network_size, keep=keep, times=times,
+            state_every=self.whole_chunks(state_every),
+        )  # fmt: skip
+        if pipeline is None:
+            return self._compute(map(prepare_job, work), 1, state, times, read_ahead=False)
+        prepared = pipeline.ahead(pipeline.map(prepare_job, work, WORKERS), self.chunk)
+        return pipeline.ahead(self._compute(prepared, self.chunk, state, times), self.chunk)
+
+    def whole_chunks(self, frames: int | None) -> int | None:
+        """A number of frames, rounded up to whole chunks: a stream goes on exactly only from between two chunks."""
+        return frames and math.ceil(frames / self.chunk) * self.chunk
+
+    def _compute(
+        self,
+        prepared: Iterable[Prepared],
+        chunk: int,
+        state: StreamState | None,
+        times: StageTimes,
+        read_ahead: bool = True,
+    ) -> Iterator[Result]:
+        """The network's part: while the device works at a chunk, the next one is collected and sent off.
+
+        A short last chunk is filled up for the encoder only, so that one compiled program serves all; the memory never
+        sees the filling.
+        """
+        memory: Memory | None = None
+        network_size: tuple[int, int] | None = None
+        pending: list[tuple[Prepared, Array, Memory | None]] = []
+        for batch in _batches(prepared, chunk):
+            if network_size is None:
+                network_size = batch[0].picture.shape[:2]
+                if state is not None:
+                    memory = self._restore(state, network_size)
+            stage = "network" if pending else "first chunk, with compilation"
+            with times.measure(stage):
+                filling = [batch[-1]] * (chunk - len(batch))
+                pictures = np.stack([item.picture for item in (*batch, *filling)])
+                flows = np.stack([item.flow for item in (*batch, *filling)])
+                features = _encode(self.model, self.variables, *jax.device_put((pictures, flows), self.device))
+                sent = []
+                for position, item in enumerate(batch):
+                    if memory is None:
+                        memory, logits = _start(self.model, self.variables, features)
+                    else:
+                        memory, logits = _step(self.model, self.variables, memory, features, np.int32(position))
+                    copy = jax.tree.map(jnp.copy, memory) if item.state_due else None  # the next step overwrites it
+                    sent.append((item, logits, copy))
+            yield from self._fetch(pending, network_size, times)
+            pending = sent
+            if not read_ahead:
+                yield from self._fetch(pending, network_size, times)
+        if network_size is None and state is None:
+            raise InputError("no frames: the video is empty, expected at least one frame")
+        yield from self._fetch(pending, network_size, times)
+
+    def _fetch(
+        self, sent: list[tuple[Prepared, Array, Memory | None]], network_size: tuple[int, int] | None, times: StageTimes
+    ) -> Iterator[Result]:
+        """Wait for what was sent to the device."""
+        while sent:
+            item, logits, memory = sent.pop(0)
+            with times.measure("network"):
+                on_host = np.array(logits[0, :, :, 0])
+            state = None
+            if memory is not None:
+                state = functools.partial(StreamState.of, item.index + 1, memory, item.remember, network_size)
+            yield Result(item.index, item.name, item.size, on_host, item.kept, state)
+
+    def _restore(self, state: StreamState, network_size: tuple[int, int]) -> Memory:
+        if state.network_size != network_size:
+            raise InputError(
+                f"saved memory: the network ran at {_text(state.network_size)}, now it would run at "
+                f"{_text(network_size)}; choose that size or start over"
+            )
+        height, width = network_size
+        pictures = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
+        features = jax.eval_shape(functools.partial(_encode, self.model), self.variables, pictures, pictures)
+        like, _ = jax.eval_shape(functools.partial(_start, self.model), self.variables, features)
+        return jax.device_put(state.to_memory(like), self.device)
+
+
+class MaskStream(Iterator[np.ndarray]):
+    """Masks, uint8 `[H, W]`, one per frame. Close it (or leave a `with` block) to stop early."""
+
+    def __init__(self, masks: Iterator[np.ndarray], where: list[StreamState | None]) -> None:
+        self._masks = masks
+        self._where = where
+
+    @property
+    def state(self) -> StreamState | None:
+        """The latest point from which a stream can go on: where `state_every` asked for one, or the end.
+
+        Its `frames` tells how many of the masks given so far it covers.
+        """
+        return self._where[0]
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        return next(self._masks)
+
+    def close(self) -> None:
+        self._masks.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+
+def foreground(logits: Float[np.ndarray, "H W"], threshold: float = 0.5) -> UInt8[np.ndarray, "H W"]:
+    """255 where the probability is above `threshold`, else 0. The sigmoid is monotonous: compare logits."""
+    return (logits > math.log(threshold / (1 - threshold))).astype(np.uint8) * np.uint8(255)
+
+
+def probabilities(logits: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
+    """Probabilities in 256 steps, rounded."""
+    return np.rint(255 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.uint8)
+
+
+def checked_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) if both are multiples of 32, else an `InputError`."""
+    if len(size) != 2 or any(side < STRIDE or side % STRIDE for side in size):
+        text = " x ".join(map(str, size))
+        raise InputError(
+            f"network size is {text} (height x width), expected two multiples of {STRIDE}, such as 512 x 512"
+        )
+    return (int(size[0]), int(size[1]))
+
+
+def auto_size(frame_size: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:
+    """The frames' shape with about the pixels of `input_size`, in multiples of 32."""
+    scale = math.sqrt(input_size[0] * input_size[1] / (frame_size[0] * frame_size[1]))
+    height, width = (max(1, round(side * scale / STRIDE)) * STRIDE for side in frame_size)
+    return height, width
+
+
+def _numbered(frames: Iterable[Any], start: int) -> Iterator[Frame]:
+    """Pictures as frames, refused unless all are uint8 `[H, W, 3]` of one size."""
+    size = None
+    for index, picture in enumerate(frames, start):
+        found = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
+            raise InputError(f"frame {index}: is {found}, expected a NumPy array of uint8 (height, width, 3), RGB")
+        if size is None:
+            size = picture.shape
+        if picture.shape != size:
+            raise InputError(f"frame {index}: is {found}, expected {size} as the frames before it")
+        yield Frame(index, f"{index:05d}", picture)
+
+
+def _batches(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:
+    batch: list[Prepared] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
