@@ -12,6 +12,7 @@ _HOME = {
     "evaluate_vsod": "scoring",
     "PROTOCOLS": "protocols",
     "Protocol": "protocols",
+    "Run": "tables",
     "Scores": "scores",
     "VideoScores": "scores",
     "write_report": "report",

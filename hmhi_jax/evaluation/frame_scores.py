@@ -1,7 +1,6 @@
 """Every measure of one frame, from its two files."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -10,6 +9,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation import saliency
 from hmhi_jax.evaluation.pictures import (
     FOREGROUND_ABOVE,
+    Encoded,
     Reading,
     VoidLabel,
     read_as,
@@ -87,11 +87,15 @@ def _without_void(picture: UInt8[np.ndarray, "H W"], void: Bool[np.ndarray, "H W
 
 
 def score_files(
-    prediction_path: Path, truth_path: Path, readings: tuple[Reading, ...], measures: Measures, void_label: VoidLabel
+    prediction_file: Encoded,
+    truth_file: Encoded,
+    readings: tuple[Reading, ...],
+    measures: Measures,
+    void_label: VoidLabel,
 ) -> FrameResult:
     """Score one frame from its files; a file that cannot be read becomes the result's `problem`."""
     try:
-        truth, prediction = read_truth(truth_path, void_label), read_prediction(prediction_path)
+        truth, prediction = read_truth(truth_file, void_label), read_prediction(prediction_file)
     except InputError as error:
         return FrameResult({}, problem=str(error))
     resized_from = None if prediction.shape == truth.grey.shape else prediction.shape

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hmhi_jax.data.layout_rules import LAYOUTS
+from hmhi_jax.data.layouts import Dataset, natural_key, open_dataset
+from hmhi_jax.data.packing import INDEX
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.pictures import PICTURE_SUFFIXES
+from hmhi_jax.evaluation.pictures import PICTURE_SUFFIXES, Encoded
 
-# Where data sets keep their masks, below the folder people name: DAVIS, then the release's layout.
+# Where masks lie below a folder that is no whole data set, and the frames that go with them.
 _TRUTH_FOLDERS = ("Annotations/480p", "Annotations", "mask/val", "mask/test", "mask")
-# Or inside each video's folder, beside its frames: FBMS.
-_MASKS_INSIDE = frozenset({"groundtruth", "ground-truth", "ground_truth", "gt"})
+_FRAMES_OF_TRUTH = (("Annotations", "JPEGImages"), ("mask", "frame"), ("Annotations", "Images"))
 
 
 @dataclass(frozen=True)
@@ -37,73 +39,49 @@ class Remark:
 
 @dataclass(frozen=True)
 class FramePair:
-    """An annotated frame: its name (of the truth's file, without suffix), its truth and, if any, its prediction."""
+    """An annotated frame: its name, its truth and, where there are, its prediction and its RGB frame."""
 
     frame: str
-    truth: Path
+    truth: Encoded
     prediction: Path | None
+    picture: Encoded | None = None
 
 
 @dataclass(frozen=True)
 class VideoPair:
-    """A video's annotated frames in order, and the names of predicted frames without annotation."""
+    """A video's annotated frames in order, its class if known, and the names of predicted frames without annotation."""
 
     video: str
     frames: tuple[FramePair, ...]
+    label: str | None = None
     unannotated: tuple[str, ...] = ()
 
 
-def natural_key(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
-    """Sort key under which `frame2` comes before `frame10`; equal to plain sorting for zero-padded names."""
-    parts = re.split(r"(\d+)", name)
-    return tuple((int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)), name
+@dataclass(frozen=True)
+class _Truths:
+    """A video's annotations: frame names with the mask and, if known, the RGB frame; and all its frames' names."""
 
-
-def _videos_below(root: Path) -> dict[str, list[Path]]:
-    """Every folder below `root` that holds pictures, by its relative path; `root` itself under its own name."""
-    found = {}
-    for place, subfolders, files in os.walk(root):  # Path.walk is new in Python 3.12
-        folder = Path(place)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        pictures = {}
-        for name in sorted(files, key=lambda name: name.lower().endswith(".png")):  # a PNG beats its JPEG namesake
-            path = folder / name
-            if path.suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
-                pictures[path.stem] = path
-        if pictures or (not subfolders and folder != root):
-            name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
-            found[name] = [pictures[stem] for stem in sorted(pictures, key=natural_key)]
-    return found
-
-
-def _truths_below(root: Path) -> dict[str, list[Path]]:
-    """Folders of masks by video; where masks lie in `<video>/GroundTruth` beside the frames, only those count."""
-    found = _videos_below(root)
-    inside = {name: name.rpartition("/")[0] for name in found if name.rpartition("/")[2].lower() in _MASKS_INSIDE}
-    if inside and all(inside.values()):
-        return {video: found[name] for name, video in inside.items()}
-    return found
-
-
-def truth_folder(gt_dir: Path) -> Path:
-    """The folder of masks inside a data set's folder (`Annotations/480p`, `mask/val`, ...), else `gt_dir` itself."""
-    return next((gt_dir / name for name in _TRUTH_FOLDERS if (gt_dir / name).is_dir()), gt_dir)
+    frames: tuple[tuple[str, Encoded, Encoded | None], ...]
+    every_frame: tuple[str, ...] = ()
+    label: str | None = None
 
 
 def pair_folders(
-    pred_dir: Path, gt_dir: Path, videos: Sequence[str] | None = None
+    pred_dir: Path, truth: Path | Dataset, videos: Sequence[str] | None = None, frames_dir: Path | None = None
 ) -> tuple[list[VideoPair], list[Remark]]:
     """Find the partner of every annotated frame.
 
     A video is a folder with pictures, named by its path below the root. Videos are partners if their paths are equal,
-    or, where that leaves one without, if their last folders are and no other folder has that name. Frames are
-    partners by name, else by the last number in the name, else, where both folders have equally many, by order; the
-    last two leave a remark.
+    or, where that leaves one without, if their last folders are and no other folder has that name. Frames are partners
+    by name, else by the last number in the name, else, where both folders have equally many, by order; the last two
+    leave a remark.
 
     Args:
         pred_dir: folder of a method's predictions, `<video>/<frame>.png`.
-        gt_dir: folder of masks, or a data set's folder (`truth_folder`).
+        truth: a data set, or its folder (any layout of `hmhi_jax.data`; splits without any prediction are left out), or
+            a folder of masks, `<video>/<frame>.png`.
         videos: the videos to score, where not all.
+        frames_dir: folder of RGB frames, `<video>/<frame>.jpg`, where they are not beside the masks.
 
     Returns:
         The videos with ground truth, whether predicted or not, and remarks.
@@ -111,34 +89,38 @@ def pair_folders(
     Raises:
         InputError: a folder is missing, or nothing in them fits together.
     """
-    for role, folder in (("predictions", pred_dir), ("ground truth", gt_dir)):
-        if not folder.is_dir():
-            raise InputError(f"{folder}: there is no such folder; give the folder that holds the {role} of all videos")
-    gt_dir = truth_folder(gt_dir)
-    truths, predictions = _truths_below(gt_dir), _videos_below(pred_dir)
+    if not pred_dir.is_dir():
+        raise InputError(
+            f"{pred_dir}: there is no such folder; give the folder that holds the predictions of all videos"
+        )
+    predictions = _videos_below(pred_dir)
+    truths = _truths(truth, frames_dir, predictions)
+    place = truth.root if isinstance(truth, Dataset) else truth
     remarks: list[Remark] = []
     if videos is not None:
         remarks += [
-            Remark("gap", name, None, f"asked for, but not in {gt_dir}") for name in videos if name not in truths
+            Remark("gap", name, None, f"asked for, but not in {place}") for name in videos if name not in truths
         ]
         truths = {name: truths[name] for name in videos if name in truths}
-    partners = _partner_videos(truths, predictions)
-    if not any(truths.values()):
-        raise InputError(f"{gt_dir}: no ground truth found; expected <video>/<frame>.png in it")
+    partners = _partner_videos(list(truths), predictions)
+    if not any(annotated.frames for annotated in truths.values()):
+        raise InputError(f"{place}: no ground truth found; expected a data set, or <video>/<frame>.png")
     if not partners:
         raise InputError(
-            f"{pred_dir}: no video of {gt_dir} was found in it; expected folders such as {_some(truths)}, "
+            f"{pred_dir}: no video of {place} was found in it; expected folders such as {_some(truths)}, "
             f"found {_some(predictions) or 'no pictures'}; give the folder that holds the videos' folders"
         )
     pairs = []
     for name in sorted(truths, key=natural_key):
-        if not truths[name]:
+        annotated = truths[name]
+        if not annotated.frames:
             remarks.append(Remark("gap", name, None, "has no annotated frame"))
         elif name not in partners:
             remarks.append(Remark("gap", name, None, f"has no predictions in {pred_dir}"))
-            pairs.append(VideoPair(name, tuple(FramePair(path.stem, path, None) for path in truths[name])))
+            frames = tuple(FramePair(frame, mask, None, picture) for frame, mask, picture in annotated.frames)
+            pairs.append(VideoPair(name, frames, annotated.label))
         else:
-            pair, more = _pair_frames(name, truths[name], predictions[partners[name]])
+            pair, more = _pair_frames(name, annotated, predictions[partners[name]])
             pairs.append(pair)
             remarks += more
     if videos is None:
@@ -147,26 +129,99 @@ def pair_folders(
     return pairs, remarks
 
 
+def _truths(truth: Path | Dataset, frames_dir: Path | None, predictions: dict[str, list[Path]]) -> dict[str, _Truths]:
+    """Annotations by video, from a data set or from folders of masks."""
+    if isinstance(truth, Dataset):
+        return _truths_of(truth)
+    if not truth.is_dir():
+        raise InputError(f"{truth}: there is no such folder; give the folder that holds the ground truth of all videos")
+    if (truth / INDEX).exists():
+        return _truths_of(open_dataset(truth))
+    layout = next((rule for rule in LAYOUTS if rule.recognise(truth)), None)
+    if layout is not None:
+        splits = [_truths_of(open_dataset(truth, layout=layout.name, split=split)) for split in layout.splits(truth)]
+        predicted = [found for found in splits if _partner_videos(list(found), predictions)]
+        found = {name: annotated for split in predicted or splits for name, annotated in split.items()}
+        if any(annotated.frames for annotated in found.values()):
+            return found
+    masks = next((truth / name for name in _TRUTH_FOLDERS if (truth / name).is_dir()), truth)
+    frames_dir = frames_dir or _frames_beside(masks)
+    found = {}
+    for video, paths in _videos_below(masks).items():
+        pictures = {path.stem: path for path in _pictures_in(frames_dir / video)} if frames_dir else {}
+        found[video] = _Truths(tuple((path.stem, path, pictures.get(path.stem)) for path in paths))
+    return found
+
+
+def _truths_of(dataset: Dataset) -> dict[str, _Truths]:
+    return {
+        video.name: _Truths(
+            tuple((video.frame_names[i], video.masks[i], video.frames[i]) for i in video.annotated),
+            video.frame_names,
+            video.label,
+        )
+        for video in dataset.videos
+    }
+
+
+def _frames_beside(masks: Path) -> Path | None:
+    """Where the RGB frames of a folder of masks are, in data sets that keep them side by side."""
+    parts = masks.resolve().parts
+    for ours, theirs in _FRAMES_OF_TRUTH:
+        if ours in parts:
+            position = len(parts) - 1 - parts[::-1].index(ours)
+            candidate = Path(*parts[:position], theirs, *parts[position + 1 :])
+            if candidate.is_dir():
+                return candidate
+    return None
+
+
+def _videos_below(root: Path) -> dict[str, list[Path]]:
+    """Every folder below `root` that holds pictures, by its relative path; `root` itself under its own name."""
+    found = {}
+    for place, subfolders, _ in os.walk(root):  # Path.walk is new in Python 3.12
+        folder = Path(place)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        pictures = _pictures_in(folder)
+        if pictures or (not subfolders and folder != root):
+            name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
+            found[name] = pictures
+    return found
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder in order; a PNG stands before its JPEG namesake."""
+    pictures: dict[str, Path] = {}
+    names = os.listdir(folder) if folder.is_dir() else []
+    for name in sorted(names, key=lambda name: name.lower().endswith(".png")):
+        path = folder / name
+        if path.suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
+            pictures[path.stem] = path
+    return [pictures[stem] for stem in sorted(pictures, key=natural_key)]
+
+
 def _some(names: Iterable[str], count: int = 3) -> str:
     names = sorted(names, key=natural_key)
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-def _partner_videos(truths: dict[str, list[Path]], predictions: dict[str, list[Path]]) -> dict[str, str]:
+def _partner_videos(truths: Sequence[str], predictions: dict[str, list[Path]]) -> dict[str, str]:
     """Name of the predicted video for each annotated one that has any."""
-    filled = {name for name, paths in predictions.items() if paths}
+    filled = [name for name, paths in predictions.items() if paths]
     if len(truths) == len(filled) == 1:  # two folders of pictures, whatever their names
-        return dict(zip(truths, filled, strict=True))
-    partners = {name: name for name in truths if name in filled}
-    left = filled - set(partners)
-    by_last: dict[str, list[str]] = {}
-    for name in left:
-        by_last.setdefault(name.split("/")[-1], []).append(name)
-    last_of_truths = [name.split("/")[-1] for name in truths]
-    for name in truths:
-        last = name.split("/")[-1]
-        if name not in partners and len(by_last.get(last, ())) == 1 and last_of_truths.count(last) == 1:
-            partners[name] = by_last[last][0]
+        return {truths[0]: filled[0]}
+    partners = {name: name for name in truths if predictions.get(name)}
+    # Data sets name a nested video with "_" where a method may have kept the folders; else only the last folder may
+    # agree.
+    for brief in (lambda name: name.replace("/", "_"), lambda name: name.split("/")[-1]):
+        left: dict[str, list[str]] = {}
+        for name in filled:
+            if name not in partners.values():
+                left.setdefault(brief(name), []).append(name)
+        wanted = [brief(name) for name in truths]
+        for name, short in zip(truths, wanted, strict=True):
+            if name not in partners and len(left.get(short, ())) == 1 and wanted.count(short) == 1:
+                partners[name] = left[short][0]
     return partners
 
 
@@ -175,39 +230,33 @@ def _last_number(stem: str) -> int | None:
     return int(numbers[-1]) if numbers else None
 
 
-def _pair_frames(video: str, truths: list[Path], predictions: list[Path]) -> tuple[VideoPair, list[Remark]]:
+def _pair_frames(video: str, annotated: _Truths, predictions: list[Path]) -> tuple[VideoPair, list[Remark]]:
     remarks = []
+    names = [frame for frame, _, _ in annotated.frames]
     by_name = {path.stem: path for path in predictions}
-    matched = {path.stem: by_name.get(path.stem) for path in truths}
+    matched = {name: by_name.get(name) for name in names}
     if not any(matched.values()):
         numbers = {number: path for path in predictions if (number := _last_number(path.stem)) is not None}
-        wanted = {path.stem: _last_number(path.stem) for path in truths}
-        distinct = len(numbers) == len(predictions) and len(set(wanted.values())) == len(truths)
+        wanted = {name: _last_number(name) for name in names}
+        distinct = len(numbers) == len(predictions) and len(set(wanted.values())) == len(names)
+        by = None
         if distinct and any(number in numbers for number in wanted.values()):
-            matched = {stem: numbers.get(number) for stem, number in wanted.items()}
-            remarks.append(_renamed(video, truths, matched, "the number in the name"))
-        elif len(truths) == len(predictions):
-            matched = {path.stem: partner for path, partner in zip(truths, predictions, strict=True)}
-            remarks.append(_renamed(video, truths, matched, "order"))
-    missing = [stem for stem, path in matched.items() if path is None]
-    if len(missing) == len(truths):
-        remarks.append(
-            Remark(
-                "gap",
-                video,
-                None,
-                f"none of its {len(truths)} annotated frames ({truths[0].name}, ...) has a prediction "
-                f"({predictions[0].name}, ...)",
-            )
+            matched, by = {name: numbers.get(number) for name, number in wanted.items()}, "the number in the name"
+        elif len(names) == len(predictions):
+            matched, by = dict(zip(names, predictions, strict=True)), "order"
+        if by:
+            example = next((name, path.name) for name, path in matched.items() if path is not None)
+            remarks.append(Remark("rule", video, None, f"frames matched by {by}, e.g. {example[0]} and {example[1]}"))
+    missing = [name for name, path in matched.items() if path is None]
+    if len(missing) == len(names):
+        text = (
+            f"none of its {len(names)} annotated frames ({names[0]}, ...) has a prediction ({predictions[0].name}, ...)"
         )
+        remarks.append(Remark("gap", video, None, text))
     else:
-        remarks += [Remark("gap", video, stem, "has no prediction") for stem in missing]
-    used = set(matched.values())
-    unannotated = tuple(path.stem for path in predictions if path not in used)
-    frames = tuple(FramePair(path.stem, path, matched[path.stem]) for path in truths)
-    return VideoPair(video, frames, unannotated), remarks
-
-
-def _renamed(video: str, truths: list[Path], matched: dict[str, Path | None], by: str) -> Remark:
-    example = next((truth, matched[truth.stem]) for truth in truths if matched[truth.stem] is not None)
-    return Remark("rule", video, None, f"frames matched by {by}, e.g. {example[0].name} and {example[1].name}")
+        remarks += [Remark("gap", video, name, "has no prediction") for name in missing]
+    # Where the data set is known, its frames without annotation are expected to be predicted.
+    used, known = set(matched.values()), set(annotated.every_frame)
+    unannotated = tuple(path.stem for path in predictions if path not in used and path.stem not in known)
+    frames = tuple(FramePair(name, mask, matched[name], picture) for name, mask, picture in annotated.frames)
+    return VideoPair(video, frames, annotated.label, unannotated), remarks

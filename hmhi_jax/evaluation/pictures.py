@@ -1,8 +1,8 @@
 """From picture files to masks: readings of predictions, and every way in which ground truth is stored."""
 
+import io
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -43,12 +43,22 @@ class Truth:
     void: Bool[np.ndarray, "H W"] | None
 
 
-def _open(path: Path) -> Image.Image:
+@runtime_checkable
+class Encoded(Protocol):
+    """Where an encoded picture is: a `Path`, or a record of a packed data set. Names itself with `str()`."""
+
+    def read_bytes(self) -> bytes: ...
+
+
+def _open(source: Encoded) -> Image.Image:
     try:
-        picture = Image.open(path)
+        picture = Image.open(io.BytesIO(source.read_bytes()))
         picture.load()
+    except FileNotFoundError as error:
+        raise InputError(f"{source}: there is no such file") from error
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: not a readable picture ({error}); save it again as PNG") from error
+        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
+        raise InputError(f"{source}: cannot be read as a picture ({reason}); save it again as PNG") from error
     return picture
 
 
@@ -58,7 +68,7 @@ def _is_grey_ramp(picture: Image.Image) -> bool:
     return len(palette) > 6 and all(value == i // 3 for i, value in enumerate(palette))
 
 
-def read_prediction(path: Path) -> UInt8[np.ndarray, "H W"]:
+def read_prediction(source: Encoded) -> UInt8[np.ndarray, "H W"]:
     """A prediction's file as 8-bit values.
 
     8-bit grey is taken as it is, colour is turned into grey, 16-bit grey is scaled to 8 bits, floats in 0..1 times
@@ -67,7 +77,7 @@ def read_prediction(path: Path) -> UInt8[np.ndarray, "H W"]:
     Raises:
         InputError: the file is no picture.
     """
-    picture = _open(path)
+    picture = _open(source)
     if picture.mode == "L":
         return np.asarray(picture)
     if picture.mode == "1":
@@ -84,47 +94,61 @@ def read_prediction(path: Path) -> UInt8[np.ndarray, "H W"]:
     return np.asarray(picture.convert("L"))
 
 
-def read_truth(path: Path, void_label: VoidLabel = "auto") -> Truth:
-    """Ground truth of one frame from a grey, palette, 1-bit, 16-bit or colour picture.
+def read_truth(source: Encoded, void_label: VoidLabel = "auto") -> Truth:
+    """Ground truth of one frame, however it is stored; objects are merged.
 
-    In label pictures (a palette, 16 bits with no value above 255, or 8 bits with no value above 127) every label but
-    0 is object: objects are merged. In colour pictures everything but black is.
+    - Label pictures (a palette, 1 or 16 bits with no value above 255, or grey with no value above 127): all but 0 is
+    object.
+    - Grey pictures: the values as they are, 16 bits scaled to 8. JPEG pictures are cut at half, since compression
+    leaves
+      traces in the background.
+    - Colour pictures: all but black is object; all but white in PPM files (FBMS) and where there is white but no black.
 
     Args:
-        path: the picture. void_label: the value of pixels that do not count; "auto" is 255 in palette pictures, as in
-        DAVIS, and none elsewhere.
+        source: the picture's file.
+        void_label: the value of pixels that do not count; "auto" is 255 in palette pictures, as in the DAVIS toolkit
+            (unless their palette shows it white, which is how binary masks are stored), and none elsewhere.
 
     Raises:
         InputError: the file is no picture.
     """
-    picture = _open(path)
+    picture = _open(source)
     if picture.mode == "P" and not _is_grey_ramp(picture):
-        labels, is_label = np.asarray(picture), True
-        void_label = 255 if void_label == "auto" else void_label
-    elif picture.mode == "1":
-        labels, is_label = np.asarray(picture, np.uint8), True
-    elif picture.mode in ("L", "P"):
-        labels = np.asarray(picture)
-        is_label = None
+        labels, half = np.asarray(picture), None
+        if void_label == "auto" and (picture.getpalette("RGB") or [])[765:] != [255, 255, 255]:
+            void_label = 255
+    elif picture.mode in ("1", "L", "P"):
+        labels = np.asarray(picture, np.uint8)
+        half = 128 if labels.max() >= 128 else None
     elif picture.mode.startswith("I"):
         labels = np.asarray(picture).astype(np.int64)
-        is_label = bool(labels.max() <= 255)
+        half = 32768 if labels.max() > 255 else None
     else:
-        labels, is_label = np.asarray(picture.convert("RGB")).max(axis=2), False
+        pixels = np.asarray(picture.convert("RGB"))
+        labels, half = _merge_colours(pixels, picture.format), 128
     void = None
     if isinstance(void_label, int):
         void = labels == void_label
         labels = np.where(void, labels.dtype.type(0), labels)
         void = void if void.any() else None
-    if is_label is None:
-        is_label = bool(labels.max() < 128)
-    if is_label:
+    if half is None:
         grey = (labels > 0).view(np.uint8) * np.uint8(255)
-    elif labels.dtype == np.uint8:
+    elif picture.format == "JPEG":
+        grey = (labels >= half).view(np.uint8) * np.uint8(255)
+    elif half == 128:
         grey = labels
-    else:  # 16 bits; the smallest value above 0 must stay above 0
+    else:  # 16 bits; what is above 0 must stay above 0
         grey = np.clip((labels + 256) // 257, 0, 255).astype(np.uint8)
     return Truth(grey, void)
+
+
+def _merge_colours(pixels: UInt8[np.ndarray, "H W 3"], file_format: str | None) -> UInt8[np.ndarray, "H W"]:
+    """A colour picture as grey: its value where it is grey anyway, else 255 where it is not background."""
+    if file_format != "PPM" and (pixels == pixels[..., :1]).all():
+        return pixels[..., 0].copy()
+    black, white = (pixels == 0).all(axis=-1), (pixels == 255).all(axis=-1)
+    inverted = file_format == "PPM" or (white.any() and not black.any())
+    return (~(white if inverted else black)).view(np.uint8) * np.uint8(255)
 
 
 def read_as(prediction: UInt8[np.ndarray, "H W"], reading: Reading) -> UInt8[np.ndarray, "H W"]:

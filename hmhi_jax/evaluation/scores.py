@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from hmhi_jax.evaluation.pairing import Remark
+from hmhi_jax.evaluation.pairing import FramePair, Remark, VideoPair
 from hmhi_jax.evaluation.protocols import Protocol
 from hmhi_jax.evaluation.region_and_boundary import decay, recall
 
 
 @dataclass(frozen=True)
 class VideoScores:
-    """One video: `figures` by name, `frames` in order, and per frame the measures by name (NaN: not scored).
+    """One video: `figures` by name, its annotated frames' files in order, and per frame the measures (NaN: not scored).
 
     `curves` holds the video's F and E over the 256 thresholds (VSOD only). `counted` marks the frames that count for
     the means of the protocol. `scores["J_mean"]` is short for `scores.figures["J_mean"]`.
@@ -23,13 +23,24 @@ class VideoScores:
 
     name: str
     figures: dict[str, float]
-    frames: tuple[str, ...]
+    pairs: tuple[FramePair, ...]
     per_frame: dict[str, Float[np.ndarray, " T"]]
     counted: tuple[bool, ...]
+    label: str | None = None
     curves: dict[str, Float[np.ndarray, "256"]] = field(default_factory=dict)
 
     def __getitem__(self, figure: str) -> float:
         return self.figures[figure]
+
+    @property
+    def frames(self) -> list[str]:
+        """Names of the annotated frames, in order."""
+        return [pair.frame for pair in self.pairs]
+
+    @property
+    def scored(self) -> Bool[np.ndarray, " T"]:
+        """Frames that count and were scored."""
+        return np.array(self.counted, bool) & ~np.isnan(next(iter(self.per_frame.values())))
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class Scores:
     @property
     def frame_count(self) -> int:
         """Scored frames that count."""
-        return sum(_scored(video) for video in self.videos.values())
+        return sum(int(video.scored.sum()) for video in self.videos.values())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`; NaN becomes null."""
@@ -80,7 +91,7 @@ class Scores:
             "videos": {
                 name: {
                     **_plain(video.figures),
-                    "frames": list(video.frames),
+                    "frames": video.frames,
                     "counted": list(video.counted),
                     "per_frame": {measure: _plain(values) for measure, values in video.per_frame.items()},
                     **({"curves": {c: _plain(values) for c, values in video.curves.items()}} if video.curves else {}),
@@ -124,21 +135,15 @@ def dump_json(value: Any) -> str:
     return lines(value, 0) + "\n"
 
 
-def _scored(video: VideoScores) -> int:
-    values = next(iter(video.per_frame.values()))
-    return int(np.count_nonzero(~np.isnan(values) & np.array(video.counted, bool)))
-
-
 def score_video(
-    name: str,
-    frames: tuple[str, ...],
+    pair: VideoPair,
     per_frame: dict[str, Float[np.ndarray, " T"]],
     curves: dict[str, Float[np.ndarray, "T 256"]],
     protocol: Protocol,
 ) -> VideoScores | None:
     """Aggregate a video's frames as the protocol says; None where no frame that counts was scored."""
-    select = protocol.select(len(frames))
-    counted = np.zeros(len(frames), bool)
+    select = protocol.select(len(pair.frames))
+    counted = np.zeros(len(pair.frames), bool)
     counted[select.start : select.stop] = True
     first = next(iter(per_frame.values()))
     scored = counted & ~np.isnan(first)
@@ -158,7 +163,7 @@ def score_video(
         per_frame = per_frame | {"JF": (per_frame["J"] + per_frame["F"]) / 2}
     for curve, values in mean_curves.items():
         figures[f"max_{curve}"] = float(values.max())
-    return VideoScores(name, figures, frames, per_frame, tuple(counted.tolist()), mean_curves)
+    return VideoScores(pair.video, figures, pair.frames, per_frame, tuple(counted.tolist()), pair.label, mean_curves)
 
 
 def score_data_set(
@@ -174,7 +179,7 @@ def score_data_set(
         return figures, {}, curves
     by_class: dict[str, list[VideoScores]] = {}
     for video in members:
-        by_class.setdefault(protocol.class_of(video.name), []).append(video)
+        by_class.setdefault(video.label or protocol.class_of(video.name), []).append(video)
     classes = {name: _mean_figures(group) for name, group in sorted(by_class.items())}
     for measure in ("J", "F", "JF"):
         figures[f"{measure}_class_mean"] = float(np.mean([found[f"{measure}_mean"] for found in classes.values()]))

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hmhi_jax.data.layouts import Dataset, natural_key
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures
-from hmhi_jax.evaluation.pairing import Remark, VideoPair, natural_key, pair_folders
+from hmhi_jax.evaluation.pairing import Remark, VideoPair, pair_folders
 from hmhi_jax.evaluation.pictures import READINGS, Reading, VoidLabel
 from hmhi_jax.evaluation.protocols import Protocol, find_protocol
 from hmhi_jax.evaluation.scores import Scores, score_data_set, score_video
@@ -19,7 +20,7 @@ Progress = Callable[[int, int], None]
 
 def evaluate_uvos(
     pred_dir: str | Path,
-    gt_dir: str | Path,
+    gt_dir: str | Path | Dataset,
     protocol: str | Protocol = "davis16",
     reading: Reading = "plain",
     *,
@@ -33,7 +34,7 @@ def evaluate_uvos(
 
     Args:
         pred_dir: predictions, `<video>/<frame>.png` (8-bit probabilities or masks; any picture format, see `pictures`).
-        gt_dir: masks, `<video>/<frame>.png`, or a data set's folder that has them in `Annotations/480p` or `mask/val`.
+        gt_dir: masks, `<video>/<frame>.png`, or a data set: its folder, in any layout `hmhi_jax.data` knows, or opened.
         protocol: "davis16", "davis16-inner", "fbms" or "youtube-objects" (see `protocols`).
         reading: "plain" takes the files' values as they are, "release" stretches every frame to full contrast first.
         videos: names of the videos to score, where not all of `gt_dir`.
@@ -57,7 +58,7 @@ def evaluate_uvos(
 
 def evaluate_vsod(
     pred_dir: str | Path,
-    gt_dir: str | Path,
+    gt_dir: str | Path | Dataset,
     protocol: str | Protocol = "vsod",
     reading: Reading = "plain",
     *,
@@ -89,7 +90,7 @@ def evaluate_vsod(
 
 def evaluate(
     pred_dir: str | Path,
-    gt_dir: str | Path,
+    gt_dir: str | Path | Dataset,
     protocols: Sequence[str | Protocol],
     readings: Sequence[Reading] = ("plain",),
     measures: Measures | None = None,
@@ -98,8 +99,11 @@ def evaluate(
     strict: bool = False,
     workers: int | None = None,
     progress: bool = False,
+    frames_dir: str | Path | None = None,
 ) -> list[Scores]:
     """Scores by several protocols and readings at once; every pair of files is read once.
+
+    `frames_dir` is where a report finds RGB frames that are not beside the masks.
 
     Returns:
         One `Scores` per reading and protocol, in that order: all protocols of the first reading, then of the second.
@@ -114,8 +118,9 @@ def evaluate(
     if measures is None:
         kinds = {protocol.kind for protocol in chosen}
         measures = Measures("uvos" in kinds, "vsod" in kinds, "vsod" in kinds)
-    pred_dir, gt_dir = Path(pred_dir), Path(gt_dir)
-    pairs, remarks = pair_folders(pred_dir, gt_dir, videos)
+    pred_dir = Path(pred_dir)
+    truth = gt_dir if isinstance(gt_dir, Dataset) else Path(gt_dir)
+    pairs, remarks = pair_folders(pred_dir, truth, videos, Path(frames_dir) if frames_dir else None)
     if strict:
         _refuse(remarks)
     files = [(frame.prediction, frame.truth) for pair in pairs for frame in pair.frames if frame.prediction is not None]
@@ -130,7 +135,7 @@ def evaluate(
     if strict:
         _refuse(remarks)
     return [
-        _aggregate(pairs, results, protocol, reading, remarks, pred_dir, gt_dir)
+        _aggregate(pairs, results, protocol, reading, remarks, str(pred_dir), str(getattr(truth, "root", truth)))
         for reading in readings
         for protocol in chosen
     ]
@@ -195,8 +200,8 @@ def _aggregate(
     protocol: Protocol,
     reading: Reading,
     remarks: list[Remark],
-    pred_dir: Path,
-    gt_dir: Path,
+    predictions: str,
+    truth: str,
 ) -> Scores:
     by_frame = _results_by_frame(pairs, results)
     remarks = list(remarks)
@@ -215,12 +220,14 @@ def _aggregate(
             blank = np.full(256, np.nan, np.float32)
             curves["F"] = np.stack([score.f_curve if score else blank for score in scores])
             curves["E"] = np.stack([score.e_curve if score else blank for score in scores])
-        frames = tuple(frame.frame for frame in pair.frames)
-        video = score_video(pair.video, frames, per_frame, curves, protocol)
+        video = score_video(pair, per_frame, curves, protocol)
         if video is None:
             remarks.append(
                 Remark(
-                    "gap", pair.video, None, f"{len(frames)} annotated frames, none of which counts in {protocol.name}"
+                    "gap",
+                    pair.video,
+                    None,
+                    f"{len(pair.frames)} annotated frames, none of which counts in {protocol.name}",
                 )
             )
         else:
@@ -231,10 +238,10 @@ def _aggregate(
             )
     if not videos:
         lines = "; ".join(str(remark) for remark in remarks[:3])
-        raise InputError(f"{pred_dir}: nothing could be scored against {gt_dir} by {protocol.name}: {lines}")
+        raise InputError(f"{predictions}: nothing could be scored against {truth} by {protocol.name}: {lines}")
     remarks.sort(key=lambda remark: (natural_key(remark.video), natural_key(remark.frame or "")))
     figures, classes, curves = score_data_set(videos, protocol)
-    return Scores(protocol, reading, str(pred_dir), str(gt_dir), figures, videos, classes, curves, tuple(remarks))
+    return Scores(protocol, reading, predictions, truth, figures, videos, classes, curves, tuple(remarks))
 
 
 class _bar:

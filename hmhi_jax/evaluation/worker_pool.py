@@ -14,10 +14,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures, score_files
-from hmhi_jax.evaluation.pictures import Reading, VoidLabel
+from hmhi_jax.evaluation.pictures import Encoded, Reading, VoidLabel
 
 # Frames per task: enough to make the exchange cheap, few enough to keep all cores busy until the end.
 _FRAMES_PER_TASK = 8
@@ -30,7 +29,7 @@ class Task:
     """Frames to score: indices the caller knows them by, and their (prediction, truth) files."""
 
     indices: tuple[int, ...]
-    files: tuple[tuple[Path, Path], ...]
+    files: tuple[tuple[Encoded, Encoded], ...]
     readings: tuple[Reading, ...]
     measures: Measures
     void_label: VoidLabel
@@ -47,7 +46,7 @@ def worker_count(workers: int | None) -> int:
 
 
 def score_all(
-    files: Sequence[tuple[Path, Path]],
+    files: Sequence[tuple[Encoded, Encoded]],
     readings: tuple[Reading, ...],
     measures: Measures,
     void_label: VoidLabel = "auto",
