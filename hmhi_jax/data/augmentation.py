@@ -5,7 +5,6 @@ the same for a clip however it is read.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -13,6 +12,8 @@ from jaxtyping import UInt8
 
 from hmhi_jax.data.decoding import Window
 from hmhi_jax.errors import InputError
+
+Range = tuple[int | float, int | float]
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,15 @@ class Augmentation:
     crop_aspect  the window's aspect ratio is the picture's times a factor between these
     """
 
-    flip: float = 0.5
+    flip: int | float = 0.5
     photometric: bool = True
-    brightness: float = 32.0
-    contrast: tuple[float, float] = (0.5, 1.5)
-    saturation: tuple[float, float] = (0.5, 1.5)
+    brightness: int | float = 32
+    contrast: Range = (0.5, 1.5)
+    saturation: Range = (0.5, 1.5)
     hue: int = 18
-    per: Literal["clip", "frame"] = "clip"
-    crop: tuple[float, float] | None = None
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    per: str = "clip"
+    crop: Range | None = None
+    crop_aspect: Range = (3 / 4, 4 / 3)
 
     def __post_init__(self) -> None:
         if not 0 <= self.flip <= 1:
@@ -138,6 +139,6 @@ def change_colours(frame: UInt8[np.ndarray, "H W 3"], change: ColourChange) -> U
     return frame
 
 
-def flip(picture: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
-    """Mirror a picture left to right."""
-    return cv2.flip(picture, 1).reshape(picture.shape)  # OpenCV drops a last axis of one
+def flip(picture: UInt8[np.ndarray, "H W C"], out: UInt8[np.ndarray, "H W C"]) -> None:
+    """Mirror a picture left to right into `out`, which must be contiguous."""
+    cv2.flip(picture, 1, dst=out)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from hmhi_jax.data.augmentation import ClipChange, change_colours, flip
-from hmhi_jax.data.decoding import Picture, PictureError, Reading, read_mask, read_picture
+from hmhi_jax.data.decoding import Picture, PictureError, read_mask, read_picture
 from hmhi_jax.data.layouts import VideoRecord
 
 
@@ -42,9 +42,7 @@ class ClipArrays:
         return ClipArrays(self.frames[number], self.flows[number], self.masks[number], self.valid[number])
 
 
-def load_clip(
-    video: VideoRecord, numbers: Sequence[int], change: ClipChange, reading: Reading, out: ClipArrays
-) -> None:
+def load_clip(video: VideoRecord, numbers: Sequence[int], change: ClipChange, reading: str, out: ClipArrays) -> None:
     """Read the frames `numbers` of a video into `out` (one clip, which also says the size), changed as drawn.
 
     Raises PictureError naming the first picture that cannot be read.
@@ -60,9 +58,13 @@ def load_clip(
         frame, flow, mask = decoded[number]
         if colours := change.colours[place]:
             frame = change_colours(frame, colours)
-        turn = flip if change.flips[place] else _unchanged
-        out.frames[place], out.flows[place] = turn(frame), turn(flow)
-        out.masks[place] = 0 if mask is None else turn(mask)
+        for picture, kept in ((frame, out.frames), (flow, out.flows), (mask, out.masks)):
+            if picture is None:
+                kept[place] = 0
+            elif change.flips[place]:
+                flip(picture, kept[place])
+            else:
+                kept[place] = picture
         out.valid[place] = mask is not None
 
 
@@ -73,8 +75,4 @@ def _there(video: VideoRecord, number: int, kind: str) -> Picture:
             f"{video.flow_folder or video.name}: no flow picture for frame {video.frame_names[number]}; "
             "make it with `hmhi flow`"
         )
-    return picture
-
-
-def _unchanged(picture: np.ndarray) -> np.ndarray:
     return picture

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -23,7 +22,7 @@ class ClipSampling:
 
     frames: int = 5
     reach: int = 7
-    among: Literal["all", "annotated"] = "all"
+    among: str = "all"
 
     def __post_init__(self) -> None:
         for field in ("frames", "reach"):

@@ -4,10 +4,11 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import cv2
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
@@ -17,7 +18,7 @@ from hmhi_jax.errors import InputError
 Picture = Path | PackedPicture
 """Where an encoded picture is: both kinds have `read_bytes()` and name themselves with `str()`."""
 
-Reading = Literal["exact", "fast"]
+READINGS = ("exact", "fast")
 """How pictures are brought to training size.
 
 exact: decoded whole, resized with Pillow's bilinear filter as at inference.
@@ -26,7 +27,6 @@ Pixels differ by one or two levels of 255 on average; docs/data.md has what it g
 """
 
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # masks are never turned, so frames must not be
-_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 _VOID_COLOUR = (224, 224, 192)  # of label 255 in the palette of PASCAL VOC and DAVIS
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
@@ -54,27 +54,20 @@ class Window:
 
 
 def read_picture(
-    picture: Picture, size: tuple[int, int] | None = None, reading: Reading = "exact", window: Window | None = None
+    picture: Picture, size: tuple[int, int] | None = None, reading: str = "exact", window: Window | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
     """A frame or a flow picture as 8-bit RGB, cut to `window` and resized to `size` = (height, width) when given.
 
     Raises PictureError when it is missing, truncated or no picture.
     """
     data = _bytes(picture)
-    flags = _FLAGS
-    if reading == "fast" and size is not None and window is None and data.startswith(_JPEG):
-        height, width = _size(picture, io.BytesIO(data), data)
-        fitting = [n for n in _REDUCED if height >= n * size[0] and width >= n * size[1]]
-        if fitting:
-            flags = _REDUCED[fitting[-1]] | cv2.IMREAD_IGNORE_ORIENTATION
+    whole = reading == "exact" or size is None or window is not None
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise PictureError(f"{picture}: cannot be decoded ({error.err}); replace it") from error
+        pixels = _decode_jpeg(data, None if whole else size) if data.startswith(_JPEG) else _decode(data)
+    except (cv2.error, ValueError) as error:
+        raise PictureError(f"{picture}: is damaged ({error}); replace it") from error
     if pixels is None:
         raise PictureError(f"{picture}: {_complaint(data)}; replace it")
-    if flags != _FLAGS:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     if window is not None:
         pixels = pixels[window.pixels(*pixels.shape[:2])]
     if size is None or pixels.shape[:2] == size:
@@ -99,6 +92,8 @@ def read_mask(
     """
     data = _bytes(picture)
     try:
+        if data.startswith(_PNG):  # `load` does not look at checksums
+            Image.open(io.BytesIO(data)).verify()
         image = Image.open(io.BytesIO(data))
         image.load()
     except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for damaged files
@@ -162,9 +157,32 @@ def _size(picture: Picture, file: BinaryIO, data: bytes) -> tuple[int, int]:
     return height, width
 
 
+def _decode(data: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
+
+
+def _decode_jpeg(data: bytes, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W 3"] | None:
+    """Decode at 1/2, 1/4 or 1/8 when that still has at least `size` pixels (other fractions are slower than the whole).
+
+    The pixels are Pillow's, from the same library; OpenCV would take twice as long for pictures with halved colours.
+    """
+    least = (0, 0)
+    if size is not None:
+        height, width = simplejpeg.decode_jpeg_header(data)[:2]
+        parts = [n for n in (2, 4, 8) if height >= n * size[0] and width >= n * size[1]]
+        least = (-(-height // parts[-1]), -(-width // parts[-1])) if parts else least
+    try:
+        return simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1])
+    except ValueError as error:
+        if "extraneous bytes" in str(error):  # stray bytes between segments, as some cameras write: other readers shrug
+            return _decode(data)
+        raise
+
+
 def _complaint(data: bytes) -> str:
     """What is wrong with bytes that do not decode."""
     try:
+        Image.open(io.BytesIO(data)).verify()
         Image.open(io.BytesIO(data)).load()
     except UnidentifiedImageError:
         return f"is no picture (it begins with {data[:12]!r})"
@@ -186,7 +204,7 @@ def _foreground(image: Image.Image) -> UInt8[np.ndarray, "H W"]:
             mask &= labels != 255
         return mask.view(np.uint8)
     if image.mode == "1":
-        return np.asarray(image).view(np.uint8)
+        return (np.asarray(image.convert("L")) > 127).view(np.uint8)
     if image.mode in ("RGBA", "LA", "PA"):
         image = image.convert("L" if image.mode == "LA" else "RGB")
     if image.format == "JPEG":

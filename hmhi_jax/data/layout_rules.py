@@ -64,11 +64,7 @@ def _davis(year: str):
         return next((name for name in _QUALITIES if (root / "JPEGImages" / name).is_dir()), None)
 
     def recognise(root: Path) -> bool:
-        return (
-            quality(root) is not None
-            and (year == "2016" or not _lists_2016(root))
-            and bool(year == "2016" or lists(root))
-        )
+        return quality(root) is not None and (_lists_2016(root) if year == "2016" else bool(lists(root)))
 
     def places(root: Path, split: str) -> Iterable[Place]:
         size = quality(root) or _QUALITIES[0]

@@ -166,7 +166,7 @@ def open_dataset(
                 raise InputError(
                     f"{root}: the video {record.name!r} is there twice, in split {part!r} and before; name a split"
                 )
-    ordered = sorted(videos.values(), key=lambda record: natural_key(record.name))
+    ordered = sorted(videos.values(), key=lambda record: record.name)
     return Dataset(name or root.resolve().name, root, rule.name, split, tuple(ordered))
 
 

@@ -13,16 +13,19 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any
 
 import cv2
 import grain
 import numpy as np
+from absl import flags
+from jaxtyping import Int
 
 from hmhi_jax.data.augmentation import Augmentation, draw_change
 from hmhi_jax.data.clip_loading import ClipArrays, load_clip
 from hmhi_jax.data.clips import ClipSampling, sample_clip
-from hmhi_jax.data.decoding import PictureError, Reading
+from hmhi_jax.data.decoding import READINGS, PictureError
 from hmhi_jax.data.mixture import Entry
 from hmhi_jax.errors import InputError
 
@@ -54,8 +57,8 @@ class PipelineConfig:
     seed: int = 0
     sampling: ClipSampling = field(default_factory=ClipSampling)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    reading: Reading = "exact"
-    on_corrupt: Literal["skip", "fatal"] = "skip"
+    reading: str = "fast"
+    on_corrupt: str = "skip"
     workers: int = 0
     threads: int = 4
     buffer: int = 2
@@ -66,7 +69,7 @@ class PipelineConfig:
                 raise InputError(f"data pipeline: {name} is {value}, expected at least {least}")
         if not self.sizes or any(side < 32 or side % 32 for size in self.sizes for side in size):
             raise InputError(f"data pipeline: sizes are {self.sizes}, expected (height, width) in multiples of 32")
-        for name, choices in (("on_corrupt", ("skip", "fatal")), ("reading", ("exact", "fast"))):
+        for name, choices in (("on_corrupt", ("skip", "fatal")), ("reading", READINGS)):
             if (choice := getattr(self, name)) not in choices:
                 raise InputError(f"data pipeline: {name} is {choice!r}, expected one of {choices}")
 
@@ -122,9 +125,7 @@ class BatchLoader:
     def entry(self, position: int) -> Entry:
         """The entry at a position of the shuffled, endless sequence: each epoch has its own permutation of all."""
         epoch, offset = divmod(position, len(self.entries))
-        seed = int(self._rng(_ORDER, epoch).integers(2**32))
-        number = grain.experimental.index_shuffle(offset, max_index=len(self.entries) - 1, seed=seed, rounds=4)
-        return self.entries[number]
+        return self.entries[_permutation(len(self.entries), self.config.seed, epoch)[offset]]
 
     def _load(self, position: int, out: ClipArrays, skipped: list[str]) -> tuple[str, tuple[int, ...]]:
         for attempt in range(_ATTEMPTS):
@@ -147,6 +148,12 @@ class BatchLoader:
 
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, *stream])
+
+
+@lru_cache(maxsize=4)  # batches made ahead may be of the next epoch already
+def _permutation(entries: int, seed: int, epoch: int) -> Int[np.ndarray, " entries"]:
+    """The order of an epoch."""
+    return np.random.default_rng([seed, _ORDER, epoch]).permutation(entries)
 
 
 class ClipPipeline(grain.DatasetIterator):
@@ -219,6 +226,8 @@ class ClipPipeline(grain.DatasetIterator):
         if self._closed:
             raise ValueError("this pipeline was closed")
         if self._batches is None:
+            if not flags.FLAGS.is_parsed():  # grain reads its own, which absl allows only after parsing (absl.app does)
+                flags.FLAGS.mark_as_parsed()
             self._batches = iter(self._dataset())
             self._batches.start_prefetch()
 
