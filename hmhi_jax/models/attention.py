@@ -1,14 +1,20 @@
-"""Attention cores: functions of queries, keys and values, without weights."""
+"""Softmax attention over all keys: functions of queries, keys and values, without weights."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
-# Queries are read in pieces of about this many: the score matrix of one piece stays in cache, and is all there is.
+from hmhi_jax.models.platforms import by_platform, differentiated_as
+
+# Queries are read in pieces: a piece's scores are all that ever exists, and they should stay in cache.
 QUERY_CHUNK = 512
+CHUNK_SCORES = 2**20  # of a piece, on CPU
+# Loops over pieces that run side by side: XLA's CPU backend runs the elementwise part of a loop's body on one thread,
+# so one loop would leave the other cores to its matrix products alone.
+LANES = 2
 
 DropoutKey = PRNGKeyArray | UInt32[Array, "2"] | None
 
@@ -20,76 +26,127 @@ def dropout(x: Array, rate: float, key: DropoutKey) -> Array:
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
-def over_query_chunks(read, queries: Float[Array, "B N *heads C"], key: DropoutKey) -> Float[Array, "B N *heads D"]:
-    """`read(chunk of queries, key)` for all queries, piece by piece; every piece is recomputed in the backward pass,
-    so its scores are never kept."""
-    batch, count = queries.shape[:2]
-    pieces = max(1, math.ceil(count / QUERY_CHUNK))
-    while count % pieces:
-        pieces += 1
-    if pieces == 1:
-        return read(queries, key)
-    chunks = jnp.moveaxis(queries.reshape(batch, pieces, count // pieces, *queries.shape[2:]), 1, 0)
-    keys = None if key is None else jax.random.split(key, pieces)
-    outputs = lax.map(jax.checkpoint(lambda args: read(*args)), (chunks, keys))
-    return jnp.moveaxis(outputs, 0, 1).reshape(batch, count, *outputs.shape[3:])
-
-
 def attend(
     q: Float[Array, "B N h d"],
     k: Float[Array, "B M h d"],
     v: Float[Array, "B M h e"],
     *,
-    valid: Bool[Array, "M"] | None = None,
+    limit: Int[Array, ""] | None = None,
     dropout_rate: float = 0.0,
     key: DropoutKey = None,
 ) -> Float[Array, "B N h e"]:
-    """Softmax attention with scale d^-1/2 over the valid keys; scores and softmax in float32.
+    """Softmax attention with scale d^-1/2 over the first `limit` keys (None: all); scores and softmax in float32.
 
     The softmax's division happens after the product with the values, on the small side.
     """
+
+    def plain(q: Array, k: Array, v: Array, limit: Array | None) -> Array:
+        return _attend_recomputed(q, k, v, limit, dropout_rate, key)
+
+    def fast(q: Array, k: Array, v: Array, limit: Array | None) -> Array:
+        return by_platform(q, k, v, limit, cpu=attend_by_head, accelerator=attend_batched)
+
+    if key is not None:
+        return plain(q, k, v, limit)
+    return differentiated_as(plain, fast)(q, k, v, limit)
+
+
+def attend_by_head(q: Array, k: Array, v: Array, limit: Array | None) -> Array:
+    """Every head of every row as plain matrix products, for CPU: there a batched product first copies its operands
+    into another layout, and runs on fewer threads."""
+    batch, heads = q.shape[0], q.shape[2]
+
+    def one_row(row: tuple[Array, Array, Array]) -> Array:
+        q, k, v = row
+        return jnp.stack([_attend_matrix(q[:, h], k[:, h], v[:, h], limit) for h in range(heads)], 1)
+
+    if batch > 2:  # as many copies of the program as rows would take long to compile
+        return lax.map(one_row, (q, k, v))
+    return jnp.stack([one_row((q[b], k[b], v[b])) for b in range(batch)])
+
+
+def _attend_matrix(q: Float[Array, "N d"], k: Float[Array, "M d"], v: Float[Array, "M e"], limit) -> Array:
+    """One head of one row. Score matrices that exceed the cache are cut into pieces."""
+    count, keys = q.shape[0], k.shape[0]
+    q = q * q.shape[-1] ** -0.5
+
+    def read(piece: Array) -> Array:
+        scores = masked(jnp.matmul(piece, k.T, preferred_element_type=jnp.float32), limit)
+        weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+        mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return (mixed / weights.sum(-1, keepdims=True)).astype(v.dtype)
+
+    return read(q) if count * keys <= 4 * CHUNK_SCORES else over_pieces(read, q, max(1, CHUNK_SCORES // keys))
+
+
+def attend_batched(q: Array, k: Array, v: Array, limit: Array | None) -> Array:
+    """All heads and rows in one batched product, for accelerators: their matrix units want few, large operations."""
     scale = q.shape[-1] ** -0.5
 
-    def read(q_chunk: Array, chunk_key: DropoutKey) -> Array:
-        scores = jnp.einsum("bnhd,bmhd->bhnm", q_chunk * scale, k, preferred_element_type=jnp.float32)
-        if valid is not None:
-            scores = jnp.where(valid[None, None, None], scores, -jnp.inf)
+    def read(piece: Array) -> Array:
+        scores = jnp.einsum("bnhd,bmhd->bhnm", piece * scale, k, preferred_element_type=jnp.float32)
+        scores = masked(scores, limit)
+        weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+        mixed = jnp.einsum("bhnm,bmhe->bnhe", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return (mixed / jnp.moveaxis(weights.sum(-1), 1, 2)[..., None]).astype(v.dtype)
+
+    chunks = split_queries(q, QUERY_CHUNK)
+    return read(q) if chunks.shape[0] == 1 else join_queries(lax.map(read, chunks))
+
+
+def _attend_recomputed(q, k, v, limit, dropout_rate: float, key: DropoutKey) -> Array:
+    """The form that is differentiated: every piece is recomputed in the backward pass, its scores are never kept."""
+    scale = q.shape[-1] ** -0.5
+
+    def read(piece: Array, chunk_key: DropoutKey) -> Array:
+        scores = jnp.einsum("bnhd,bmhd->bhnm", piece * scale, k, preferred_element_type=jnp.float32)
+        scores = masked(scores, limit)
         weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
         total = weights.sum(-1)
         weights = dropout(weights, dropout_rate, chunk_key).astype(v.dtype)
         mixed = jnp.einsum("bhnm,bmhe->bnhe", weights, v, preferred_element_type=jnp.float32)
         return (mixed / jnp.moveaxis(total, 1, 2)[..., None]).astype(v.dtype)
 
-    return over_query_chunks(read, q, key)
+    chunks = split_queries(q, QUERY_CHUNK)
+    if chunks.shape[0] == 1:
+        return read(q, key)
+    keys = None if key is None else jax.random.split(key, chunks.shape[0])
+    return join_queries(lax.map(jax.checkpoint(lambda chunk: read(*chunk)), (chunks, keys)))
 
 
-def attend_top_k(
-    q: Float[Array, "B N C"],
-    k: Float[Array, "B M C"],
-    v: Float[Array, "B M D"],
-    *,
-    top_k: int,
-    valid: Bool[Array, "M"] | None = None,
-    dropout_rate: float = 0.0,
-    key: DropoutKey = None,
-) -> Float[Array, "B N D"]:
-    """One head that keeps, for every query, the `top_k` highest scores and takes the softmax over them.
+def masked(scores: Float[Array, "... M"], limit: Int[Array, ""] | None) -> Float[Array, "... M"]:
+    """-inf from place `limit` on."""
+    if limit is None:
+        return scores
+    counts = jnp.arange(scores.shape[-1], dtype=jnp.int32) < limit
+    return jnp.where(counts.reshape((1,) * (scores.ndim - 1) + counts.shape), scores, -jnp.inf)
 
-    Of equal scores the one that stands first is kept, as `lax.top_k` does. Invalid keys get weight zero.
-    """
-    scale = q.shape[-1] ** -0.5
-    kept = min(top_k, k.shape[1])
 
-    def read(q_chunk: Array, chunk_key: DropoutKey) -> Array:
-        scores = jnp.einsum("bnc,bmc->bnm", q_chunk * scale, k, preferred_element_type=jnp.float32)
-        if valid is not None:
-            scores = jnp.where(valid[None, None], scores, -jnp.inf)
-        best, index = lax.top_k(scores, kept)
-        weights = jnp.exp(best - lax.stop_gradient(best[..., :1]))
-        total = weights.sum(-1, keepdims=True)
-        weights = dropout(weights, dropout_rate, chunk_key).astype(v.dtype)
-        chosen = jax.vmap(lambda values, i: values[i])(v, index)
-        mixed = jnp.einsum("bnk,bnkd->bnd", weights, chosen, preferred_element_type=jnp.float32)
-        return (mixed / total).astype(v.dtype)
+def pieces_of(count: int, largest: int) -> int:
+    """The smallest number of equal pieces of `count` with at most `largest` in each."""
+    pieces = max(1, math.ceil(count / largest))
+    while count % pieces:
+        pieces += 1
+    return pieces
 
-    return over_query_chunks(read, q, key)
+
+def split_queries(queries: Float[Array, "B N *rest"], largest: int) -> Float[Array, "P B n *rest"]:
+    """Equal pieces along the queries, in front."""
+    batch, count = queries.shape[:2]
+    pieces = pieces_of(count, largest)
+    return jnp.moveaxis(queries.reshape(batch, pieces, count // pieces, *queries.shape[2:]), 1, 0)
+
+
+def join_queries(chunks: Array) -> Array:
+    """The inverse of `split_queries`."""
+    joined = jnp.moveaxis(chunks, 0, 1)
+    return joined.reshape(joined.shape[0], -1, *joined.shape[3:])
+
+
+def over_pieces(read, queries: Float[Array, "N d"], largest: int) -> Float[Array, "N e"]:
+    """`read` over pieces of one row's queries, in `LANES` loops side by side."""
+    count = queries.shape[0]
+    lanes = LANES if count % LANES == 0 else 1
+    pieces = pieces_of(count // lanes, largest)
+    outputs = [lax.map(read, lane) for lane in queries.reshape(lanes, pieces, -1, queries.shape[1])]
+    return jnp.concatenate(outputs).reshape(count, -1)

@@ -6,6 +6,7 @@ written.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,11 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from hmhi_jax.models.attention import DropoutKey, attend, attend_top_k, dropout
+from hmhi_jax.models.attention import DropoutKey, attend, dropout
 from hmhi_jax.models.convolution import DepthwiseConv, conv
 from hmhi_jax.models.initialisers import torch_bias, torch_kernel
 from hmhi_jax.models.positions import rotate, sine_table
+from hmhi_jax.models.top_k_attention import attend_top_k
 
 DROPOUT = 0.1
 
@@ -31,8 +33,8 @@ class Bank:
         values: `[B, M, N, C]`, projected.
     """
 
-    keys: Float[Array, "B M N C"]
-    values: Float[Array, "B M N C"]
+    keys: Any  # a pytree's leaves may also be shapes, shardings or numpy arrays, so their types are not checked
+    values: Any
 
     @classmethod
     def empty(cls, batch: int, capacity: int, tokens: int, channels: int, dtype: jnp.dtype) -> "Bank":
@@ -52,11 +54,15 @@ class Bank:
         _, capacity, tokens, _ = self.keys.shape
         return jnp.repeat(jnp.arange(capacity) < written, tokens)
 
-    def tokens(self) -> tuple[Float[Array, "B MN C"], Float[Array, "B MN C"]]:
-        """Keys and values of all slots in one row; their order is irrelevant to attention."""
-        batch, capacity, tokens, channels = self.keys.shape
-        shape = (batch, capacity * tokens, channels)
-        return self.keys.reshape(shape), self.values.reshape(shape)
+    def filled(self, written: Int[Array, ""]) -> Int[Array, ""]:
+        """How many stored tokens have been written. Slots fill in order, so they stand in front of all others."""
+        _, capacity, tokens, _ = self.keys.shape
+        return jnp.minimum(written, capacity) * tokens
+
+    def tokens(self, slots: int | None = None) -> tuple[Float[Array, "B _ C"], Float[Array, "B _ C"]]:
+        """Keys and values of all slots (or the first few) in one row; their order is irrelevant to attention."""
+        batch, _, _, channels = self.keys.shape
+        return tuple(x[:, :slots].reshape(batch, -1, channels) for x in (self.keys, self.values))
 
 
 @struct.dataclass
@@ -69,9 +75,9 @@ class Memory:
         written: number of frames memorised since the start, int32; the same for the whole batch.
     """
 
-    shallow: Bank | None
-    deep: Bank | None
-    written: Int[Array, ""]
+    shallow: Any
+    deep: Any
+    written: Any
 
 
 def mask_width(channels: int) -> int:
@@ -128,7 +134,7 @@ class FuserBlock(nn.Module):
         y = torch_dense(4 * c, c, self.dtype, "expand")(y)
         y = torch_dense(c, 4 * c, self.dtype, "project")(jax.nn.gelu(y, approximate=False))
         gamma = self.param("gamma", nn.initializers.constant(1e-6), (c,), jnp.float32)
-        return x + y * gamma.astype(self.dtype)
+        return x + y * gamma.astype(self.dtype)[None, None, None]
 
 
 def torch_dense(features: int, fan_in: int, dtype: jnp.dtype, name: str | None = None) -> nn.Dense:
@@ -199,11 +205,11 @@ def attend_single(
     k: Float[Array, "B M C"],
     v: Float[Array, "B M C"],
     key: DropoutKey,
-    valid: Bool[Array, "M"] | None = None,
+    limit: Int[Array, ""] | None = None,
 ) -> Float[Array, "B N C"]:
-    """One-head attention over all (valid) keys, with the layers' dropout where a key is given."""
+    """One-head attention over the first `limit` keys, with the layers' dropout where a key is given."""
     one_head = (x[:, :, None] for x in (q, k, v))
-    return attend(*one_head, valid=valid, dropout_rate=DROPOUT, key=key)[:, :, 0]
+    return attend(*one_head, limit=limit, dropout_rate=DROPOUT, key=key)[:, :, 0]
 
 
 class MemoryBank(nn.Module):
@@ -241,17 +247,26 @@ class MemoryBank(nn.Module):
         return bank.write(rotate(key, (height, width)) if self.rotary else key, value, written)
 
     def read(
-        self, bank: Bank, features: Float[Array, "B h w C"], written: Int[Array, ""], train: bool = False
+        self,
+        bank: Bank,
+        features: Float[Array, "B h w C"],
+        written: Int[Array, ""],
+        train: bool = False,
+        written_at_most: int | None = None,
     ) -> Float[Array, "B h w C"]:
-        """The feature after reading the bank."""
-        keys, values = bank.tokens()
-        valid = bank.valid(written)
+        """The feature after reading the bank.
+
+        `written_at_most` is what the caller knows of `written` beforehand: with frames written out one after the other
+        (training on CPU) the early ones need not look at slots that cannot be filled yet.
+        """
+        keys, values = bank.tokens(written_at_most)
+        limit = bank.filled(written)
 
         def cross_attend(q: Array, dropout_key: DropoutKey) -> Array:
             if self.rotary:
                 q = rotate(q, features.shape[1:3])
             if self.top_k is None:
-                return attend_single(q, keys, values, dropout_key, valid)
-            return attend_top_k(q, keys, values, top_k=self.top_k, valid=valid, dropout_rate=DROPOUT, key=dropout_key)
+                return attend_single(q, keys, values, dropout_key, limit)
+            return attend_top_k(q, keys, values, top_k=self.top_k, limit=limit, dropout_rate=DROPOUT, key=dropout_key)
 
         return self.read_out(features, cross_attend, train)

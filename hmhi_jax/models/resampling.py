@@ -1,4 +1,4 @@
-"""Bicubic enlargement as PyTorch does it: half-pixel centres, a = -0.75, edges clamped, no antialiasing (MODEL.md 5)."""
+"""Bicubic enlargement as PyTorch does it: half-pixel centres, a = -0.75, edges clamped, no antialias (MODEL.md 5)."""
 
 from functools import lru_cache
 

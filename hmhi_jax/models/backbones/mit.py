@@ -25,7 +25,7 @@ class EfficientAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"], flow_rows: int) -> Float[Array, "N H W C"]:
-        rows, height, width, channels = x.shape
+        rows, channels = x.shape[0], x.shape[-1]
         source = x
         if self.reduction > 1:
             source = PatchConv(channels, self.reduction, self.dtype, segformer_conv, name="reduce")(x)

@@ -1,0 +1,28 @@
+"""Where CPUs, GPUs and TPUs want different formulations of the same mathematics, the choice is made here.
+
+`by_platform` picks at lowering, not at tracing: one traced program can be compiled ahead of time for chips this machine
+does not have, or exported for several at once. `differentiated_as` keeps formulations that are only good for values out
+of the backward pass.
+"""
+
+from collections.abc import Callable
+
+import jax
+from jax import lax
+
+
+def by_platform(*arguments, cpu: Callable, accelerator: Callable, **special: Callable):
+    """`cpu(*arguments)` when compiled for CPU, `special["tpu"](*arguments)` (or "cuda", "rocm") where given,
+    `accelerator(*arguments)` elsewhere. All return the same shapes and types."""
+    return lax.platform_dependent(*arguments, cpu=cpu, **special, default=accelerator)
+
+
+def differentiated_as(plain: Callable, fast: Callable) -> Callable:
+    """A function that computes `fast` where only its value is wanted and `plain` under reverse-mode differentiation.
+
+    Both take the same positional arrays and give the same value; what the backward pass needs of `plain` is kept as
+    `jax.vjp` keeps it.
+    """
+    function = jax.custom_vjp(fast)
+    function.defvjp(lambda *arguments: jax.vjp(plain, *arguments), lambda pullback, cotangent: pullback(cotangent))
+    return function

@@ -1,0 +1,159 @@
+"""The k highest of many scores, exactly as `lax.top_k` chooses them: of equal scores the one that stands first.
+
+`lax.top_k` over the 20,480 scores of a query is the most expensive operation of the network: XLA's CPU kernel for it
+runs on one thread, TPUs sort each row whole. Both formulations here look at blocks first. A score among the k highest
+lies in one of the k blocks with the highest maxima, because each of the others has k scores before it; with contiguous
+blocks visited in order this holds for ties too.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+BLOCK = 32  # scores per block; also the number of bits in a word of the packed masks below
+SMALL_BLOCK = 4  # of the second level
+
+_WORD = 32
+_LOWEST = np.int32(-(2**31))
+
+
+def top_k_in_blocks(
+    scores: Float[Array, "R M"], k: int, limit: Int[Array, ""] | None = None
+) -> tuple[Float[Array, "R k"], Int[Array, "R k"]]:
+    """Values and indices of each row's k highest scores, by index; for CPU.
+
+    Three levels: the k best blocks of 32, of their scores the k best blocks of 4, of theirs the k best. Each level
+    finds the k-th highest value by bisection on the bits of the floats, which is nothing but comparisons and counts,
+    and reads the places off a packed mask; no sorting.
+
+    Args:
+        scores: float32, any values but NaN.
+        k: at most M.
+        limit: only indices below it count as scores, the others as -inf.
+    """
+    rows, count = scores.shape
+    level = jnp.pad(scores, ((0, 0), (0, -count % BLOCK)), constant_values=-jnp.inf)
+    index = jnp.broadcast_to(jnp.arange(level.shape[1], dtype=jnp.int32)[None], level.shape)
+    if limit is not None:
+        level = jnp.where(index < limit, level, -jnp.inf)
+    for block in (BLOCK, SMALL_BLOCK):
+        if level.shape[1] <= block * k:
+            continue
+        blocks = level.reshape(rows, -1, block)
+        best = k_best_places(ordered_bits(blocks.max(-1)), k)
+        row = jnp.arange(rows, dtype=jnp.int32)[:, None]
+        first = index.reshape(rows, -1, block)[:, :, 0].at[row, best].get(mode="promise_in_bounds")
+        index = (first[:, :, None] + jnp.arange(block, dtype=jnp.int32)[None, None]).reshape(rows, -1)
+        level = blocks.at[row, best].get(mode="promise_in_bounds").reshape(rows, -1)
+    best = k_best_places(ordered_bits(level), k)
+    row = jnp.arange(rows, dtype=jnp.int32)[:, None]
+    return level.at[row, best].get(mode="promise_in_bounds"), index.at[row, best].get(mode="promise_in_bounds")
+
+
+def lay_out(keys: Float[Array, "B M C"]) -> Float[Array, "B L C"]:
+    """Keys in the order whose scores `top_k_laid_out` takes, padded with zeros to L, a multiple of 32."""
+    batch, count, channels = keys.shape
+    padded = jnp.pad(keys, ((0, 0), (0, -count % BLOCK), (0, 0)))
+    return padded.reshape(batch, -1, BLOCK, channels).swapaxes(1, 2).reshape(padded.shape)
+
+
+def laid_out_index(count: int) -> Int[np.ndarray, "L"]:
+    """For every place of the laid out order, the index of its key; padding has indices from `count` on."""
+    return np.arange(count + -count % BLOCK, dtype=np.int32).reshape(-1, BLOCK).T.reshape(-1)
+
+
+def top_k_laid_out(scores: Float[Array, "R L"], k: int) -> tuple[Float[Array, "R k"], Int[Array, "R k"]]:
+    """Values and indices of each row's k highest scores, highest first; for accelerators.
+
+    Scores come in the order of `lay_out`, so that seen as [32, L / 32] a block is a column: maxima are taken across
+    whole vector registers, and only rows of L / 32 and 32 k are ever sorted instead of rows of L.
+    """
+    rows, length = scores.shape
+    columns = length // BLOCK
+    table = scores.reshape(rows, BLOCK, columns)
+    if columns > k:
+        # In order of the blocks, so that ties inside the chosen blocks are broken by index.
+        chosen = jnp.sort(lax.top_k(table.max(1), k)[1], -1)
+        table = jnp.take_along_axis(table, chosen[:, None], 2, mode="promise_in_bounds")
+    else:
+        chosen = jnp.broadcast_to(jnp.arange(columns, dtype=jnp.int32)[None], (rows, columns))
+    value, place = lax.top_k(table.swapaxes(1, 2).reshape(rows, -1), k)
+    block = jnp.take_along_axis(chosen, place // BLOCK, 1, mode="promise_in_bounds")
+    return value, block * BLOCK + place % BLOCK
+
+
+def ordered_bits(x: Float[Array, "R L"]) -> Int[Array, "R L"]:
+    """Integers that compare as the floats do (-0 before +0, as in `lax.top_k`)."""
+    bits = lax.bitcast_convert_type(x, jnp.int32)
+    return bits ^ ((bits >> 31) & jnp.int32(0x7FFFFFFF))
+
+
+def k_best_places(keys: Int[Array, "R L"], k: int) -> Int[Array, "R k"]:
+    """Places of the k largest integers of each row, ascending; of equal ones the first are kept."""
+    threshold = kth_largest(keys, k)[:, None]
+    larger, equal = packed(keys > threshold), packed(keys == threshold)
+    missing = k - _ones(larger).sum(-1)
+    return set_places(larger | keep_first(equal, missing), k)
+
+
+def kth_largest(keys: Int[Array, "R L"], k: int) -> Int[Array, "R"]:
+    """Bisection on the value, one bit at a time: the largest t with at least k keys >= t."""
+    # The sign bit first. A loop and not 32 copies: the copies are no faster and take three times as long to compile.
+    start = jnp.where((keys >= 0).sum(-1, dtype=jnp.int32) >= k, 0, _LOWEST)
+
+    def next_bit(i: Array, threshold: Array) -> Array:
+        candidate = threshold + (jnp.int32(1) << (30 - i))
+        enough = (keys >= candidate[:, None]).sum(-1, dtype=jnp.int32) >= k
+        return jnp.where(enough, candidate, threshold)
+
+    return lax.fori_loop(0, 31, next_bit, start)
+
+
+def packed(mask: Bool[Array, "R L"]) -> UInt32[Array, "R W"]:
+    """A row's flags as bits of W = ceil(L / 32) words, the lowest bit first."""
+    mask = jnp.pad(mask, ((0, 0), (0, -mask.shape[1] % _WORD)))
+    bits = mask.reshape(mask.shape[0], -1, _WORD).astype(jnp.uint32)
+    return (bits << jnp.arange(_WORD, dtype=jnp.uint32)[None, None]).sum(-1, dtype=jnp.uint32)
+
+
+def keep_first(words: UInt32[Array, "R W"], count: Int[Array, "R"]) -> UInt32[Array, "R W"]:
+    """The mask with only the first `count` of its set bits."""
+    ones = _ones(words)
+    left = jnp.clip(count[:, None] - (_running(ones) - ones), 0, _WORD)
+    below = (jnp.uint32(1) << _bit_place(words, left).astype(jnp.uint32)) - 1
+    return jnp.where(left >= ones, words, words & below)
+
+
+def set_places(words: UInt32[Array, "R W"], k: int) -> Int[Array, "R k"]:
+    """Places of the first k set bits of each row, ascending. Rows have at least k of them."""
+    ones = _ones(words)
+    ends = _running(ones)
+    rank = jnp.arange(k, dtype=jnp.int32)[None]
+    word = (ends[:, None] <= rank[:, :, None]).sum(-1, dtype=jnp.int32)
+    # A sum over one non-zero term instead of a gather: it vectorises.
+    here = word[:, :, None] == jnp.arange(words.shape[1], dtype=jnp.int32)[None, None]
+    bits = jnp.where(here, words[:, None], jnp.uint32(0)).sum(-1, dtype=jnp.uint32)
+    before = jnp.where(here, (ends - ones)[:, None], 0).sum(-1, dtype=jnp.int32)
+    return word * _WORD + _bit_place(bits, rank - before)
+
+
+def _bit_place(words: UInt32[Array, "R n"], rank: Int[Array, "R n"]) -> Int[Array, "R n"]:
+    """Place of the set bit that has `rank` set bits below it, by halving; 31 or less where there is none."""
+    place = jnp.zeros_like(rank)
+    for width in (16, 8, 4, 2, 1):
+        half = (words >> place.astype(jnp.uint32)) & jnp.uint32((1 << width) - 1)
+        ones = _ones(half)
+        above = rank >= ones
+        place, rank = jnp.where(above, place + width, place), jnp.where(above, rank - ones, rank)
+    return place
+
+
+def _ones(words: UInt32[Array, "R n"]) -> Int[Array, "R n"]:
+    return lax.population_count(words).astype(jnp.int32)
+
+
+def _running(counts: Int[Array, "R W"]) -> Int[Array, "R W"]:
+    """Inclusive running sum of a few numbers."""
+    lower = np.tri(counts.shape[1], dtype=np.int32)
+    return (counts[:, None] * lower[None]).sum(-1, dtype=jnp.int32)

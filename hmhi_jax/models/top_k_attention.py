@@ -1,0 +1,201 @@
+"""Attention that keeps the k highest scores of every query: the shallow bank's read-out (MODEL.md 3.2).
+
+The matrix of all scores is the largest thing in the network (336 MB at 512 x 512 with five frames). It is made in
+pieces, used for the selection, and dropped; what remains of it are k indices and weights per query.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from hmhi_jax.models.attention import (
+    QUERY_CHUNK,
+    DropoutKey,
+    dropout,
+    join_queries,
+    over_pieces,
+    split_queries,
+)
+from hmhi_jax.models.platforms import by_platform
+from hmhi_jax.models.selection import laid_out_index, lay_out, top_k_in_blocks, top_k_laid_out
+
+CPU_CHUNK = 128  # queries per piece on CPU: 10 MB of scores against 20,480 keys
+TRAINING_CHUNK = 256
+
+
+def attend_top_k(
+    q: Float[Array, "B N C"],
+    k: Float[Array, "B M C"],
+    v: Float[Array, "B M D"],
+    *,
+    top_k: int,
+    limit: Int[Array, ""] | None = None,
+    dropout_rate: float = 0.0,
+    key: DropoutKey = None,
+) -> Float[Array, "B N D"]:
+    """One head, scale C^-1/2, softmax over the `top_k` highest scores of each query among the first `limit` keys.
+
+    Of equal scores the one that stands first is kept, as `lax.top_k` does.
+    """
+    kept = min(top_k, k.shape[1])
+    limit = jnp.asarray(k.shape[1] if limit is None else limit, jnp.int32)
+    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    return _attend(kept, dropout_rate, q, k, v, limit, key)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(kept: int, dropout_rate: float, q: Array, k: Array, v: Array, limit: Array, key: DropoutKey) -> Array:
+    if key is not None:
+        return _forward(kept, dropout_rate, q, k, v, limit, key)[0]
+    forms = {name: partial(form, kept) for name, form in READS.items()}
+    return by_platform(q, k, v, limit, **forms)
+
+
+def read_by_row(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
+    """For CPU: selection in blocks, then k additions of weighted values, each fetched as it is added. A gathered
+    [N, k, D] would not fit the cache, a product with all values would cost as much as the scores."""
+
+    def row(one: tuple[Array, Array, Array]) -> Array:
+        q, k, v = one
+
+        def read(piece: Array) -> Array:
+            scores = jnp.matmul(piece, k.T, preferred_element_type=jnp.float32)
+            best, index = top_k_in_blocks(scores, kept, limit)
+            weights = jnp.exp(best - best.max(-1, keepdims=True))
+            total = jnp.zeros((piece.shape[0], v.shape[1]), jnp.float32)
+            for j in range(kept):
+                total += weights[:, j, None] * v.at[index[:, j]].get(mode="promise_in_bounds")
+            return (total / weights.sum(-1, keepdims=True)).astype(v.dtype)
+
+        return over_pieces(read, q, CPU_CHUNK)
+
+    return row((q[0], k[0], v[0]))[None] if q.shape[0] == 1 else lax.map(row, (q, k, v))
+
+
+def read_gathered(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
+    """For GPU: selection in laid out blocks, chosen values gathered."""
+
+    def read(piece: Array) -> Array:
+        best, index = _select_laid_out(kept, piece, laid_out, k.shape[1], limit)
+        weights = jnp.exp(best - best[..., :1])
+        mixed = jnp.einsum(
+            "bnk,bnkd->bnd", weights.astype(v.dtype), _gather(v, index), preferred_element_type=jnp.float32
+        )
+        return (mixed / weights.sum(-1, keepdims=True)).astype(v.dtype)
+
+    laid_out = lay_out(k)
+    return join_queries(lax.map(read, split_queries(q, QUERY_CHUNK)))
+
+
+def read_dense(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
+    """For TPU: only the last score kept and its index come from the selection; the sum is a product with all values,
+    whose other weights are zero. Gathering rows is slow there, the matrix unit is not."""
+
+    def read(piece: Array) -> Array:
+        scores = _scores(piece, laid_out, place, limit)
+        best, index = top_k_laid_out(scores.reshape(-1, scores.shape[-1]), kept)
+        best, index = (x.reshape(*scores.shape[:2], kept) for x in (best, index))
+        last, last_index = best[..., -1:], index[..., -1:]
+        chosen = (scores > last) | ((scores == last) & (place[None, None] <= last_index))
+        weights = jnp.where(chosen, jnp.exp(scores - best[..., :1]), 0.0)
+        mixed = jnp.einsum("bnm,bmd->bnd", weights.astype(v.dtype), values, preferred_element_type=jnp.float32)
+        return (mixed / weights.sum(-1, keepdims=True)).astype(v.dtype)
+
+    laid_out, values = lay_out(k), lay_out(v)
+    place = jnp.asarray(laid_out_index(k.shape[1]))
+    return join_queries(lax.map(read, split_queries(q, QUERY_CHUNK)))
+
+
+READS = {"cpu": read_by_row, "accelerator": read_gathered, "tpu": read_dense}
+
+
+def _scores(piece: Array, laid_out: Array, place: Array, limit: Array) -> Array:
+    scores = jnp.einsum("bnc,bmc->bnm", piece, laid_out, preferred_element_type=jnp.float32)
+    return jnp.where((place < limit)[None, None], scores, -jnp.inf)
+
+
+def _select_laid_out(kept: int, piece: Array, laid_out: Array, count: int, limit: Array) -> tuple[Array, Array]:
+    scores = _scores(piece, laid_out, jnp.asarray(laid_out_index(count)), limit)
+    best, index = top_k_laid_out(scores.reshape(-1, scores.shape[-1]), kept)
+    return best.reshape(*scores.shape[:2], kept), index.reshape(*scores.shape[:2], kept)
+
+
+def select(kept: int, piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
+    """Scores kept and their indices, `[B, n, kept]`, for a piece of (scaled) queries, in the platform's form."""
+
+    def in_blocks(piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
+        scores = jnp.einsum("bnc,bmc->bnm", piece, k, preferred_element_type=jnp.float32)
+        best, index = top_k_in_blocks(scores.reshape(-1, scores.shape[-1]), kept, limit)
+        return best.reshape(*scores.shape[:2], kept), index.reshape(*scores.shape[:2], kept)
+
+    def in_columns(piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
+        return _select_laid_out(kept, piece, lay_out(k), k.shape[1], limit)
+
+    return by_platform(piece, k, limit, cpu=in_blocks, accelerator=in_columns)
+
+
+def _gather(x: Float[Array, "B M C"], index: Int[Array, "B n k"]) -> Float[Array, "B n k C"]:
+    row = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None, None]
+    return x.at[row, index].get(mode="promise_in_bounds")
+
+
+def _piece_keys(key: DropoutKey, pieces: int):
+    return None if key is None else jax.random.split(key, pieces)
+
+
+def _forward(kept: int, dropout_rate: float, q: Array, k: Array, v: Array, limit: Array, key: DropoutKey):
+    """Value and residuals for training. Of the scores only k indices and softmax weights per query are kept."""
+
+    def read(chunk):
+        piece, piece_key = chunk
+        best, index = select(kept, piece, k, limit)
+        weights = jax.nn.softmax(best, -1)
+        used = dropout(weights, dropout_rate, piece_key).astype(v.dtype)
+        mixed = jnp.einsum("bnk,bnkd->bnd", used, _gather(v, index), preferred_element_type=jnp.float32)
+        return mixed.astype(v.dtype), weights, index
+
+    chunks = split_queries(q, TRAINING_CHUNK)
+    outputs, weights, index = lax.map(read, (chunks, _piece_keys(key, chunks.shape[0])))
+    return join_queries(outputs), (q, k, v, weights, index, key)
+
+
+def _backward(kept: int, dropout_rate: float, residuals, cotangent: Array):
+    """Softmax's gradient on the k chosen scores. For keys and values it is scattered into a piece's full row, so that
+    the sums over queries are matrix products."""
+    q, k, v, weights, index, key = residuals
+    count = k.shape[1]
+
+    def piece_gradient(totals, chunk):
+        dk, dv = totals
+        piece, given, weights, index, piece_key = chunk
+        kept_back = dropout(jnp.ones_like(weights), dropout_rate, piece_key)
+        dweights = kept_back * jnp.einsum("bnd,bnkd->bnk", given, _gather(v, index), preferred_element_type=jnp.float32)
+        dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
+        dq = jnp.einsum("bnk,bnkc->bnc", dscores.astype(k.dtype), _gather(k, index), preferred_element_type=jnp.float32)
+        # One [B, n, M] at a time: both would not fit the cache.
+        dk += jnp.einsum("bnm,bnc->bmc", _scatter(dscores, index, count), piece, preferred_element_type=jnp.float32)
+        dv += jnp.einsum(
+            "bnm,bnd->bmd", _scatter(kept_back * weights, index, count), given, preferred_element_type=jnp.float32
+        )
+        return (dk, dv), dq
+
+    chunks = split_queries(q, TRAINING_CHUNK)
+    given = split_queries(cotangent, TRAINING_CHUNK)
+    zeros = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
+    keys = _piece_keys(key, chunks.shape[0])
+    (dk, dv), dq = lax.scan(piece_gradient, zeros, (chunks, given, weights, index, keys))
+    return join_queries(dq).astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
+
+
+def _scatter(chosen: Float[Array, "B n k"], index: Int[Array, "B n k"], count: int) -> Float[Array, "B n M"]:
+    batch, queries, _ = chosen.shape
+    row = jnp.arange(batch, dtype=jnp.int32)[:, None, None]
+    query = jnp.arange(queries, dtype=jnp.int32)[None, :, None]
+    empty = jnp.zeros((batch, queries, count), chosen.dtype)
+    return empty.at[row, query, index].set(chosen, mode="promise_in_bounds", unique_indices=True)
+
+
+_attend.defvjp(_forward, _backward)

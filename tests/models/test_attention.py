@@ -1,0 +1,135 @@
+"""Every platform's formulation of attention against the plain definition: values and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from hmhi_jax.models import attention, top_k_attention
+from hmhi_jax.models.attention import attend, attend_batched, attend_by_head
+from hmhi_jax.models.top_k_attention import READS, attend_top_k
+
+
+def _tokens(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def _softmax_attention(q, k, v, limit=None):
+    scores = jnp.einsum("bnhd,bmhd->bhnm", q, k) / np.sqrt(q.shape[-1])
+    if limit is not None:
+        scores = jnp.where(jnp.arange(k.shape[1])[None, None, None] < limit, scores, -jnp.inf)
+    return jnp.einsum("bhnm,bmhe->bnhe", jax.nn.softmax(scores, -1), v)
+
+
+def _top_k_softmax_attention(q, k, v, kept, limit):
+    scores = jnp.einsum("bnc,bmc->bnm", q, k) / np.sqrt(q.shape[-1])
+    scores = jnp.where(jnp.arange(k.shape[1])[None, None] < limit, scores, -jnp.inf)
+    best, index = lax.top_k(scores, kept)
+    return jnp.einsum("bnk,bnkd->bnd", jax.nn.softmax(best, -1), jax.vmap(lambda x, i: x[i])(v, index))
+
+
+@pytest.mark.parametrize("limit", [None, 24])
+@pytest.mark.parametrize("form", [attend_by_head, attend_batched])
+@pytest.mark.parametrize(("batch", "heads"), [(1, 1), (2, 3), (3, 2)])
+def test_dense_forms(form, batch, heads, limit, monkeypatch):
+    monkeypatch.setattr(attention, "CHUNK_SCORES", 40 * 12)  # so small that the by-head form cuts pieces
+    monkeypatch.setattr(attention, "QUERY_CHUNK", 24)
+    q, k, v = (_tokens(i, batch, n, heads, 8) for i, n in enumerate((96, 40, 40)))
+    limit = None if limit is None else jnp.int32(limit)
+    expected = _softmax_attention(q, k, v, limit)
+    np.testing.assert_allclose(jax.jit(form)(q, k, v, limit), expected, atol=2e-6)
+
+
+def test_dense_gradients(monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_CHUNK", 16)
+    q, k, v, g = (_tokens(i, 2, n, 2, 8) for i, n in enumerate((48, 20, 20, 48)))
+
+    def loss(read, *inputs):
+        return (read(*inputs) * g).sum()
+
+    limit = jnp.int32(13)
+    grad = jax.jit(jax.grad(lambda *x: loss(functools.partial(attend, limit=limit), *x), (0, 1, 2)))
+    expected = jax.grad(lambda *x: loss(functools.partial(_softmax_attention, limit=limit), *x), (0, 1, 2))(q, k, v)
+    for found, wanted in zip(grad(q, k, v), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=5e-6)
+
+
+@pytest.mark.parametrize("limit", [64, 300])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("platform", READS)
+def test_top_k_forms(platform, batch, limit, monkeypatch):
+    monkeypatch.setattr(top_k_attention, "CPU_CHUNK", 8)
+    monkeypatch.setattr(top_k_attention, "QUERY_CHUNK", 16)
+    q, k, v = (_tokens(i, batch, n, 16) for i, n in enumerate((32, 300, 300)))
+    found = jax.jit(READS[platform], static_argnums=0)(6, q / 4, k, v, jnp.int32(limit))
+    np.testing.assert_allclose(found, _top_k_softmax_attention(q, k, v, 6, limit), atol=3e-6)
+
+
+@pytest.mark.parametrize("platform", READS)
+def test_top_k_forms_on_ties(platform):
+    """All scores equal: the first keys are kept, and which they are shows in the values."""
+    q, k = jnp.zeros((1, 8, 4)), jnp.zeros((1, 400, 4))
+    v = jnp.arange(400.0)[None, :, None]
+    found = jax.jit(READS[platform], static_argnums=0)(5, q, k, v, jnp.int32(400))
+    np.testing.assert_array_equal(found, jnp.full((1, 8, 1), 2.0))
+
+
+def test_top_k_gradients(monkeypatch):
+    monkeypatch.setattr(top_k_attention, "TRAINING_CHUNK", 16)
+    q, k, v, g = (_tokens(i, 2, n, 16) for i, n in enumerate((48, 200, 200, 48)))
+    limit = jnp.int32(150)
+
+    def gradients(read):
+        return jax.jit(jax.value_and_grad(lambda *x: (read(*x) * g).sum(), (0, 1, 2)))(q, k, v)
+
+    value, found = gradients(lambda *x: attend_top_k(*x, top_k=7, limit=limit))
+    expected_value, expected = gradients(lambda *x: _top_k_softmax_attention(*x, 7, limit))
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    for name, one, other in zip("qkv", found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, err_msg=name)
+
+
+def test_top_k_dropout_has_the_gradient_of_its_value():
+    """The backward pass draws the same dropout again: compare with finite differences."""
+    q, k, v, g = (_tokens(i, 1, n, 8).astype(jnp.float32) for i, n in enumerate((16, 60, 60, 16)))
+
+    @jax.jit
+    def loss(q, k, v):
+        return (attend_top_k(q, k, v, top_k=5, dropout_rate=0.4, key=jax.random.key(5)) * g).sum()
+
+    undropped = (attend_top_k(q, k, v, top_k=5) * g).sum()
+    assert abs(loss(q, k, v) - undropped) > 1e-3
+    gradients = jax.grad(loss, (0, 1, 2))(q, k, v)
+    for i in range(3):
+        direction = _tokens(10 + i, *(q, k, v)[i].shape)
+        moved = [[x + sign * 1e-3 * direction if j == i else x for j, x in enumerate((q, k, v))] for sign in (1, -1)]
+        slope = (loss(*moved[0]) - loss(*moved[1])) / 2e-3
+        np.testing.assert_allclose((gradients[i] * direction).sum(), slope, rtol=2e-2, atol=2e-2)
+
+
+def test_top_k_under_transforms():
+    """Per-example gradients through checkpoint and scan equal those taken one by one."""
+    q, k, v = (_tokens(i, 3, 1, n, 8) for i, n in enumerate((16, 100, 100)))
+
+    def loss(q, k, v):
+        def body(carry, _):
+            return jax.checkpoint(lambda x: attend_top_k(x, k, v, top_k=4))(carry), None
+
+        return lax.scan(body, q, None, length=2)[0].sum()
+
+    together = jax.jit(jax.vmap(jax.grad(loss, (0, 1, 2))))(q, k, v)
+    for i in range(3):
+        alone = jax.jit(jax.grad(loss, (0, 1, 2)))(q[i], k[i], v[i])
+        for one, other in zip(together, alone, strict=True):
+            np.testing.assert_allclose(one[i], other, atol=1e-5)
+
+
+def test_bfloat16_stays_close():
+    q, k, v = (_tokens(i, 1, n, 16) for i, n in enumerate((32, 200, 200)))
+    half = (x.astype(jnp.bfloat16) for x in (q, k, v))
+    found = attend_top_k(*half, top_k=200)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), attend_top_k(q, k, v, top_k=200), atol=3e-2)
