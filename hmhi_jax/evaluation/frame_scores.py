@@ -10,7 +10,6 @@ from hmhi_jax.evaluation import saliency
 from hmhi_jax.evaluation.pictures import (
     FOREGROUND_ABOVE,
     Encoded,
-    Reading,
     VoidLabel,
     read_as,
     read_prediction,
@@ -89,7 +88,7 @@ def _without_void(picture: UInt8[np.ndarray, "H W"], void: Bool[np.ndarray, "H W
 def score_files(
     prediction_file: Encoded,
     truth_file: Encoded,
-    readings: tuple[Reading, ...],
+    readings: tuple[str, ...],
     measures: Measures,
     void_label: VoidLabel,
 ) -> FrameResult:

@@ -103,6 +103,8 @@ def pair_folders(
         ]
         truths = {name: truths[name] for name in videos if name in truths}
     partners = _partner_videos(list(truths), predictions)
+    if not partners and len(truths) == len(predictions) == 1 and (_pictures_in(pred_dir) or _pictures_in(Path(place))):
+        partners = dict(zip(truths, predictions, strict=True))  # two folders of pictures, whatever their names
     if not any(annotated.frames for annotated in truths.values()):
         raise InputError(f"{place}: no ground truth found; expected a data set, or <video>/<frame>.png")
     if not partners:
@@ -208,8 +210,6 @@ def _some(names: Iterable[str], count: int = 3) -> str:
 def _partner_videos(truths: Sequence[str], predictions: dict[str, list[Path]]) -> dict[str, str]:
     """Name of the predicted video for each annotated one that has any."""
     filled = [name for name, paths in predictions.items() if paths]
-    if len(truths) == len(filled) == 1:  # two folders of pictures, whatever their names
-        return {truths[0]: filled[0]}
     partners = {name: name for name in truths if predictions.get(name)}
     # Data sets name a nested video with "_" where a method may have kept the folders; else only the last folder may
     # agree.

@@ -11,7 +11,6 @@ from PIL import Image, UnidentifiedImageError
 
 from hmhi_jax.errors import InputError
 
-Reading = Literal["release", "plain"]
 VoidLabel = int | None | Literal["auto"]
 
 READINGS: dict[str, str] = {
@@ -151,7 +150,7 @@ def _merge_colours(pixels: UInt8[np.ndarray, "H W 3"], file_format: str | None) 
     return (~(white if inverted else black)).view(np.uint8) * np.uint8(255)
 
 
-def read_as(prediction: UInt8[np.ndarray, "H W"], reading: Reading) -> UInt8[np.ndarray, "H W"]:
+def read_as(prediction: UInt8[np.ndarray, "H W"], reading: str) -> UInt8[np.ndarray, "H W"]:
     """Apply a reading (see `READINGS`) to a prediction's 8-bit values; a constant frame becomes 0 under `release`."""
     if reading == "plain":
         return prediction

@@ -124,15 +124,15 @@ def _legend(lines: Sequence[Line]) -> str:
     )
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def _x(index: float, count: int) -> str:
+def _x(index: float | int, count: int) -> str:
     return _number(_WIDTH * index / max(count - 1, 1))
 
 
-def _y(height: float) -> str:
+def _y(height: float | int) -> str:
     return _number(_HEIGHT * (1 - height))
 
 

@@ -15,7 +15,6 @@ from hmhi_jax.evaluation.pairing import FramePair
 from hmhi_jax.evaluation.pictures import (
     FOREGROUND_ABOVE,
     Encoded,
-    Reading,
     VoidLabel,
     read_as,
     read_prediction,
@@ -37,7 +36,7 @@ class FrameRequest:
     run: str
     video: str
     pair: FramePair
-    reading: Reading
+    reading: str
 
     @property
     def key(self) -> tuple[str, str, str, str]:

@@ -35,7 +35,7 @@ def video_tables(page: Page) -> str:
         if number == 0:
             tables.append(table)
         else:
-            tables.append(f"<details><summary>The same by {escape(name)}</summary>{table}</details>")
+            tables.append(f"<details class='more'><summary>The same by {escape(name)}</summary>{table}</details>")
     tools = (
         '<div class="tools" hidden>'
         '<input id="filter" type="search" placeholder="Find a video" aria-label="Find a video">'
@@ -93,8 +93,8 @@ def _video_table(page: Page, members: Sequence[tuple[Run, Scores]], name: str) -
         for i, (found, figure) in enumerate(columns)
     ]
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Videos by {escape(name)}">'
-        f'<table class="sortable"><caption>{escape(name)}; headings sort, names lead to the video</caption>'
+        f'<p class="soft small">{escape(name)}; headings sort, names lead to the video.</p>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Videos by {escape(name)}"><table class="sortable">'
         f"<thead>{groups}<tr>{''.join(row_heads)}</tr></thead><tbody>{''.join(rows)}</tbody>"
         f"<tfoot><tr>{''.join(means)}</tr></tfoot></table></div>"
     )
@@ -126,7 +126,7 @@ def video_blocks(page: Page) -> str:
                 request = FrameRequest(run.name, name, video.pairs[frame], found.reading)
                 label = f"{which} frame" + (f" of {run.name}" if len(page.runs) > 1 else "")
                 overlays.append(_overlay(page, request, label, video, frame, link=False))
-        content = _video_chart(page, name, members) + f'<div class="gallery">{"".join(overlays)}</div>'
+        content = _video_chart(page, name, members) + f"<div>{''.join(overlays)}</div>"
         blocks.append(
             f'<details class="video" id="{page.address(name)}" data-video="{escape(name)}">{summary}'
             f'<div class="inside">'

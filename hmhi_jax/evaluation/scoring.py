@@ -9,7 +9,7 @@ from hmhi_jax.data.layouts import Dataset, natural_key
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures
 from hmhi_jax.evaluation.pairing import Remark, VideoPair, pair_folders
-from hmhi_jax.evaluation.pictures import READINGS, Reading, VoidLabel
+from hmhi_jax.evaluation.pictures import READINGS, VoidLabel
 from hmhi_jax.evaluation.protocols import Protocol, find_protocol
 from hmhi_jax.evaluation.scores import Scores, score_data_set, score_video
 from hmhi_jax.evaluation.worker_pool import score_all
@@ -22,7 +22,7 @@ def evaluate_uvos(
     pred_dir: str | Path,
     gt_dir: str | Path | Dataset,
     protocol: str | Protocol = "davis16",
-    reading: Reading = "plain",
+    reading: str = "plain",
     *,
     videos: Sequence[str] | None = None,
     void_label: VoidLabel = "auto",
@@ -60,7 +60,7 @@ def evaluate_vsod(
     pred_dir: str | Path,
     gt_dir: str | Path | Dataset,
     protocol: str | Protocol = "vsod",
-    reading: Reading = "plain",
+    reading: str = "plain",
     *,
     extra: bool = True,
     videos: Sequence[str] | None = None,
@@ -92,7 +92,7 @@ def evaluate(
     pred_dir: str | Path,
     gt_dir: str | Path | Dataset,
     protocols: Sequence[str | Protocol],
-    readings: Sequence[Reading] = ("plain",),
+    readings: Sequence[str] = ("plain",),
     measures: Measures | None = None,
     videos: Sequence[str] | None = None,
     void_label: VoidLabel = "auto",
@@ -120,6 +120,7 @@ def evaluate(
         measures = Measures("uvos" in kinds, "vsod" in kinds, "vsod" in kinds)
     pred_dir = Path(pred_dir)
     truth = gt_dir if isinstance(gt_dir, Dataset) else Path(gt_dir)
+    place = str(truth.root if isinstance(truth, Dataset) else truth)
     pairs, remarks = pair_folders(pred_dir, truth, videos, Path(frames_dir) if frames_dir else None)
     if strict:
         _refuse(remarks)
@@ -135,7 +136,7 @@ def evaluate(
     if strict:
         _refuse(remarks)
     return [
-        _aggregate(pairs, results, protocol, reading, remarks, str(pred_dir), str(getattr(truth, "root", truth)))
+        _aggregate(pairs, results, protocol, reading, remarks, str(pred_dir), place)
         for reading in readings
         for protocol in chosen
     ]
@@ -198,7 +199,7 @@ def _aggregate(
     pairs: list[VideoPair],
     results: list[FrameResult | None],
     protocol: Protocol,
-    reading: Reading,
+    reading: str,
     remarks: list[Remark],
     predictions: str,
     truth: str,

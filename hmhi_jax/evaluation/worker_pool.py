@@ -6,6 +6,7 @@ here is a plain Python process that reads tasks from its standard input and writ
 pickles.
 """
 
+import contextlib
 import os
 import pickle
 import subprocess
@@ -16,7 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures, score_files
-from hmhi_jax.evaluation.pictures import Encoded, Reading, VoidLabel
+from hmhi_jax.evaluation.pictures import Encoded, VoidLabel
 
 # Frames per task: enough to make the exchange cheap, few enough to keep all cores busy until the end.
 _FRAMES_PER_TASK = 8
@@ -30,7 +31,7 @@ class Task:
 
     indices: tuple[int, ...]
     files: tuple[tuple[Encoded, Encoded], ...]
-    readings: tuple[Reading, ...]
+    readings: tuple[str, ...]
     measures: Measures
     void_label: VoidLabel
 
@@ -47,7 +48,7 @@ def worker_count(workers: int | None) -> int:
 
 def score_all(
     files: Sequence[tuple[Encoded, Encoded]],
-    readings: tuple[Reading, ...],
+    readings: tuple[str, ...],
     measures: Measures,
     void_label: VoidLabel = "auto",
     workers: int | None = None,
@@ -95,7 +96,8 @@ class _Pool:
         self._threads.shutdown(cancel_futures=True)
         for process in self._all:
             process.wait()
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # what a dead worker did not read any more
+                process.stdin.close()
             process.stdout.close()
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, FrameResult]]:
