@@ -4,7 +4,6 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -65,9 +64,9 @@ def read_picture(
     try:
         pixels = _decode_jpeg(data, None if whole else size) if data.startswith(_JPEG) else _decode(data)
     except (cv2.error, ValueError) as error:
-        raise PictureError(f"{picture}: is damaged ({error}); replace it") from error
+        raise PictureError(f"{picture}: {_complaint(data, str(error))}; replace it") from error
     if pixels is None:
-        raise PictureError(f"{picture}: {_complaint(data)}; replace it")
+        raise PictureError(f"{picture}: {_complaint(data, 'cannot be decoded')}; replace it")
     if window is not None:
         pixels = pixels[window.pixels(*pixels.shape[:2])]
     if size is None or pixels.shape[:2] == size:
@@ -97,7 +96,7 @@ def read_mask(
         image = Image.open(io.BytesIO(data))
         image.load()
     except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for damaged files
-        raise PictureError(f"{picture}: {_complaint(data)}; replace it") from error
+        raise PictureError(f"{picture}: {_complaint(data, str(error))}; replace it") from error
     mask = _foreground(image)
     if window is not None:
         mask = mask[window.pixels(*mask.shape)]
@@ -122,7 +121,7 @@ def picture_size(picture: Picture) -> tuple[int, int]:
         raise PictureError(f"{picture}: {error.strerror or error}") from error
 
 
-def _check_ends(picture: Picture, file: BinaryIO) -> tuple[int, int]:
+def _check_ends(picture: Picture, file: io.BufferedIOBase) -> tuple[int, int]:
     begin = file.read(4096)
     if not begin:
         raise PictureError(f"{picture}: is empty; replace it")
@@ -149,11 +148,11 @@ def _bytes(picture: Picture) -> bytes:
     return data
 
 
-def _size(picture: Picture, file: BinaryIO, data: bytes) -> tuple[int, int]:
+def _size(picture: Picture, file: io.BufferedIOBase, data: bytes) -> tuple[int, int]:
     try:
         width, height = Image.open(file).size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{picture}: {_complaint(data)}; replace it") from error
+        raise PictureError(f"{picture}: {_complaint(data, str(error))}; replace it") from error
     return height, width
 
 
@@ -179,16 +178,16 @@ def _decode_jpeg(data: bytes, size: tuple[int, int] | None) -> UInt8[np.ndarray,
         raise
 
 
-def _complaint(data: bytes) -> str:
-    """What is wrong with bytes that do not decode."""
+def _complaint(data: bytes, otherwise: str) -> str:
+    """What is wrong with bytes that do not decode: in Pillow's words, which are the clearest, where it objects."""
     try:
         Image.open(io.BytesIO(data)).verify()
         Image.open(io.BytesIO(data)).load()
     except UnidentifiedImageError:
         return f"is no picture (it begins with {data[:12]!r})"
     except Exception as error:
-        return f"is damaged ({error})"
-    return "cannot be decoded"
+        otherwise = str(error)
+    return f"is damaged ({otherwise})"
 
 
 def _foreground(image: Image.Image) -> UInt8[np.ndarray, "H W"]:

@@ -61,7 +61,7 @@ def make_flow_pictures(
     recipe: FlowRecipe,
     *,
     format: FlowFormat,
-    workers: int = 1,
+    workers: int = 0,
     overwrite: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> list[str]:
@@ -72,7 +72,7 @@ def make_flow_pictures(
 
     Args:
       dataset: opened with `flows=` to write elsewhere than beside the frames.
-      workers: processes.
+      workers: processes; 0 makes them in this one.
       overwrite: make all of them again; those that are there are removed first, so that none of them remains among the
         new ones when this is interrupted (the next run then goes on without `overwrite`).
       advance: called with a number of frames whenever so many are done.
@@ -88,13 +88,17 @@ def make_flow_pictures(
         _prepare_folder(video, recipe, overwrite)
     problems: list[str] = []
     tasks = iter(list(_tasks(dataset, overwrite)))
+    if not workers:
+        for task in tasks:
+            problems += _make(task, recipe, format)
+            if advance:
+                advance(len(task.numbers))
+        return problems
     running: dict[Future[list[str]], int] = {}
-    pool = ProcessPoolExecutor(
-        max(workers, 1), mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    )
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,))
     try:
         while True:
-            for task in islice(tasks, 4 * max(workers, 1) - len(running)):
+            for task in islice(tasks, 4 * workers - len(running)):
                 running[pool.submit(_make, task, recipe, format)] = len(task.numbers)
             if not running:
                 return problems

@@ -164,6 +164,9 @@ def _inspect(video: VideoRecord, depth: Depth, flows: bool, masks: bool) -> _Vid
     def problem(kind: Kind, text: str) -> None:
         found.problems.append(Problem(kind, video.name, text))
 
+    if video.strays:
+        few = ", ".join(video.strays[:3]) + (", ..." if len(video.strays) > 3 else "")
+        found.notes.append(f"{video.name}: {len(video.strays)} files belong to no frame ({few})")
     if not len(video):
         folder = getattr(video.frames, "folder", video.name)
         problem("empty video", f"{folder}: no frames")
@@ -171,11 +174,13 @@ def _inspect(video: VideoRecord, depth: Depth, flows: bool, masks: bool) -> _Vid
     missing = [name for number, name in enumerate(video.frame_names) if not video.flows.has(number)]
     if flows and missing:
         where = video.flow_folder or video.name
-        problem("missing flow", f"{where}: none for {_some(missing)} of {len(video)}; make them with `hmhi flow`")
+        few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        problem(
+            "missing flow",
+            f"{where}: none for {len(missing)} of {len(video)} frames ({few}); make them with `hmhi flow`",
+        )
     if masks and not video.annotated:
         problem("no mask", f"{getattr(video.masks, 'folder', '') or video.name}: no frame has a mask")
-    if video.strays:
-        found.notes.append(f"{video.name}: {_some(list(video.strays))} belong to no frame")
 
     def size(picture: Picture | None, mask: bool = False) -> tuple[int, int] | None:
         """Size of a picture; None when it is not there or cannot be read."""
@@ -208,11 +213,6 @@ def _looked_at(video: VideoRecord, first_only: bool) -> Iterable[int]:
     if not first_only:
         return range(len(video))
     return sorted({0, *video.annotated[:1]})
-
-
-def _some(names: Sequence[str]) -> str:
-    few = ", ".join(names[:3])
-    return f"{len(names)} frames ({few}{', ...' if len(names) > 3 else ''})"
 
 
 def _text(size: tuple[int, int]) -> str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import SupportsIndex
 
 from hmhi_jax.data.decoding import Picture
 from hmhi_jax.data.packing import INDEX, PackedDataset, PackedPictures
@@ -31,10 +32,10 @@ class FolderPictures(Sequence):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, frame: int) -> Path | None:
+    def __getitem__(self, frame: SupportsIndex) -> Path | None:
         return Path(self.folder, name) if (name := self.files[frame]) else None
 
-    def has(self, frame: int) -> bool:
+    def has(self, frame: SupportsIndex) -> bool:
         """Whether frame i has one."""
         return self.files[frame] is not None
 

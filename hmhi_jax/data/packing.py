@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from hmhi_jax.errors import InputError
 
@@ -92,12 +92,12 @@ class PackedPictures(Sequence):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, frame: int) -> PackedPicture | None:
+    def __getitem__(self, frame: SupportsIndex) -> PackedPicture | None:
         if (record := self.records[frame]) < 0:
             return None
         return PackedPicture(self.shard, record, f"{self.kind} {self.video}/{self.frame_names[frame]}")
 
-    def has(self, frame: int) -> bool:
+    def has(self, frame: SupportsIndex) -> bool:
         """Whether frame i has one."""
         return self.records[frame] >= 0
 

@@ -183,11 +183,11 @@ class ClipPipeline(grain.DatasetIterator):
         Raises InputError for a video without masks, or a batch that cannot be shared.
         """
         super().__init__()
+        self._batches: grain.DatasetIterator | None = None  # first of all: grain's finaliser closes half-made iterators
         self.loader = BatchLoader(tuple(entries), config, shard, shards)
         self.skipped: list[str] = []
         self._stop = stop if stop is not None else _ENDLESS
         self._step = 0
-        self._batches: grain.DatasetIterator | None = None
 
     @property
     def step(self) -> int:
