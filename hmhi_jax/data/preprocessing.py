@@ -16,9 +16,12 @@ def resize_picture(picture: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def normalise(pictures: UInt8[Array, "*batch H W 3"] | UInt8[np.ndarray, "*batch H W 3"]) -> Float[Array, "*batch H W 3"]:
+def normalise(
+    pictures: UInt8[Array, "*batch H W 3"] | UInt8[np.ndarray, "*batch H W 3"],
+) -> Float[Array, "*batch H W 3"]:
     """Scale 8-bit RGB to [0, 1] and normalise with ImageNet's mean and deviation, in float32, on device."""
     import jax.numpy as jnp
 
-    mean, std = (jnp.asarray(values, jnp.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    rank = (1,) * (pictures.ndim - 1)
+    mean, std = (jnp.asarray(values, jnp.float32).reshape(*rank, 3) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (jnp.asarray(pictures).astype(jnp.float32) / 255 - mean) / std

@@ -184,11 +184,22 @@ class Pipeline:
                     other.cancel()
                 raise
 
-        for item in items:
+        failure: BaseException | None = None
+        iterator = iter(items)
+        while failure is None:
+            try:
+                item = next(iterator)
+            except StopIteration:
+                break
+            except BaseException as error:  # after the results of what came before
+                failure = error
+                break
             if self._left:
                 raise Stopped
             running.append(pool.submit(function, item))
             while running and (len(running) >= most or running[0].done()):
                 yield result()
-        while running:
+        while running and not self._left:
             yield result()
+        if failure is not None:
+            raise failure

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import cv2
 import jax
@@ -126,7 +126,7 @@ class VideoSegmenter:
         chunk: int | None = None,
         device: jax.Device | None = None,
         backbone: str | None = None,
-    ) -> Self:
+    ) -> "VideoSegmenter":
         """A segmenter from weights: a shipped name, a `.safetensors` file, or the folder of a training run.
 
         Args:
@@ -322,11 +322,12 @@ class VideoSegmenter:
                 f"saved memory: the network ran at {_text(state.network_size)}, now it would run at "
                 f"{_text(network_size)}; choose that size or start over"
             )
-        height, width = network_size
-        pictures = jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8)
-        features = jax.eval_shape(functools.partial(_encode, self.model), self.variables, pictures, pictures)
-        like, _ = jax.eval_shape(functools.partial(_start, self.model), self.variables, features)
-        return jax.device_put(state.to_memory(like), self.device)
+        blank = jnp.zeros((1, *network_size, 3), jnp.uint8)
+
+        def first_memory() -> Memory:
+            return _start(self.model, self.variables, _encode(self.model, self.variables, blank, blank))[0]
+
+        return state.to_memory(first_memory, self.device)
 
 
 class MaskStream(Iterator[np.ndarray]):
@@ -344,7 +345,7 @@ class MaskStream(Iterator[np.ndarray]):
         """
         return self._where[0]
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> "MaskStream":
         return self
 
     def __next__(self) -> np.ndarray:
@@ -353,7 +354,7 @@ class MaskStream(Iterator[np.ndarray]):
     def close(self) -> None:
         self._masks.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "MaskStream":
         return self
 
     def __exit__(self, *reason: object) -> None:
