@@ -22,6 +22,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from multiprocessing import get_context
@@ -220,7 +221,8 @@ def write_packed(
             if advance:
                 advance(name, frames)
         return finished
-    folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     parts = []
     with _encoder(encode, workers) as encoded:
         for number, members in enumerate(_shards(plan, frames_per_shard)):
@@ -279,16 +281,29 @@ def _write_shard(folder, number, members, plan, digest, encoded, advance) -> dic
         for pictures in zip(video.frames, video.flows, video.masks, strict=True):
             for picture in pictures:
                 if picture is not None:
-                    writer.write(picture)
+                    with _writing(path):
+                        writer.write(picture)
                     record += 1
         if advance:
             advance(name, length)
-    writer.close()
-    os.replace(temporary, path)
+    with _writing(path):
+        writer.close()
+        os.replace(temporary, path)
     shard = {"file": path.name, "records": record, "bytes": path.stat().st_size}
     part = {"plan": digest, "shard": shard, "videos": entries}
     _write_text(part_path, json.dumps(part))
     return part
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError for a full disk
+        reason = str(error).split(";")[0]
+        raise InputError(
+            f"{path}: cannot be written ({reason}); finished shards stay, make room and run it again"
+        ) from error
 
 
 class _encoder:
@@ -320,5 +335,6 @@ class _encoder:
 
 def _write_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with _writing(path):
+        temporary.write_text(text)
+        os.replace(temporary, path)

@@ -2,6 +2,9 @@
 
 import functools
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,3 +165,31 @@ def test_splits_of_packed_data_sets(tmp_path):
     assert len(open_dataset(tmp_path / "packed", split="train")) == 1
     with pytest.raises(InputError, match="the split 'train' was packed, asked for is 'val'"):
         open_dataset(tmp_path / "packed", split="val")
+
+
+_FULL = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from data.test_packing import PLAN, encode
+from hmhi_jax.data.packing import write_packed
+from hmhi_jax.errors import InputError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # no file may grow beyond this: what a full disk looks like
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+try:
+    write_packed(Path(sys.argv[1]), PLAN, encode, dataset="cats", frames_per_shard=7)
+except InputError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_full_disk_is_one_line_and_nothing_half_made_counts(tmp_path):
+    words = [sys.executable, "-c", _FULL, tmp_path / "full", Path(__file__).parents[1]]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "shard-00000.array_record: cannot be written" in done.stderr.splitlines()[-1]
+    assert [path.suffix for path in (tmp_path / "full").iterdir()] == [".partial"]
+    packed = write_packed(tmp_path / "full", PLAN, encode, dataset="cats", frames_per_shard=7)
+    assert contents(packed) == expected()
+    assert not list(packed.folder.glob("*.partial"))
