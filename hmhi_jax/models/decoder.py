@@ -20,7 +20,7 @@ class Decoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, maps: Sequence[Float[Array, "B h w C"]]) -> Float[Array, "B H4 W4 1"]:
+    def __call__(self, maps: Sequence[Float[Array, "B _ _ _"]]) -> Float[Array, "B H4 W4 1"]:
         """Maps at strides 4, 8, 16, 32 to the coarse logits at stride 4."""
         settings = {"dtype": self.dtype, "kernel_init": decoder_conv}
         x = None

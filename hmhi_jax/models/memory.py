@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hmhi_jax.models.attention import DropoutKey, attend, dropout
 from hmhi_jax.models.convolution import DepthwiseConv, conv
 from hmhi_jax.models.initialisers import torch_bias, torch_kernel
-from hmhi_jax.models.positions import rotate, sine_table
+from hmhi_jax.models.positions import halved, rotate_halves, sine_table
 from hmhi_jax.models.top_k_attention import attend_top_k
 
 DROPOUT = 0.1
@@ -29,7 +29,8 @@ class Bank:
     """A ring of the last M entries. Slots never written hold zeros and are masked out when read.
 
     Attributes:
-        keys: `[B, M, N, C]`, projected, in the compute dtype; N = h * w tokens of one entry.
+        keys: `[B, M, N, C]`, projected, in the compute dtype; N = h * w tokens of one entry. Rotated ones (the shallow
+            bank's) have their channels in the order of `positions.halved`.
         values: `[B, M, N, C]`, projected.
     """
 
@@ -142,14 +143,35 @@ def torch_dense(features: int, fan_in: int, dtype: jnp.dtype, name: str | None =
     return nn.Dense(features, dtype=dtype, kernel_init=torch_kernel, bias_init=torch_bias(fan_in), name=name)
 
 
+class HalvedDense(nn.Module):
+    """A linear layer whose output channels come in the order of `halved`, as `rotate_halves` takes them."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N D"]:
+        fan_in = x.shape[-1]
+        kernel = self.param("kernel", torch_kernel, (fan_in, self.features), jnp.float32)
+        bias = self.param("bias", torch_bias(fan_in), (self.features,), jnp.float32)
+        return x.astype(self.dtype) @ halved(kernel).astype(self.dtype) + halved(bias).astype(self.dtype)[None, None]
+
+
 class Projections(nn.Module):
-    """The four linear layers of one attention."""
+    """The four linear layers of one attention; queries and keys that will be rotated come in halved order."""
 
     channels: int
+    rotary: bool
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        self.q, self.k, self.v, self.out = (torch_dense(self.channels, self.channels, self.dtype) for _ in range(4))
+        def rotated() -> nn.Module:
+            return HalvedDense(self.channels, self.dtype) if self.rotary else plain()
+
+        def plain() -> nn.Module:
+            return torch_dense(self.channels, self.channels, self.dtype)
+
+        self.q, self.k, self.v, self.out = rotated(), rotated(), plain(), plain()
 
 
 class ReadOutLayer(nn.Module):
@@ -161,11 +183,12 @@ class ReadOutLayer(nn.Module):
     channels: int
     feedforward: int = 2048
     positions_in_attention: bool = False
+    rotary_memory: bool = False
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        self.self_attn = Projections(self.channels, self.dtype)
-        self.cross_attn = Projections(self.channels, self.dtype)
+        self.self_attn = Projections(self.channels, True, self.dtype)
+        self.cross_attn = Projections(self.channels, self.rotary_memory, self.dtype)
         self.expand = torch_dense(self.feedforward, self.channels, self.dtype)
         self.project = torch_dense(self.channels, self.feedforward, self.dtype)
         self.norm1, self.norm2, self.norm3, self.norm = (nn.LayerNorm(epsilon=1e-5, dtype=self.dtype) for _ in range(4))
@@ -188,7 +211,7 @@ class ReadOutLayer(nn.Module):
         x = x.reshape(batch, height * width, channels).astype(self.dtype) + 0.1 * positions
         n = self.norm1(x)
         placed = n + positions if self.positions_in_attention else n
-        q, k = rotate(self.self_attn.q(placed), grid), rotate(self.self_attn.k(placed), grid)
+        q, k = (rotate_halves(project(placed), grid) for project in (self.self_attn.q, self.self_attn.k))
         mixed = attend_single(q, k, self.self_attn.v(n), keys[0])
         x = x + dropout(self.self_attn.out(mixed), DROPOUT, keys[1])
 
@@ -231,7 +254,9 @@ class MemoryBank(nn.Module):
 
     def setup(self):
         self.reference_encoder = ReferenceEncoder(self.channels, self.mask_stride, self.dtype)
-        self.read_out = ReadOutLayer(self.channels, self.feedforward, self.positions_in_attention, self.dtype)
+        self.read_out = ReadOutLayer(
+            self.channels, self.feedforward, self.positions_in_attention, self.rotary, self.dtype
+        )
 
     def encode(
         self, features: Float[Array, "B h w C"], coarse_logits: Float[Array, "B H W 1"]
@@ -244,7 +269,7 @@ class MemoryBank(nn.Module):
         batch, height, width, channels = entry.shape
         positions = jnp.asarray(sine_table(height, width, channels)) if self.positions_in_attention else None
         key, value = self.read_out.key_value(entry.reshape(batch, height * width, channels), positions)
-        return bank.write(rotate(key, (height, width)) if self.rotary else key, value, written)
+        return bank.write(rotate_halves(key, (height, width)) if self.rotary else key, value, written)
 
     def read(
         self,
@@ -264,7 +289,7 @@ class MemoryBank(nn.Module):
 
         def cross_attend(q: Array, dropout_key: DropoutKey) -> Array:
             if self.rotary:
-                q = rotate(q, features.shape[1:3])
+                q = rotate_halves(q, features.shape[1:3])
             if self.top_k is None:
                 return attend_single(q, keys, values, dropout_key, limit)
             return attend_top_k(q, keys, values, top_k=self.top_k, limit=limit, dropout_rate=DROPOUT, key=dropout_key)
