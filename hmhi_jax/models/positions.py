@@ -39,3 +39,26 @@ def rotate(x: Float[Array, "B N C"], grid: tuple[int, int]) -> Float[Array, "B N
     cosine, sine = (jnp.asarray(table, x.dtype) for table in _rotary_table(*grid, x.shape[-1]))
     swapped = x.reshape(*x.shape[:-1], -1, 2)[..., ::-1].reshape(x.shape)
     return x * cosine[None] + swapped * sine[None]
+
+
+def rotate_halves(x: Float[Array, "B N C"], grid: tuple[int, int]) -> Float[Array, "B N C"]:
+    """`rotate` for channels in the order of `halved`: the first of every pair, then the second of every pair.
+
+    Swapping neighbours in the innermost axis is slow everywhere; halves are whole vectors.
+    """
+    first, second = jnp.split(x, 2, -1)
+    cosine, sine = (jnp.asarray(table, x.dtype)[None] for table in _halved_table(*grid, x.shape[-1]))
+    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], -1)
+
+
+def halved(x: Float[Array, "*n C"]) -> Float[Array, "*n C"]:
+    """The last axis in the order (0, 2, 4, ..., 1, 3, 5, ...). Queries and keys in the same order have the same scores,
+    so it is applied to the columns of the weights that make them, once and on a small array."""
+    return x.reshape(*x.shape[:-1], -1, 2).swapaxes(-1, -2).reshape(x.shape)
+
+
+@lru_cache(maxsize=64)
+def _halved_table(height: int, width: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines `[N, C / 2]`, one per pair."""
+    cosine, signed_sine = _rotary_table(height, width, channels)
+    return cosine[:, ::2], signed_sine[:, 1::2]

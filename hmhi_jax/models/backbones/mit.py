@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -11,8 +10,9 @@ from jaxtyping import Array, Float
 from hmhi_jax.models.attention import attend
 from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, dense, norm
 from hmhi_jax.models.backbones.registry import BackboneSpec, register
-from hmhi_jax.models.convolution import DepthwiseConv, PatchConv, conv
-from hmhi_jax.models.initialisers import segformer_conv, segformer_depthwise
+from hmhi_jax.models.convolution import PatchConv, conv
+from hmhi_jax.models.initialisers import segformer_conv
+from hmhi_jax.models.mix_feed_forward import MixFeedForward
 
 
 class EfficientAttention(nn.Module):
@@ -39,20 +39,6 @@ class EfficientAttention(nn.Module):
         k, v = jnp.split(kv.reshape(rows, -1, 2 * channels), 2, -1)
         mixed = attend(q.reshape(rows, -1, *split), k.reshape(rows, -1, *split), v.reshape(rows, -1, *split))
         return dense(channels, self.dtype, "out")(mixed.reshape(x.shape))
-
-
-class MixFeedForward(nn.Module):
-    """Linear to `ratio` times the width, depthwise 3x3, GELU, linear back."""
-
-    ratio: int = 4
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
-        channels = x.shape[-1]
-        x = dense(self.ratio * channels, self.dtype, "expand")(x)
-        x = DepthwiseConv(3, self.dtype, segformer_depthwise, name="dwconv")(x)
-        return dense(channels, self.dtype, "project")(jax.nn.gelu(x, approximate=False))
 
 
 class MixBlock(nn.Module):

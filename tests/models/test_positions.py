@@ -1,0 +1,27 @@
+"""The two orders of channels of the rotary code."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hmhi_jax.models.positions import halved, rotate, rotate_halves
+
+
+def test_halved_order():
+    np.testing.assert_array_equal(halved(jnp.arange(6.0)[None]), [[0, 2, 4, 1, 3, 5]])
+
+
+def test_rotating_halves_is_rotating_pairs():
+    x = jax.random.normal(jax.random.key(0), (2, 15, 8))
+    np.testing.assert_allclose(rotate_halves(halved(x), (3, 5)), halved(rotate(x, (3, 5))), atol=1e-6)
+
+
+def test_rotation_is_relative():
+    """Scores depend on where the key stands relative to the query, not on where both stand."""
+    q, k = jax.random.normal(jax.random.key(1), (2, 1, 8))
+    grid = (4, 4)
+    turned_q, turned_k = (rotate_halves(jnp.broadcast_to(x, (1, 16, 8)), grid)[0] for x in (q, k))
+    scores = np.asarray(turned_q @ turned_k.T)
+    for query, key, other_query, other_key in ((0, 5, 10, 15), (1, 4, 9, 12), (2, 2, 13, 13)):
+        np.testing.assert_allclose(scores[query, key], scores[other_query, other_key], atol=1e-5)
+    assert abs(scores[0, 1] - scores[0, 4]) > 1e-4
