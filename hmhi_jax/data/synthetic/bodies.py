@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hmhi_jax.data.synthetic.shapes import Body, Outline, Part, blob, curve, limb, polygon, ring
+from hmhi_jax.data.synthetic.shapes import Body, Number, Outline, Part, blob, curve, limb, polygon, ring
 
 
 def _blob_body(rng: np.random.Generator) -> Body:
@@ -114,12 +114,12 @@ def _biped(rng: np.random.Generator, seated: bool = False) -> Body:
     return Body("biped", tuple(parts))
 
 
-def _wheel(parent: int, joint: tuple[float, float], radius: float, solid: bool, depth: float = 1) -> Part:
+def _wheel(parent: int, joint: tuple[Number, Number], radius: Number, solid: bool, depth: Number = 1) -> Part:
     holes = () if solid else (ring(radius * 0.8),)
     return Part(ring(radius), parent, joint, spin=1 / radius, holes=holes, material=3, depth=depth)
 
 
-def _bar(start: tuple[float, float], end: tuple[float, float], width: float) -> Outline:
+def _bar(start: tuple[Number, Number], end: tuple[Number, Number], width: Number) -> Outline:
     line = np.array([start, ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2), end])
     return curve(line, width, width)
 

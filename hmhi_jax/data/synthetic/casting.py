@@ -8,6 +8,7 @@ from hmhi_jax.data.synthetic.layers import Patch
 from hmhi_jax.data.synthetic.shapes import (
     Body,
     Matrix,
+    Number,
     blob,
     curve,
     fill,
@@ -23,7 +24,7 @@ _PROPS = {"pole": 0.22, "trunk": 0.25, "bush": 0.18, "fence": 0.06, "sign": 0.11
 
 
 def object_materials(
-    rng: np.random.Generator, textures: TextureMaker, body: Body, pixels: float, backdrop: Picture | None
+    rng: np.random.Generator, textures: TextureMaker, body: Body, pixels: Number, backdrop: Picture | None
 ) -> dict[int, Picture]:
     """One texture per material number. With `backdrop`, all of them are pieces of it (the object is camouflaged)."""
     size = int(np.clip(1.4 * pixels, 32, _LARGEST_PATCH))
@@ -58,7 +59,7 @@ def _piece(rng: np.random.Generator, picture: Picture, size: int) -> Picture:
 
 
 def paint_parts(
-    rng: np.random.Generator, body: Body, materials: dict[int, Picture], pixels: float
+    rng: np.random.Generator, body: Body, materials: dict[int, Picture], pixels: Number
 ) -> tuple[tuple[Patch, ...], tuple[Matrix, ...]]:
     """Textured, shaded patches of all parts and the matrices from part frame to patch; `pixels` per object unit."""
     light = rng.uniform(0, 2 * np.pi)
@@ -86,7 +87,9 @@ def paint_parts(
     return tuple(patches), tuple(fits)
 
 
-def _shading(opacity: UInt8[np.ndarray, "h w"], light: float, relief: float, slope: float) -> Float[np.ndarray, "h w"]:
+def _shading(
+    opacity: UInt8[np.ndarray, "h w"], light: Number, relief: Number, slope: Number
+) -> Float[np.ndarray, "h w"]:
     """Round bodies are darker at their edges and on the side away from the light."""
     height, width = opacity.shape
     inside = cv2.distanceTransform((opacity > 127).astype(np.uint8), cv2.DIST_L2, 3)
@@ -106,7 +109,7 @@ def body_extent(body: Body) -> tuple[float, float, float]:
 
 
 def flatten_body(
-    body: Body, patches: tuple[Patch, ...], fits: tuple[Matrix, ...], pixels: float, gait: float
+    body: Body, patches: tuple[Patch, ...], fits: tuple[Matrix, ...], pixels: Number, gait: Number
 ) -> tuple[Patch, Matrix]:
     """The whole object in one pose as one patch, and the matrix from object frame to patch: for things that stand."""
     matrices = part_matrices(body, gait, 0.0)
@@ -190,7 +193,7 @@ def prop_patch(rng: np.random.Generator, textures: TextureMaker, size: tuple[int
     return np.dstack([np.clip(surface * shade, 0, 255).astype(np.uint8), opacity])
 
 
-def wake_patch(rng: np.random.Generator, pixels: float) -> Patch:
+def wake_patch(rng: np.random.Generator, pixels: Number) -> Patch:
     """Light and dark ripples in a wedge that opens to the left."""
     length, width = int(max(24, pixels * rng.uniform(0.6, 1.6))), int(max(12, pixels * rng.uniform(0.25, 0.7)))
     field = noise_field(rng, (width, length), cell=rng.uniform(4, 12), roughness=0.7)

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 
 from hmhi_jax.data.synthetic.shapes import Body, Matrix, part_matrices
 
-Patch = UInt8[np.ndarray, "h w 4"]  # RGB and opacity; the colour goes on beyond the edge, so edges do not darken
+Patch = UInt8[np.ndarray, "_ _ 4"]  # RGB and opacity; the colour goes on beyond the edge, so edges do not darken
 Pose = Callable[[float], Matrix]  # time -> patch pixels to picture pixels
 
 

@@ -10,7 +10,7 @@ from hmhi_jax.data.synthetic.shapes import Matrix, rotation, scaling, translatio
 Vector = Float[np.ndarray, "2"]
 
 
-def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+def log_uniform(rng: np.random.Generator, low: float | int, high: float | int) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
@@ -23,7 +23,14 @@ class Wander:
     phases: Float[np.ndarray, "k c"]
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, strength: float, slowest: float, fastest: float, coordinates: int = 2):
+    def draw(
+        cls,
+        rng: np.random.Generator,
+        strength: float | int,
+        slowest: float | int,
+        fastest: float | int,
+        coordinates: int = 2,
+    ):
         """Periods between `fastest` and `slowest` frames."""
         rates = 2 * np.pi / np.exp(rng.uniform(np.log(fastest), np.log(slowest), 3))
         amplitudes = rng.normal(0, strength * 0.8, (3, coordinates))
@@ -41,7 +48,7 @@ class Progress:
     starts: bool = False
     softness: float = 1.0
 
-    def __call__(self, time: float) -> float:
+    def __call__(self, time: float | int) -> float:
         if self.moment is None:
             return time
         # The integral of a logistic gate: smooth braking within a few frames.

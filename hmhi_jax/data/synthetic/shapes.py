@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-Outline = Float[np.ndarray, "n 2"]
+Outline = Float[np.ndarray, "_ 2"]
+Number = float | int | np.floating | np.integer
 Matrix = Float[np.ndarray, "3 3"]
 
 
@@ -26,15 +27,15 @@ class Part:
 
     outline: Outline
     parent: int = -1
-    joint: tuple[float, float] = (0.0, 0.0)
-    rest: float = 0.0
-    swing: float = 0.0
-    phase: float = 0.0
-    pace: float = 1.0
-    spin: float = 0.0
+    joint: tuple[Number, Number] = (0.0, 0.0)
+    rest: Number = 0.0
+    swing: Number = 0.0
+    phase: Number = 0.0
+    pace: Number = 1.0
+    spin: Number = 0.0
     holes: tuple[Outline, ...] = ()
     material: int = 0
-    depth: float = 0.0
+    depth: Number = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,24 +44,24 @@ class Body:
 
     kind: str
     parts: tuple[Part, ...]
-    soft: float = 0.0
+    soft: Number = 0.0
     upright: bool = True
 
 
-def translation(x: float, y: float) -> Matrix:
+def translation(x: Number, y: Number) -> Matrix:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
 
 
-def rotation(angle: float) -> Matrix:
+def rotation(angle: Number) -> Matrix:
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float64)
 
 
-def scaling(x: float, y: float) -> Matrix:
+def scaling(x: Number, y: Number) -> Matrix:
     return np.diag([x, y, 1.0]).astype(np.float64)
 
 
-def part_matrices(body: Body, gait: float, distance: float) -> list[Matrix]:
+def part_matrices(body: Body, gait: Number, distance: Number) -> list[Matrix]:
     """Part frame -> object frame for every part, at a phase of the gait and after a distance travelled."""
     matrices: list[Matrix] = []
     for part in body.parts:
@@ -73,7 +74,9 @@ def part_matrices(body: Body, gait: float, distance: float) -> list[Matrix]:
 # --- outlines -------------------------------------------------------------------------------------------------------
 
 
-def blob(rng: np.random.Generator, rough: float, length: float = 1.0, height: float = 1.0, points: int = 72) -> Outline:
+def blob(
+    rng: np.random.Generator, rough: Number, length: Number = 1.0, height: Number = 1.0, points: int = 72
+) -> Outline:
     """A closed curve whose radius is a Fourier series: `rough` 0 is an ellipse, .5 is star-like."""
     turn = np.linspace(0, 2 * np.pi, points, endpoint=False)
     radius = np.ones(points)
@@ -83,13 +86,13 @@ def blob(rng: np.random.Generator, rough: float, length: float = 1.0, height: fl
     return np.stack([radius * np.cos(turn) * length / 2, radius * np.sin(turn) * height / 2], -1).astype(np.float64)
 
 
-def polygon(rng: np.random.Generator, corners: int) -> Outline:
+def polygon(rng: np.random.Generator, corners: Number) -> Outline:
     turn = np.sort(rng.uniform(0, 2 * np.pi, corners)) + np.linspace(0, 2 * np.pi, corners, endpoint=False)
     radius = rng.uniform(0.2, 0.6, corners)
     return np.stack([radius * np.cos(turn / 2), radius * np.sin(turn / 2)], -1).astype(np.float64)
 
 
-def limb(length: float, start: float, end: float) -> Outline:
+def limb(length: Number, start: Number, end: Number) -> Outline:
     """A tapered rod with round ends from the origin downwards; `start` and `end` are its widths."""
     turn = np.linspace(0, np.pi, 9)
     top = np.stack([np.cos(turn), -np.sin(turn)], -1) * start / 2
@@ -97,7 +100,7 @@ def limb(length: float, start: float, end: float) -> Outline:
     return np.concatenate([top, bottom]).astype(np.float64)
 
 
-def curve(points: Outline, start: float, end: float) -> Outline:
+def curve(points: Outline, start: Number, end: Number) -> Outline:
     """A band around a smooth curve through `points`, tapering from width `start` to `end`: necks, tails, ropes."""
     t = np.linspace(0, 1, len(points))
     dense = np.linspace(0, 1, 24)
@@ -108,7 +111,7 @@ def curve(points: Outline, start: float, end: float) -> Outline:
     return np.concatenate([line + normal * width, (line - normal * width)[::-1]]).astype(np.float64)
 
 
-def ring(radius: float) -> Outline:
+def ring(radius: Number) -> Outline:
     turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     return (radius * np.stack([np.cos(turn), np.sin(turn)], -1)).astype(np.float64)
 

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from hmhi_jax.data.synthetic.pictures import load_picture
+from hmhi_jax.data.synthetic.shapes import Number
 
-Picture = UInt8[np.ndarray, "h w 3"]
-Field = Float[np.ndarray, "h w"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
+Field = Float[np.ndarray, "_ _"]
 
 # Palettes as (hue range in degrees, saturation range, value range): what outdoor scenes are made of.
 _PALETTES = {
@@ -28,7 +29,7 @@ _PALETTES = {
 _GROUND = ("leaves", "dry", "soil", "stone", "water")
 
 
-def noise_field(rng: np.random.Generator, size: tuple[int, int], *, cell: float, roughness: float = 0.5) -> Field:
+def noise_field(rng: np.random.Generator, size: tuple[int, int], *, cell: Number, roughness: Number = 0.5) -> Field:
     """Fractal noise in [0, 1]: octaves from `cell` pixels down to 2, each `roughness` times as strong as the last."""
     height, width = size
     total = np.zeros(size, np.float32)
@@ -60,7 +61,7 @@ def _colour_map(rng: np.random.Generator, field: Field, colours: Float[np.ndarra
     return table[(field * 255).astype(np.uint8)]
 
 
-def _grain(rng: np.random.Generator, picture: Picture, amount: float) -> Picture:
+def _grain(rng: np.random.Generator, picture: Picture, amount: Number) -> Picture:
     """Fine grey noise, so that a surface has something to track."""
     grain = rng.normal(0, amount, picture.shape[:2]).astype(np.float32)
     if rng.random() < 0.6:
@@ -70,7 +71,7 @@ def _grain(rng: np.random.Generator, picture: Picture, amount: float) -> Picture
 
 def clouds(rng: np.random.Generator, size: tuple[int, int], palette: str | None) -> Picture:
     field = noise_field(rng, size, cell=np.exp(rng.uniform(np.log(6), np.log(120))), roughness=rng.uniform(0.35, 0.85))
-    return _colour_map(rng, field, random_colours(rng, rng.integers(2, 6), palette))
+    return _colour_map(rng, field, random_colours(rng, int(rng.integers(2, 6)), palette))
 
 
 def dead_leaves(rng: np.random.Generator, size: tuple[int, int], palette: str | None) -> Picture:
@@ -126,7 +127,7 @@ def stripes(rng: np.random.Generator, size: tuple[int, int], palette: str | None
     field = 0.5 + 0.5 * np.sin((x * np.cos(turn) + y * np.sin(turn) + bend) * (2 * np.pi / period))
     if rng.random() < 0.5:
         field = np.clip((field - 0.5) * 6 + 0.5, 0, 1)
-    return _colour_map(rng, field.astype(np.float32), random_colours(rng, rng.integers(2, 4), palette))
+    return _colour_map(rng, field.astype(np.float32), random_colours(rng, int(rng.integers(2, 4)), palette))
 
 
 def tiles(rng: np.random.Generator, size: tuple[int, int], palette: str | None) -> Picture:
@@ -166,7 +167,7 @@ _PROCEDURAL = {clouds: 0.25, dead_leaves: 0.3, strokes: 0.17, stripes: 0.08, til
 class TextureMaker:
     """Draws textures of any size. `pictures` are photograph files; `picture_share` of textures are crops of them."""
 
-    def __init__(self, pictures: list[Path], picture_share: float = 0.35) -> None:
+    def __init__(self, pictures: list[Path], picture_share: Number = 0.35) -> None:
         self.pictures = pictures
         self.picture_share = picture_share if pictures else 0.0
 
@@ -240,7 +241,7 @@ class TextureMaker:
             picture[inside] = strip[inside]
         return picture
 
-    def _ground(self, rng: np.random.Generator, size: tuple[int, int], horizon: float) -> Picture:
+    def _ground(self, rng: np.random.Generator, size: tuple[int, int], horizon: Number) -> Picture:
         """A surface seen at a slant: rows get denser towards the horizon."""
         height, width = size
         flat = self.surface(rng, (int(1.3 * height), int(1.3 * width)), rng.choice(_GROUND))

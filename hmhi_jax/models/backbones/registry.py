@@ -50,7 +50,7 @@ class BackboneSpec:
 
 
 _REGISTRY: dict[str, BackboneSpec] = {}
-_FAMILIES = ("mit", "swin", "resnet")  # modules of this package that register names when imported
+_FAMILIES = ("mit", "swin", "resnet", "plain_conv")  # modules of this package that register names when imported
 
 
 def register(name: str, entry: BackboneSpec) -> None:
