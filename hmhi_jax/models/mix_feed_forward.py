@@ -1,9 +1,10 @@
 """The feed-forward of a mix transformer block (MODEL.md 2.1): linear, depthwise 3x3, GELU, linear."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -17,8 +18,7 @@ CACHED = 2**20  # hidden numbers that stay in cache anyway; below, bands gain no
 MOST_BANDS = 32  # each band is a copy of the program
 
 
-@struct.dataclass
-class MixWeights:
+class MixWeights(NamedTuple):
     """Kernels and biases in the compute dtype."""
 
     expand: Float[Array, "C D"]
