@@ -155,10 +155,14 @@ def guess_backbone(family: str, entries: Mapping[str, np.ndarray], source: str) 
     )
 
 
-def _family_of(backbone: str) -> str:
+def _family_of(backbone: str) -> str | None:
+    """None for a backbone that PyTorch has no names for."""
     from hmhi_jax.interop.torch_names_encoders import family
 
-    return family(backbone)
+    try:
+        return family(backbone)
+    except KeyError:
+        return None
 
 
 def _depths(entries: Mapping[str, np.ndarray], pattern: str) -> tuple[int, ...]:
