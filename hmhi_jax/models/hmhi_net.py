@@ -38,6 +38,8 @@ class HMHINet(nn.Module):
         decoder_width: None takes the backbone's default.
         feedforward: hidden width of the read-out layers.
         flow_adapters, drop_path: None takes the backbone's default.
+        batch_norm: what training does with a ResNet's batch norm, "frozen" or "updated" (then `encode` with
+            `mutable=["batch_stats"]` returns the moved running statistics).
         dtype: compute dtype; parameters, softmax, normalisation statistics and logits are float32.
     """
 
@@ -52,13 +54,16 @@ class HMHINet(nn.Module):
     feedforward: int = 2048
     flow_adapters: bool | None = None
     drop_path: float | None = None
+    batch_norm: str = "frozen"
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
         entry = spec(self.backbone)
         shallow, deep = entry.channels[SHALLOW], entry.channels[DEEP]
         shared = {"feedforward": self.feedforward, "dtype": self.dtype}
-        self.encoder = entry.make(flow_adapters=self.flow_adapters, drop_path=self.drop_path, dtype=self.dtype)
+        self.encoder = entry.make(
+            flow_adapters=self.flow_adapters, drop_path=self.drop_path, batch_norm=self.batch_norm, dtype=self.dtype
+        )
         self.decoder = Decoder(self.decoder_width or entry.decoder_width, self.dtype)
         if self.shallow_memory:
             self.shallow_bank = MemoryBank(
@@ -104,6 +109,10 @@ class HMHINet(nn.Module):
 
     def step(self, memory: Memory, features: Features, train: bool = False) -> tuple[Memory, Float[Array, "B H W 1"]]:
         """A later frame: read both banks, let the read-outs refine each other, decode, memorise."""
+        return self.finish(memory, self.read(memory, features, train))
+
+    def read(self, memory: Memory, features: Features, train: bool = False) -> Features:
+        """First half of `step`: the frame's maps with the shallow and the deep one refined by the memory."""
         maps = list(features)
         if self.shallow_memory:
             maps[SHALLOW] = self.shallow_bank.read(memory.shallow, features[SHALLOW], memory.written, train)
@@ -119,6 +128,10 @@ class HMHINet(nn.Module):
         if self.plam:
             maps[DEEP] = self.plam_module(shallow, deep)
             self.sow("intermediates", "plam", maps[DEEP])
+        return tuple(maps)
+
+    def finish(self, memory: Memory, maps: Features) -> tuple[Memory, Float[Array, "B H W 1"]]:
+        """Second half of `step`: decode the refined maps and memorise them."""
         coarse = self.decoder(maps)
         return self._memorise(memory, maps, coarse), self._logits(coarse)
 
@@ -217,6 +230,7 @@ def build_model(
     feedforward: int = 2048,
     flow_adapters: bool | None = None,
     drop_path: float | None = None,
+    batch_norm: str = "frozen",
     dtype: jnp.dtype | str = jnp.float32,
 ) -> HMHINet:
     """The network for a backbone and a choice of switches; the attributes of `HMHINet` say what each is.
@@ -225,9 +239,11 @@ def build_model(
     then turn off by themselves.
 
     Raises:
-        ValueError: for an unknown backbone, or a capacity or top-k below one.
+        ValueError: for an unknown backbone or batch norm mode, or a capacity or top-k below one.
     """
     spec(backbone)
+    if batch_norm not in ("frozen", "updated"):
+        raise ValueError(f"batch_norm is {batch_norm!r}; it must be 'frozen' or 'updated'")
     for name, value in (("memory_frames", memory_frames), ("top_k", top_k), ("feedforward", feedforward)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
@@ -244,5 +260,6 @@ def build_model(
         feedforward=feedforward,
         flow_adapters=flow_adapters,
         drop_path=drop_path,
+        batch_norm=batch_norm,
         dtype=jnp.dtype(dtype),
     )
