@@ -1,0 +1,330 @@
+"""Reading and writing .pth without PyTorch. The files in data/ were written by torch 2.13."""
+
+import contextlib
+import io
+import os
+import pickle
+import pickletools
+import struct
+import zipfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from hmhi_jax.errors import InputError
+from hmhi_jax.interop.torch_checkpoint import TorchDtype, read_torch_checkpoint
+from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def every_kind():
+    return read_torch_checkpoint(DATA / "every_kind.pth", verify=True)
+
+
+def test_every_dtype(every_kind):
+    network = every_kind["network"]
+    expected = {
+        "float32": (np.float32, np.arange(12).reshape(3, 4)),
+        "float16": (np.float16, (np.arange(6, dtype=np.float16) / np.float16(3))),
+        "bfloat16": (ml_dtypes.bfloat16, (np.arange(6, dtype=np.float32) / 3).reshape(2, 3).astype(ml_dtypes.bfloat16)),
+        "float64": (np.float64, np.arange(3) / 7),
+        "float8": (ml_dtypes.float8_e4m3fn, [1, -2, 0.5]),
+        "int64": (np.int64, 7),
+        "uint16": (np.uint16, [1, 65535]),
+        "bool": (np.bool_, [True, False]),
+        "complex64": (np.complex64, [1 + 2j, 3 - 1j]),
+        "conjugate": (np.complex64, [1 - 2j, 3 + 1j]),
+    }
+    for name, (dtype, values) in expected.items():
+        assert network[name].dtype == dtype, name
+        np.testing.assert_array_equal(network[name], np.asarray(values, dtype), err_msg=name)
+
+
+def test_strides_are_honoured(every_kind):
+    network = every_kind["network"]
+    base = np.arange(120, dtype=np.float32).reshape(10, 12)
+    np.testing.assert_array_equal(network["whole"], base)
+    np.testing.assert_array_equal(network["transposed"], base.T)
+    np.testing.assert_array_equal(network["slice"], base[2:5, 1::3])
+    np.testing.assert_array_equal(network["expanded"], np.repeat([[1.0], [2.0], [3.0]], 5, 1))
+    np.testing.assert_array_equal(network["channels_last"], np.arange(24).reshape(1, 2, 3, 4))
+    assert network["parameter"].tolist() == [1, 1]
+    assert network["empty"].shape == (0, 3)
+
+
+def test_shared_storages_stay_shared_and_nothing_is_copied(every_kind):
+    network = every_kind["network"]
+    for name in ("transposed", "slice"):
+        assert np.shares_memory(network["whole"], network[name])
+    assert not network["whole"].flags.writeable
+    assert not network["whole"].flags.owndata
+
+
+def test_plain_values_and_optimiser_state(every_kind):
+    assert every_kind["epoch"] == 3
+    assert every_kind["misc"] == [1, 2.5, (None, True), "x", TorchDtype("float32"), (2, 3), "cpu", 2**70, -5]
+    assert list(every_kind["network"])[:2] == ["float32", "float16"]
+    assert every_kind["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.999)
+    np.testing.assert_allclose(every_kind["optimizer"]["state"][1]["exp_avg"], [0.1, 0.1])
+
+
+def test_a_file_without_checksums_is_no_damage():
+    assert read_torch_checkpoint(DATA / "without_checksums.pth", verify=True)["weight"].tolist() == [
+        [0, 1, 2],
+        [3, 4, 5],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("legacy.pth", ("legacy format", "torch.save(torch.load(")),
+        ("whole_module.pth", ("`torch.nn.modules.linear.Linear`", "nothing was executed", "state_dict()")),
+        ("torchscript.pt", ("TorchScript",)),
+    ],
+)
+def test_other_files_of_torch(name, words):
+    with pytest.raises(InputError) as caught:
+        read_torch_checkpoint(DATA / name)
+    assert "\n" not in str(caught.value)
+    for word in (name, *words):
+        assert word in str(caught.value)
+
+
+# --- hostile and damaged files ----------------------------------------------------------------------------------------
+
+
+def archive(path: Path, data_pkl: bytes, storages: dict[str, bytes] | None = None, **entries: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", data_pkl)
+        for key, value in (storages or {}).items():
+            file.writestr(f"archive/data/{key}", value)
+        for key, value in entries.items():
+            file.writestr(f"archive/{key}", value)
+    return path
+
+
+class Calls:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_a_call_is_refused_by_name_and_not_made(tmp_path, protocol):
+    witness = tmp_path / "executed"
+    pickled = pickle.dumps({"weight": Calls(os.system, f"touch {witness}")}, protocol)
+    with pytest.raises(InputError, match=rf"`{os.system.__module__}\.system`.*nothing was executed"):
+        read_torch_checkpoint(archive(tmp_path / "x.pth", pickled))
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    ("instructions", "found"),
+    [
+        (b"cbuiltins\neval\n(S'1'\ntR.", r"builtins\.eval"),
+        (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93(\x8c\x011tR.", r"builtins\.eval"),
+        (b"(S'1'\nios\nsystem\n.", r"os\.system"),
+        (b"ctorch.storage\n_load_from_bytes\n(C\x01xtR.", r"torch\.storage\._load_from_bytes"),
+        (b"ctorch._utils\n_rebuild_sparse_tensor\n.", r"_rebuild_sparse_tensor"),
+        (b"cnumpy.core.multiarray\nscalar\n.", r"numpy\.core\.multiarray\.scalar"),
+        (b"cargparse\nNamespace\n.", r"argparse\.Namespace"),
+        (b"ccollections\nOrderedDict.__init__\n.", r"OrderedDict\.__init__"),
+    ],
+)
+def test_names_outside_the_table(tmp_path, instructions, found):
+    with pytest.raises(InputError, match=f"`.*{found}`"):
+        read_torch_checkpoint(archive(tmp_path / "x.pth", instructions))
+
+
+@pytest.mark.parametrize(
+    "instructions",
+    [
+        b"",
+        b".",
+        b"\x80\x02]q\x00(K\x01e",  # no end
+        b"\x80\x02K\x01K\x02.",  # two values
+        b"\x80\x02h\x05.",  # a memo that was never written
+        b"\x80\x02K\x01)R.",  # a number called
+        b"\x80\x02K\x01}b.",  # state for a number
+        b"\x80\x02\x81.",  # NEWOBJ
+        b"\x80\x02\x82\x01.",  # the extension registry
+        b"\x80\x02(e.",
+        b"\x80\x02K\x01a.",
+        b"\x80\x02}" + b"N" + b"\x85" * 200_000 + b"K\x01s.",  # hashing this key would overflow the C stack
+        b"\x80\x02X\xff\xff\xff\x7fabc.",  # a string of 2 GiB that is not there
+        b"\x80\x02ccollections\nOrderedDict\nK\x05\x85R.",  # an item list that is a number
+        b"I" + b"9" * 5000 + b"\n.",  # a number that takes long to read
+    ],
+)
+def test_malformed_pickles_are_one_line(tmp_path, instructions):
+    with pytest.raises(InputError, match="its pickle is damaged") as caught:
+        read_torch_checkpoint(archive(tmp_path / "x.pth", instructions))
+    assert "\n" not in str(caught.value)
+
+
+def tensor_pickle(
+    size="K\x02\x85", stride="K\x01\x85", offset="K\x00", count="K\x02", key="X\x01\x00\x00\x000"
+) -> bytes:
+    parts = [
+        "ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n",
+        key, "X\x03\x00\x00\x00cpu", count, "tQ", offset, size, stride, "\x89}tR.",
+    ]  # fmt: skip
+    return b"\x80\x02" + "".join(parts).encode("latin-1")
+
+
+def test_a_tensor_made_by_hand(tmp_path):
+    storage = struct.pack("<2f", 1, 2)
+    path = archive(tmp_path / "x.pth", tensor_pickle(), {"0": storage})
+    assert read_torch_checkpoint(path).tolist() == [1, 2]
+
+
+def test_big_endian_files(tmp_path):
+    path = archive(tmp_path / "x.pth", tensor_pickle(), {"0": struct.pack(">2f", 1, 2)}, byteorder=b"big")
+    array = read_torch_checkpoint(path)
+    assert array.tolist() == [1, 2]
+    assert array.dtype.isnative
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": "K\x03\x85"},  # past the end
+        {"offset": "K\x01"},
+        {"stride": "K\x02\x85"},
+        {"offset": "J\xff\xff\xff\xff"},  # before the beginning
+        {"stride": "J\xff\xff\xff\xff\x85"},
+        {"count": "K\x03"},  # a storage larger than its file
+        {"count": "J\xff\xff\xff\xff"},
+        {"size": "K\x02K\x02\x86"},  # two sizes, one stride
+        {"size": "J\xff\xff\xff\x7f\x85", "stride": "K\x00\x85"},  # eight gigabytes out of eight bytes
+        {"size": "X\x01\x00\x00\x002\x85"},  # a string
+        {"size": "K\x02"},  # not even a tuple
+        {"key": "K\x00"},
+    ],
+)
+def test_tensors_that_claim_what_is_not_theirs(tmp_path, changes):
+    path = archive(tmp_path / "x.pth", tensor_pickle(**changes), {"0": struct.pack("<2f", 1, 2)})
+    with pytest.raises(InputError, match="its pickle is damaged"):
+        read_torch_checkpoint(path)
+
+
+def test_a_missing_storage(tmp_path):
+    with pytest.raises(InputError, match="has no entry archive/data/0"):
+        read_torch_checkpoint(archive(tmp_path / "x.pth", tensor_pickle()))
+
+
+def test_every_truncation_is_one_line(tmp_path):
+    whole = (DATA / "every_kind.pth").read_bytes()
+    for size in [*range(0, 200, 7), *range(200, len(whole) - 1, 331)]:
+        path = tmp_path / "cut.pth"
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError) as caught:
+            read_torch_checkpoint(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_no_flipped_byte_of_the_pickle_gets_out_as_anything_but_an_input_error(tmp_path):
+    whole = (DATA / "every_kind.pth").read_bytes()
+    with zipfile.ZipFile(DATA / "every_kind.pth") as file:
+        pickled = file.read("every_kind/data.pkl")
+    begin = whole.index(pickled)
+    path = tmp_path / "flipped.pth"
+    for position in range(0, len(pickled), 5):
+        damaged = bytearray(whole)
+        damaged[begin + position] ^= 1 << (position % 8)
+        path.write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            read_torch_checkpoint(path)
+
+
+def test_a_flipped_byte_of_a_storage_is_found_by_its_checksum(tmp_path):
+    whole = bytearray((DATA / "every_kind.pth").read_bytes())
+    position = whole.index(np.arange(12, dtype=np.float32).tobytes())
+    whole[position + 5] ^= 4
+    path = tmp_path / "flipped.pth"
+    path.write_bytes(whole)
+    read_torch_checkpoint(path)  # mapped, not read
+    with pytest.raises(InputError, match=r"1 of \d+ storages differ from their checksums"):
+        read_torch_checkpoint(path, verify=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "an empty file"),
+        (b"<!DOCTYPE html><html>Google Drive can't scan this file for viruses", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "Git LFS pointer"),
+        (b"\x89PNG\r\n\x1a\n", "starts with"),
+        (b"PK\x03\x04" + bytes(100), "cut short or damaged"),
+    ],
+)
+def test_what_people_save_as_pth(tmp_path, content, words):
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        read_torch_checkpoint(path)
+
+
+def test_compressed_archives_are_refused(tmp_path):
+    path = tmp_path / "x.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", pickle.dumps({"a": 1}, 2))
+    with pytest.raises(InputError, match="compressed"):
+        read_torch_checkpoint(path)
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_torch_checkpoint(tmp_path / "nothing.pth")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_torch_checkpoint(tmp_path)
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read_back(tmp_path, every_kind):
+    value = {
+        "network": {k: v for k, v in every_kind["network"].items() if k not in ("uint16", "float8")},
+        "numbers": [1, -5, 2**40, 1.5, True, None, ("a", "b"), {}],
+    }
+    write_torch_checkpoint(tmp_path / "x.pth", value)
+    back = read_torch_checkpoint(tmp_path / "x.pth", verify=True)
+    assert back["numbers"] == value["numbers"]
+    for name, array in value["network"].items():
+        assert back["network"][name].dtype == array.dtype
+        assert back["network"][name].shape == array.shape
+        np.testing.assert_array_equal(back["network"][name], array)
+
+
+def test_storages_are_aligned_and_the_pickle_is_torch_s(tmp_path):
+    write_torch_checkpoint(tmp_path / "x.pth", {"a": np.ones(3, np.float32), "b": np.zeros((2, 2), np.float16)})
+    data = (tmp_path / "x.pth").read_bytes()
+    for content in (np.ones(3, np.float32).tobytes(), bytes(8)):
+        assert data.index(content) % 64 == 0 or content == bytes(8)
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        assert file.testzip() is None
+        names = {str(arg) for op, arg, _ in pickletools.genops(file.read("archive/data.pkl")) if op.name == "GLOBAL"}
+    assert names == {
+        "collections OrderedDict",
+        "torch._utils _rebuild_tensor_v2",
+        "torch FloatStorage",
+        "torch HalfStorage",
+    }
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError, match="cannot hold object"):
+        write_torch_checkpoint(tmp_path / "x.pth", {"a": object()})
+    with pytest.raises(InputError, match="cannot be written"):
+        write_torch_checkpoint(tmp_path / "no" / "folder" / "x.pth", {"a": 1})
+    assert list(tmp_path.iterdir()) == []
