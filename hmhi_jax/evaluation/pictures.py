@@ -21,7 +21,7 @@ READINGS: dict[str, str] = {
     "release": (
         "Each frame is stretched to 0..255 between its smallest and largest value, then foreground is above 128. The "
         "release does this when it saves a prediction, so a frame without any object is stretched to full contrast as "
-        "well. A file that spans 0..255 already is unchanged."
+        "well. A file that spans 0 to 254 or 255 already is left as it is."
     ),
 }
 """What each reading of a prediction file does."""
@@ -155,9 +155,9 @@ def read_as(prediction: UInt8[np.ndarray, "H W"], reading: str) -> UInt8[np.ndar
     if reading == "plain":
         return prediction
     low, high = int(prediction.min()), int(prediction.max())
-    if (low, high) == (0, 255):
+    # The release rounds down what it saves, so the brightest pixel of a frame it has stretched may be 254.
+    if low == 0 and high >= 254:
         return prediction
-    # A table of 256 exact integers: no rounding can change a file that is stretched already.
     levels = (np.clip(np.arange(256) - low, 0, high - low) * 255) // max(high - low, 1)
     return levels.astype(np.uint8)[prediction]
 

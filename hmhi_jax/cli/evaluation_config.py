@@ -1,0 +1,70 @@
+"""Every setting of an evaluation with its default."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from hmhi_jax.errors import InputError
+
+SET_FIELDS = ("path", "root", "name", "split", "layout", "flows", "protocol", "videos")
+
+
+def default_evaluation() -> ConfigDict:
+    """A config for `eval.py` to fill in: its section `eval`.
+
+    Training configs are fine too: their section `evaluation` names the data sets, and the weights are those of the
+    run in the work directory.
+    """
+    c = ConfigDict()
+    c.eval = e = ConfigDict()
+    e.weights = ""  # a shipped name, a weights file or the folder of a training run; "": the work directory's
+    e.root = ""  # what relative paths of `sets` start from
+    # of {"path": ..., "split": None, "layout": None, "flows": None, "name": None, "videos": None, "protocol":
+    # "davis16"}; a protocol may be several: ("davis16", "vsod")
+    e.sets = ()
+    e.reading = "release"  # or "plain", or both: ("release", "plain")
+    e.size = config_dict.placeholder(object)  # (height, width) or "auto"; the size the weights were trained for
+    e.memory_frames = config_dict.placeholder(int)  # capacity of the memory; the weights'
+    e.dtype = "float32"
+    e.flow = "auto"  # "estimate" by the weights' recipe, take the data set's "files", or take them if made by it
+    e.files = "davis"  # names of predictions: <frame>.png, or "release": <video>_<frame>.png
+    e.lanes_per_device = 0  # videos a device works on at once; 0: 1 on CPU, 4 elsewhere
+    e.chunk = 0  # frames of a video per round; 0: 4 on CPU, 8 elsewhere
+    e.extra = True  # with vsod also mean and adaptive F and E and weighted F
+    e.strict = False  # refuse gaps instead of listing them
+    e.overwrite = False  # predict again what is there
+    e.workers = 0  # processes that score; 0: as many as cores
+    return c
+
+
+def evaluation_section(config: ConfigDict) -> ConfigDict:
+    """The settings of an evaluation out of a config that has `eval`, or `evaluation` as training has it."""
+    settings = default_evaluation().eval
+    found = config.get("eval", None) or config.get("evaluation", None)
+    if found is None:
+        raise InputError("config: has no section 'eval'; expected one that names data sets, see configs/davis_eval.py")
+    shared = "evaluation" if "eval" not in config or not config.eval else "eval"
+    with settings.unlocked():
+        for name, value in found.items():
+            if name in settings:
+                settings[name] = value
+            elif shared == "eval":
+                raise InputError(f"config.eval: unknown field {name!r}, expected {', '.join(sorted(settings))}")
+    if not settings.sets:
+        raise InputError(f"config.{shared}.sets is empty, expected data sets such as {{'path': 'data/DAVIS'}}")
+    if not settings.root and config.get("data", None) is not None and shared == "evaluation":
+        settings.root = config.data.get("root", "") or ""
+    return settings
+
+
+def checked_set(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """One data set's fields, `root` being another name of `path`, and `protocol` always several."""
+    fields = dict(entry)
+    if unknown := set(fields) - set(SET_FIELDS):
+        raise InputError(f"{where}: unknown {', '.join(sorted(unknown))}, expected {', '.join(SET_FIELDS)}")
+    path = fields.pop("root", None) or fields.get("path")
+    if not path:
+        raise InputError(f"{where}: names no folder, expected 'path'")
+    protocol = fields.get("protocol") or "davis16"
+    return fields | {"path": path, "protocol": (protocol,) if isinstance(protocol, str) else tuple(protocol)}
