@@ -10,6 +10,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from hmhi_jax.cli.training_validation import Validation, best_metric
 from hmhi_jax.compilation_cache import enable as enable_compilation_cache
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.moving_blobs import write_moving_blobs
@@ -44,14 +45,19 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
         shapes = jax.eval_shape(lambda: init_variables(model, config.seed))
         check_patterns(shapes["params"], {"config.optimiser.frozen": tuple(config.optimiser.frozen)})
 
+        validation = Validation(config, model, folder) if config.evaluation.sets else None
+        best, lowest = best_metric(config, validation.sets if validation else ())
         plain = to_plain(config)
-        record = {"config": plain, "versions": code_version(), "clips_per_epoch": data.clips_per_epoch}
+        record = {
+            "config": plain, "versions": code_version(), "clips_per_epoch": data.clips_per_epoch,
+            "best_metric": best, "lowest_is_best": lowest,
+        }  # fmt: skip
         checkpoints = Checkpoints(
             folder,
             keep_last=config.checkpoints.keep_last,
             keep_best=config.checkpoints.keep_best,
-            best_metric=config.evaluation.best_metric or None,
-            lowest_is_best=config.evaluation.lowest_is_best,
+            best_metric=best or None,
+            lowest_is_best=lowest,
         )
         state, restored, notes = starting_state(
             model, optimiser, mesh, checkpoints,
@@ -74,7 +80,7 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
             save_weights(folder / CHECKPOINT_EXPORT, variables, plain["model"], size, FlowRecipe(), extra)
 
         loop = Loop(
-            train_step, data.batches, when, checkpoints, folder, record,
+            train_step, data.batches, when, checkpoints, folder, record, evaluate=validation,
             export=export, tensorboard=config.logging.tensorboard, profile=profile,
         )  # fmt: skip
         outcome = loop.run(state, [*checkpoints.warnings, *notes])

@@ -4,20 +4,23 @@ import importlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import optax
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from hmhi_jax.data.augmentation import Augmentation
 from hmhi_jax.data.clips import ClipSampling
 from hmhi_jax.data.device_batches import DeviceBatches, batch_shardings
+from hmhi_jax.data.inspection import check_for_training
 from hmhi_jax.data.mixture import Source, entries_of, open_sources
 from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig
 from hmhi_jax.errors import InputError
 from hmhi_jax.models import HMHINet, build_model
+from hmhi_jax.training.clip_forward import CheckpointPolicy
 from hmhi_jax.training.loop import Batches
 from hmhi_jax.training.mesh import DATA
 from hmhi_jax.training.optimiser import BACKBONE, learning_rate_schedule, make_optimiser
@@ -95,7 +98,12 @@ def data_of(config: ConfigDict, mesh: Mesh) -> Data:
             )
         fields["path"] = root / Path(fields["path"]).expanduser()
         sources.append(Source(**fields))
-    datasets = open_sources(sources)
+    datasets = []
+    for dataset, repeats in open_sources(sources):
+        good, left_out = check_for_training(dataset, skip_bad=config.data.skip_bad)
+        for problem in left_out:
+            logging.warning("%s: left out, %s", dataset.name, problem)
+        datasets.append((good, repeats))
     pipeline = ClipPipeline(
         entries_of(datasets), pipeline_config(config), shard=jax.process_index(), shards=jax.process_count()
     )
@@ -113,9 +121,11 @@ def _function(name: str) -> Any:
 def step_arguments(config: ConfigDict) -> dict[str, Any]:
     """Keyword arguments of `make_train_step` out of `config.step`."""
     s = config.step
-    unroll = jax.default_backend() == "cpu" if s.unroll == "auto" else bool(s.unroll)
-    if s.checkpoint not in ("none", "read_outs", "step"):
-        raise InputError(f"config.step.checkpoint is {s.checkpoint!r}, expected 'none', 'read_outs' or 'step'")
+    choices = {"frames": ("auto", "unrolled", "scanned"), "checkpoint": get_args(CheckpointPolicy)}
+    for name, expected in choices.items():
+        if s[name] not in expected:
+            raise InputError(f"config.step.{name} is {s[name]!r}, expected one of {', '.join(expected)}")
+    unroll = s.frames == "unrolled" or (s.frames == "auto" and jax.default_backend() == "cpu")
     return {
         "accumulate": s.accumulate,
         "checkpoint": s.checkpoint,

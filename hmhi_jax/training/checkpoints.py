@@ -1,8 +1,8 @@
 """Checkpoints that a run can always go on from: written beside the run, the last few and the best kept.
 
 A checkpoint is a folder named by its step with four parts: `state` (a `TrainState`, every array), `data` (the data
-iterator's state), `run` (config, versions) and, after an evaluation, `metrics`. It is written in the background, under a
-temporary name, and renamed when complete.
+iterator's state), `run` (config, versions), after an evaluation also `metrics`. It is written in the background, under
+a temporary name, and renamed when complete.
 
 Order of restoring: the run's own checkpoints, newest first; else `init_from`; else fresh weights
 (`hmhi_jax.training.initial_weights`).
@@ -229,9 +229,8 @@ def load_other_run(workdir: str | Path, newest: bool = False) -> tuple[dict[str,
         step = steps[-1]
         if scored and not newest:
             run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-            settings = run["config"]["evaluation"]
-            sign = -1 if settings["lowest_is_best"] else 1
-            step = max(scored, key=lambda s: sign * manager.metrics(s).get(settings["best_metric"], -sign * np.inf))
+            name, sign = run["best_metric"], -1 if run["lowest_is_best"] else 1
+            step = max(scored, key=lambda s: sign * manager.metrics(s).get(name, -sign * np.inf))
         shapes = manager.item_metadata(step)["state"]
         numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes.tree)
         tree = manager.restore(step, args=ocp.args.Composite(state=ocp.args.PyTreeRestore(restore_args=numpy)))["state"]

@@ -10,7 +10,7 @@ from hmhi_jax.errors import InputError
 
 # Settings that may differ from those a checkpoint was made with: they change neither what is learnt nor the arrays.
 FREE = (
-    "mesh", "logging", "checkpoints", "evaluation", "step.checkpoint", "step.unroll", "data.workers", "data.threads",
+    "mesh", "logging", "checkpoints", "evaluation", "step.checkpoint", "step.frames", "data.workers", "data.threads",
     "data.buffer", "data.on_corrupt", "data.skip_bad", "data.root", "init_from", "init_optimiser", "steps", "epochs",
 )  # fmt: skip
 
@@ -77,7 +77,7 @@ def default_config() -> ConfigDict:
     c.step = ConfigDict()
     c.step.accumulate = 1
     c.step.checkpoint = "none"  # or "read_outs", "step": what the backward pass computes again
-    c.step.unroll = "auto"  # frames written out instead of scanned: on CPU
+    c.step.frames = "auto"  # of a clip: "scanned", or "unrolled", which is faster (and slower to compile) on CPU
     c.step.dropout = True
     c.step.ema_decay = 0.0  # 0: no averaged parameters
 
@@ -94,8 +94,9 @@ def default_config() -> ConfigDict:
     c.evaluation.every_epochs = 0.0
     c.evaluation.every_steps = 0
     c.evaluation.sets = ()  # of {"path": ..., "split": ..., "protocol": "davis16", "layout": None, "flows": None}
-    c.evaluation.best_metric = ""  # "<set>/J&F"; "": the first set's main figure
-    c.evaluation.lowest_is_best = False
+    c.evaluation.best_metric = ""  # "<set>/JF_mean"; "": the first set's J&F, or MAE
+    c.evaluation.memory_frames = config_dict.placeholder(int)  # capacity in validation; that of training
+    c.evaluation.workers = 0  # processes that score; 0: as many as cores
     c.evaluation.pictures = 4  # videos of each set whose prediction is drawn
 
     c.logging = ConfigDict()

@@ -1,0 +1,103 @@
+"""A run survives what happens to runs: kills, signals, damaged checkpoints and pictures, full disks, bad numbers."""
+
+import random
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from training_process import array_files, checkpoint_steps, finish, losses, signal_after, start, train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """A run nothing happened to."""
+    folder = tmp_path_factory.mktemp("runs") / "reference"
+    train(folder)
+    assert list(losses(folder)) == list(range(1, 13))
+    return folder
+
+
+def same_weights(one, other) -> bool:
+    first, second = (load_file(folder / "weights.safetensors") for folder in (one, other))
+    return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_killed_twice_a_run_gives_the_same_losses_and_weights(reference, tmp_path):
+    generator = random.Random(0)
+    for step in (generator.randint(4, 6), generator.randint(7, 11)):
+        process = start(tmp_path)
+        signal_after(process, tmp_path, step, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    train(tmp_path)
+    assert losses(tmp_path) == losses(reference)
+    assert same_weights(tmp_path, reference)
+
+
+def test_sigterm_saves_and_a_truncated_checkpoint_gives_way_to_the_one_before(reference, tmp_path):
+    process = start(tmp_path)
+    signal_after(process, tmp_path, 4, signal.SIGTERM)
+    output = finish(process, code=0)
+    steps = checkpoint_steps(tmp_path)
+    if steps[-1] < 12:  # it may be quicker than the signal
+        assert f"SIGTERM: saved step {steps[-1]}" in output
+    biggest = array_files(tmp_path, steps[-1])[0]
+    biggest.write_bytes(biggest.read_bytes()[: biggest.stat().st_size // 2])
+    output = train(tmp_path)
+    assert f"checkpoints/{steps[-1]} cannot be read" in output
+    assert f"going on from step {steps[-2]}" in output
+    assert losses(tmp_path) == losses(reference)
+    assert same_weights(tmp_path, reference)
+
+
+def test_missing_files_and_other_settings(reference, tmp_path):
+    shutil.copytree(reference, tmp_path / "run")
+    newest = checkpoint_steps(reference)[-1]
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / str(newest) / "state")
+    output = train(
+        tmp_path / "run", "--config.optimiser.learning_rate=0.5", "--config.seed=3", "--config.logging.every_steps=2", code=2
+    )  # fmt: skip
+    assert "optimiser.learning_rate: checkpoint 0.001, now 0.5" in output
+    assert "seed: checkpoint 0, now 3" in output
+    assert "logging" not in output
+    output = train(tmp_path / "run")
+    assert f"going on from step {checkpoint_steps(reference)[-2]}" in output
+    assert losses(tmp_path / "run") == losses(reference)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    output = train(tmp_path, "--config.optimiser.learning_rate=1e30", "--config.optimiser.warmup_steps=0", code=2)
+    assert "is not finite" in output
+    assert "data/train0" in output  # names its clips
+
+
+def test_a_full_disk_is_one_line_and_leaves_older_checkpoints(reference, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+    before = checkpoint_steps(run)
+    for step in before[1:]:
+        shutil.rmtree(run / "checkpoints" / str(step))
+    largest = array_files(run, before[0])[0].stat().st_size
+    output = train(run, limit=largest // 2, code=2)
+    assert "the disk is full" in output
+    assert checkpoint_steps(run) == before[:1]
+    train(run)
+    assert losses(run) == losses(reference)
+
+
+def test_a_corrupt_picture_is_named_and_skipped_or_fatal(reference, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(reference / "data", run / "data")
+    for mask in (run / "data" / "Annotations" / "480p" / "train03").glob("*.png"):
+        data = bytearray(mask.read_bytes())
+        data[len(data) // 2 - 8 : len(data) // 2 + 8] = bytes(16)
+        mask.write_bytes(bytes(data))
+    output = train(run, "--config.data.on_corrupt=fatal", code=2)
+    assert "Annotations/480p/train03" in output
+    output = train(run, "--config.data.on_corrupt=skip")
+    assert "Annotations/480p/train03" in output
+    assert len(losses(run)) == 12
