@@ -96,9 +96,13 @@ def open_videos(inputs: Sequence[str | Path], *, frame_rate: Fraction | None = N
     for given in inputs:
         text = str(given)
         path = Path(text).expanduser()
-        if not path.exists():
+        try:
+            path.stat()
+        except FileNotFoundError:
             opened.append(_open_camera(text))
             continue
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         resolved = path.resolve()
         if resolved in seen:
             continue
@@ -167,13 +171,14 @@ def _open_folder(folder: Path, frame_rate: Fraction | None) -> list[tuple[Video,
     from hmhi_jax.data.frame_folders import FrameFolder
 
     found: list[tuple[Video, tuple[str, ...]]] = []
-    for place, subfolders, _ in os.walk(folder):
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: the folder cannot be read ({error.strerror})") from error
+
+    for place, subfolders, _ in os.walk(folder, onerror=refuse):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         here = Path(place)
-        try:
-            pictures, films = _visible(here, PICTURE_SUFFIXES), _visible(here, VIDEO_SUFFIXES)
-        except OSError as error:
-            raise InputError(f"{here}: the folder cannot be read ({error.strerror})") from error
+        pictures, films = _visible(here, PICTURE_SUFFIXES), _visible(here, VIDEO_SUFFIXES)
         if pictures and films:
             raise InputError(
                 f"{here}: holds {len(pictures)} pictures and {len(films)} video files, expected one kind; "

@@ -42,8 +42,9 @@ class ResultFolder:
 
     def status(self) -> Status:
         """How far these very results got. Raises `InputError` if the folder holds anything else with these names."""
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"{self.path}: is a file, expected a folder for the results; choose another one")
+        with writing(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise InputError(f"{self.path}: is a file, expected a folder for the results; choose another one")
         for file, status in ((self.summary, "finished"), (self._job, "unfinished")):
             if file.is_file():
                 other = self._differences(file)

@@ -27,6 +27,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.inference.network_input import FlowOf, Prepared, jobs, prepare
 from hmhi_jax.inference.pipeline import Pipeline, StageTimes
 from hmhi_jax.inference.stream_state import StreamState
+from hmhi_jax.interop.export import ExportedNetwork, is_export
 from hmhi_jax.interop.weights_file import check_variables, load_weights
 from hmhi_jax.models import Features, HMHINet, Memory, build_model, frame
 
@@ -38,21 +39,28 @@ CHUNK = {"cpu": 1, "gpu": 8, "tpu": 8}
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(
-    model: HMHINet, variables: Any, frames: UInt8[Array, "T H W 3"], flows: UInt8[Array, "T H W 3"]
-) -> Features:
-    return model.apply(variables, normalise(frames)[None], normalise(flows)[None], method="encode")
+    model: HMHINet | ExportedNetwork, variables: Any, frames: UInt8[Array, "T H W 3"], flows: UInt8[Array, "T H W 3"]
+) -> tuple[Features, ...]:
+    """Maps of each frame by itself, so that `_start` and `_step` are compiled once whatever T is."""
+    if isinstance(model, ExportedNetwork):
+        each = range(frames.shape[0])
+        return tuple(model.apply(variables, frames[t : t + 1], flows[t : t + 1], method="encode") for t in each)
+    features = model.apply(variables, normalise(frames)[None], normalise(flows)[None], method="encode")
+    return tuple(frame(features, t) for t in range(frames.shape[0]))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _start(model: HMHINet, variables: Any, features: Features) -> tuple[Memory, Float[Array, "1 H W 1"]]:
-    return model.apply(variables, frame(features, 0), method="start")
+def _start(
+    model: HMHINet | ExportedNetwork, variables: Any, features: Features
+) -> tuple[Memory, Float[Array, "1 H W 1"]]:
+    return model.apply(variables, features, method="start")
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _step(
-    model: HMHINet, variables: Any, memory: Memory, features: Features, index: Any
+    model: HMHINet | ExportedNetwork, variables: Any, memory: Memory, features: Features
 ) -> tuple[Memory, Float[Array, "1 H W 1"]]:
-    return model.apply(variables, memory, frame(features, index), method="step")
+    return model.apply(variables, memory, features, method="step")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +91,7 @@ class VideoSegmenter:
 
     def __init__(
         self,
-        model: HMHINet,
+        model: HMHINet | ExportedNetwork,
         variables: Any,
         *,
         size: tuple[int, int] | str = (512, 512),
@@ -95,7 +103,7 @@ class VideoSegmenter:
         """Put a network on a device.
 
         Args:
-            model: from `build_model`.
+            model: from `build_model`, or an export.
             variables: its variables, checked against it by `load`, not here.
             size: (height, width) the network runs at, multiples of 32; or "auto": the frames' own shape, with about as
                 many pixels as `input_size`.
@@ -127,7 +135,7 @@ class VideoSegmenter:
         device: jax.Device | None = None,
         backbone: str | None = None,
     ) -> "VideoSegmenter":
-        """A segmenter from weights: a shipped name, a `.safetensors` file, or the folder of a training run.
+        """A segmenter from weights: a shipped name, a `.safetensors` file, the folder of a training run, or an export.
 
         Args:
             name_or_path: which weights.
@@ -140,6 +148,13 @@ class VideoSegmenter:
         Raises:
             InputError: for weights that do not exist, cannot be read or do not fit.
         """
+        if is_export(name_or_path):
+            network = ExportedNetwork(name_or_path)
+            network.require(size=size, memory_frames=memory_frames, backbone=backbone)
+            return cls(
+                network, network.variables, size=network.input_size, flow_recipe=network.flow_recipe, chunk=1,
+                device=device,
+            )  # fmt: skip
         weights = load_weights(name_or_path)
         arguments = dict(weights.model_arguments)
         if backbone is not None and arguments.get("backbone") != backbone:
@@ -288,11 +303,11 @@ class VideoSegmenter:
                 flows = np.stack([item.flow for item in (*batch, *filling)])
                 features = _encode(self.model, self.variables, *jax.device_put((pictures, flows), self.device))
                 sent = []
-                for position, item in enumerate(batch):
+                for item, maps in zip(batch, features, strict=False):  # the filling's maps are left
                     if memory is None:
-                        memory, logits = _start(self.model, self.variables, features)
+                        memory, logits = _start(self.model, self.variables, maps)
                     else:
-                        memory, logits = _step(self.model, self.variables, memory, features, np.int32(position))
+                        memory, logits = _step(self.model, self.variables, memory, maps)
                     copy = jax.tree.map(jnp.copy, memory) if item.state_due else None  # the next step overwrites it
                     sent.append((item, logits, copy))
             yield from self._fetch(pending, network_size, times)
@@ -310,7 +325,7 @@ class VideoSegmenter:
         while sent:
             item, logits, memory = sent.pop(0)
             with times.measure("network"):
-                on_host = np.array(logits[0, :, :, 0])
+                on_host = np.array(logits)[0, :, :, 0]
             state = None
             if memory is not None:
                 state = functools.partial(StreamState.of, item.index + 1, memory, item.remember, network_size)
@@ -325,7 +340,8 @@ class VideoSegmenter:
         blank = jnp.zeros((1, *network_size, 3), jnp.uint8)
 
         def first_memory() -> Memory:
-            return _start(self.model, self.variables, _encode(self.model, self.variables, blank, blank))[0]
+            (maps,) = _encode(self.model, self.variables, blank, blank)
+            return _start(self.model, self.variables, maps)[0]
 
         return state.to_memory(first_memory, self.device)
 

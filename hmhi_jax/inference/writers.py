@@ -42,8 +42,12 @@ def write_file(path: Path, data: bytes, workplace: Path) -> None:
     """Write bytes to a file in `workplace` (on the same disk), then give it its name. Raises `InputError`."""
     partial = workplace / f"{path.name}.{threading.get_ident()}.partial"
     with writing(path):
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        try:
+            partial.write_bytes(data)
+            os.replace(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def write_png(path: Path, picture: UInt8[np.ndarray, "H W *channels"], workplace: Path) -> None:
