@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
 from ml_collections import ConfigDict
 
 from hmhi_jax.cli.training_validation import Validation, best_metric
@@ -30,7 +29,6 @@ from hmhi_jax.training.step import make_train_step
 def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tuple[str, ...] = ()) -> int:
     """Train, or go on training, until the end of the schedule or a signal; the exit code."""
     enable_compilation_cache()
-    logging.get_absl_logger().setLevel("WARNING")  # Orbax tells every step of a save otherwise
     folder = Path(workdir).expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
     if config.data.generate:
@@ -122,4 +120,3 @@ def _write_json(path: Path, value: Any) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, path)
-    logging.debug("wrote %s", path)

@@ -1,6 +1,7 @@
 """From a config to the parts of a run: model, optimiser, batches, step."""
 
 import importlib
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any, get_args
 
 import jax
 import optax
-from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -102,7 +102,7 @@ def data_of(config: ConfigDict, mesh: Mesh) -> Data:
     for dataset, repeats in open_sources(sources):
         good, left_out = check_for_training(dataset, skip_bad=config.data.skip_bad)
         for problem in left_out:
-            logging.warning("%s: left out, %s", dataset.name, problem)
+            logging.getLogger(__name__).warning("%s: left out, %s", dataset.name, problem)
         datasets.append((good, repeats))
     pipeline = ClipPipeline(
         entries_of(datasets), pipeline_config(config), shard=jax.process_index(), shards=jax.process_count()

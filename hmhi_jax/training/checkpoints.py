@@ -9,8 +9,10 @@ Order of restoring: the run's own checkpoints, newest first; else `init_from`; e
 """
 
 import errno
+import logging
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +21,10 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
-from jax.experimental import multihost_utils
 
 import hmhi_jax
 from hmhi_jax.errors import InputError
+from hmhi_jax.training.mesh import wait_for_all
 from hmhi_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -72,6 +73,7 @@ class Checkpoints:
             enable_async_checkpointing=True,
         )
         self._best_metric = best_metric
+        _silence_closed_writers()
         with _explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -164,13 +166,11 @@ class Checkpoints:
         text = f"checkpoint {self.folder / str(step)} cannot be read ({reason}); it is now {broken.name}"
         text += ", trying the one before"
         self.warnings.append(text)
-        logging.warning("%s", text)
         if jax.process_index() == 0:
             shutil.rmtree(broken, ignore_errors=True)
             if (self.folder / str(step)).exists():
                 (self.folder / str(step)).rename(broken)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"broken-{step}")
+        wait_for_all(f"broken-{step}")
         self._manager.reload()
 
     def close(self) -> None:
@@ -204,6 +204,22 @@ class _explained:
         if isinstance(error, OSError):
             raise InputError(f"{self._folder}: cannot be written ({error.strerror or error})") from error
         return False
+
+
+def _silence_closed_writers() -> None:
+    """A failed save is reported once, by `_explained`. Orbax and the writers it leaves behind when one of them failed
+    (their event loop is closed by then) would add pages of tracebacks."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    previous = sys.excepthook
+    if getattr(previous, "silences_closed_writers", False):
+        return
+
+    def hook(kind, error, trace) -> None:
+        if not (isinstance(error, RuntimeError) and "Event loop is closed" in str(error)):
+            previous(kind, error, trace)
+
+    hook.silences_closed_writers = True
+    sys.excepthook = hook
 
 
 def out_of_space(error: BaseException | None) -> bool:

@@ -1,5 +1,6 @@
 """The loop: batches in, checkpoints and figures out, and an orderly end whatever happens."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,16 +9,18 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from absl import logging
 from jaxtyping import UInt8
 
 from hmhi_jax.data.device_batches import DeviceBatch
 from hmhi_jax.errors import InputError
 from hmhi_jax.training.checkpoints import Checkpoints
 from hmhi_jax.training.interruption import Interruption
+from hmhi_jax.training.mesh import wait_for_all
 from hmhi_jax.training.metrics_log import MetricsLog, TrainingProgress, as_floats
 from hmhi_jax.training.state import TrainState
 from hmhi_jax.training.step import Metrics
+
+_log = logging.getLogger(__name__)
 
 PROFILED_STEPS = range(2, 5)  # of this start of the run: compilation is over, three steps show the rhythm
 
@@ -87,7 +90,7 @@ class Loop:
 
     def __init__(
         self,
-        train_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+        train_step: Any,
         batches: Batches,
         schedule: Schedule,
         checkpoints: Checkpoints,
@@ -101,6 +104,7 @@ class Loop:
     ) -> None:
         """
         Args:
+            train_step: from `make_train_step`.
             run: config and versions, stored in every checkpoint.
             evaluate: called on process 0.
             export: writes the weights for use elsewhere; called on process 0 after an evaluation that was the best so
@@ -111,6 +115,7 @@ class Loop:
         self.evaluate, self.export = evaluate, export
         self.tensorboard, self.profile = tensorboard, profile
         self.is_first = jax.process_index() == 0
+        self._programs: dict[tuple[int, ...], Callable] = {}
 
     def run(self, state: TrainState, notes: Sequence[str] = ()) -> Outcome:
         """Train to the end or to a signal, saying `notes` first; what is being written is finished in any case."""
@@ -128,7 +133,7 @@ class Loop:
             try:
                 self.checkpoints.close()
             except Exception as error:  # the first error is the one to report
-                logging.warning("while stopping: %s", error)
+                _log.warning("while stopping: %s", error)
             raise
         finally:
             if self._tracing:
@@ -146,7 +151,7 @@ class Loop:
             batch = next(self.batches)
             waited = self.batches.waited - waited
             data_state = self.batches.get_state()
-            state, metrics = self.train_step(state, batch.arrays)
+            state, metrics = self._compiled(state, batch.arrays)(state, batch.arrays)
             # The devices are busy with this step while the figures of the one before are fetched.
             if pending is not None:
                 last_end = self._report(pending, last_end)
@@ -167,6 +172,21 @@ class Loop:
                 self.progress.say(f"{interruption.name}: saved step {step}; start the same command again to go on")
                 return Outcome(state, interruption.name, interruption.exit_code)
         return Outcome(state)
+
+    def _compiled(self, state: TrainState, arrays: Mapping[str, jax.Array]) -> Callable:
+        """The step compiled for a batch's size. All processes wait for the slowest: collectives are less patient."""
+        size = arrays["frames"].shape
+        if size not in self._programs:
+            began = time.monotonic()
+            program = self.train_step.lower(state, arrays).compile()
+            wait_for_all(f"compiled-{'-'.join(map(str, size))}")
+            self._programs[size] = program
+            memory = program.memory_analysis()
+            text = f"compiled for {size[2]} x {size[3]} in {time.monotonic() - began:.0f} s"
+            if memory is not None:
+                text += f", temporary memory {memory.temp_size_in_bytes / 1e9:.2f} GB a device"
+            self.progress.say(text)
+        return self._programs[size]
 
     def _report(self, pending: _Pending, last_end: float) -> float:
         """Fetch, check and write a step's figures; the time at which they were there."""
@@ -211,6 +231,7 @@ class Loop:
             for name, picture in result.pictures.items():
                 self.log.picture(step, name, picture)
             self.progress.say(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        wait_for_all(f"evaluated-{step}")
         return metrics
 
     def _export(self, state: TrainState, figures: Mapping[str, float] | None, last: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hmhi_jax.errors import InputError
@@ -42,6 +43,13 @@ def join_processes(
         )
     elif os.environ.get("HMHI_DISTRIBUTED") == "1":
         jax.distributed.initialize()
+
+
+def wait_for_all(name: str, minutes: float = 120.0) -> None:
+    """Wait until every process is here. Unlike a collective of the devices, patient: one process may have compiled, or
+    evaluated, for long. `name` must not have been used before."""
+    if jax.process_count() > 1:
+        ocp.multihost.get_barrier_sync_fn()(key=name, timeout_ms=int(minutes * 60_000))
 
 
 def _whole_number(variable: str) -> int:

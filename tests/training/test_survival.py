@@ -58,9 +58,8 @@ def test_missing_files_and_other_settings(reference, tmp_path):
     shutil.copytree(reference, tmp_path / "run")
     newest = checkpoint_steps(reference)[-1]
     shutil.rmtree(tmp_path / "run" / "checkpoints" / str(newest) / "state")
-    output = train(
-        tmp_path / "run", "--config.optimiser.learning_rate=0.5", "--config.seed=3", "--config.logging.every_steps=2", code=2
-    )  # fmt: skip
+    changed = ("--config.optimiser.learning_rate=0.5", "--config.seed=3", "--config.logging.every_steps=2")
+    output = train(tmp_path / "run", *changed, code=2)
     assert "optimiser.learning_rate: checkpoint 0.001, now 0.5" in output
     assert "seed: checkpoint 0, now 3" in output
     assert "logging" not in output

@@ -1,0 +1,69 @@
+"""One step: recomputation and accumulation change nothing but memory."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_run_config
+
+from hmhi_jax.data.preprocessing import normalise
+from hmhi_jax.models import build_model, segment_clip
+from hmhi_jax.training import assemble
+from hmhi_jax.training.losses import segmentation_loss
+from hmhi_jax.training.mesh import make_mesh
+from hmhi_jax.training.state import init_variables, make_state
+from hmhi_jax.training.step import batch_loss, make_train_step
+
+
+def batch(clips=4, frames=3, size=64):
+    generator = np.random.default_rng(0)
+    shape = (clips, frames, size, size)
+    valid = np.ones(shape[:2], bool)
+    valid[0, 1] = False
+    return {
+        "frames": generator.integers(0, 256, (*shape, 3), np.uint8),
+        "flows": generator.integers(0, 256, (*shape, 3), np.uint8),
+        "masks": (generator.random((*shape, 1)) < 0.3).astype(np.uint8),
+        "valid": valid,
+    }
+
+
+@pytest.mark.slow
+def test_recomputing_gives_the_gradients_of_the_plain_clip():
+    model = build_model(tiny_run_config.BACKBONE, memory_frames=2, feedforward=16, top_k=8)
+    variables = init_variables(model, 0)
+    clips = batch(2)
+
+    def plain(params):
+        logits = segment_clip(model, {"params": params}, normalise(clips["frames"]), normalise(clips["flows"]))
+        return segmentation_loss(logits, clips["masks"].astype(np.float32), clips["valid"])
+
+    expected_loss, expected = jax.jit(jax.value_and_grad(plain))(variables["params"])
+    for policy, unroll in (("read_outs", True), ("step", False)):
+
+        def loss(params, policy=policy, unroll=unroll):
+            return batch_loss(model, params, {}, clips, None, checkpoint=policy, unroll=unroll)[0]
+
+        value, gradients = jax.jit(jax.value_and_grad(loss))(variables["params"])
+        np.testing.assert_allclose(value, expected_loss, rtol=1e-6)
+        largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(expected))
+        for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5 * largest)
+
+
+@pytest.mark.slow
+def test_accumulated_parts_give_the_step_of_the_whole_batch():
+    config = tiny_run_config.get_config()
+    model = assemble.model_of(config)
+    optimiser, schedule = assemble.optimiser_of(config, 10)
+    mesh = make_mesh(2, 1, jax.devices()[:2])
+    results = []
+    for parts in (1, 2):
+        step = make_train_step(model, optimiser, schedule, mesh, accumulate=parts, dropout=False, ema_decay=0.5)
+        state = make_state(init_variables(model, 0), optimiser, 0, ema=True)
+        results.append(step(state, batch(4)))
+    (first, one), (second, other) = results
+    np.testing.assert_allclose(one.clip_losses, other.clip_losses, rtol=1e-6)
+    for name in one.scalars:
+        np.testing.assert_allclose(one.scalars[name], other.scalars[name], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(first.ema), jax.tree.leaves(second.ema), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
