@@ -8,7 +8,17 @@ import typer
 from hmhi_jax.errors import InputError
 
 # Modules with `register(app)`, in the order the help shows them.
-_COMMANDS: tuple[str, ...] = ("segment", "flow", "inspect", "pack", "synthesise", "convert", "compare", "report")
+_COMMANDS: tuple[str, ...] = (
+    "segment",
+    "flow",
+    "inspect",
+    "pack",
+    "synthesise",
+    "convert",
+    "compare",
+    "report",
+    "export",
+)
 
 app = typer.Typer(
     help="Find and segment the salient moving object in videos (HMHI-Net in JAX).",

@@ -1,0 +1,247 @@
+"""The network as compiled-to-be programs (StableHLO) that run without this package's model code.
+
+An export is a folder:
+
+    export.json           what it is: sizes, platforms, the model's arguments, the flow recipe, the order of parameters
+    encode.stablehlo      (frames, flows) uint8 [B, H, W, 3] each  ->  four feature maps [B, h, w, C]
+    start.stablehlo       (features)          ->  (memory, logits [B, H, W, 1])
+    step.stablehlo        (memory, features)  ->  (memory, logits)
+    weights.safetensors   only if parameters lie beside: each program then takes them first, as {name: array}
+
+Features are a tuple; the memory is a dict of arrays. Both are handed in and back, nothing is hidden in the programs.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+from jaxtyping import Array, UInt8
+
+from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.data.preprocessing import normalise
+from hmhi_jax.errors import InputError
+from hmhi_jax.models import Features, HMHINet, Memory, build_model, frame
+from hmhi_jax.models.memory import Bank
+
+HEADER, WEIGHTS = "export.json", "weights.safetensors"
+PROGRAMS = ("encode", "start", "step")
+PLATFORMS = ("cpu", "cuda", "tpu")
+FORMAT = 1
+
+
+def memory_to_dict(memory: Memory) -> dict[str, Any]:
+    """Plain containers: `{"written": int32, "shallow": {"keys", "values"}, "deep": {...}}`; a bank that is off has no
+    entry."""
+    banks = {"shallow": memory.shallow, "deep": memory.deep}
+    stored = {name: {"keys": bank.keys, "values": bank.values} for name, bank in banks.items() if bank is not None}
+    return {**stored, "written": memory.written}
+
+
+def memory_from_dict(stored: Mapping[str, Any]) -> Memory:
+    """The inverse of `memory_to_dict`."""
+    banks = (Bank(**stored[name]) if name in stored else None for name in ("shallow", "deep"))
+    return Memory(*banks, stored["written"])
+
+
+def programs(model: HMHINet) -> dict[str, Any]:
+    """The three functions, on plain containers, with the flat parameters first."""
+
+    def encode(parameters, frames: UInt8[Array, "B H W 3"], flows: UInt8[Array, "B H W 3"]) -> Features:
+        features = model.apply(
+            unflatten(parameters), normalise(frames)[:, None], normalise(flows)[:, None], method="encode"
+        )  # fmt: skip
+        return frame(features, 0)
+
+    def start(parameters, features):
+        memory, logits = model.apply(unflatten(parameters), features, method="start")
+        return memory_to_dict(memory), logits
+
+    def step(parameters, memory, features):
+        memory, logits = model.apply(unflatten(parameters), memory_from_dict(memory), features, method="step")
+        return memory_to_dict(memory), logits
+
+    return {"encode": encode, "start": start, "step": step}
+
+
+def write_export(
+    folder: str | Path,
+    model_arguments: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    *,
+    size: tuple[int, int],
+    flow_recipe: FlowRecipe,
+    batch: int = 1,
+    platforms: Sequence[str] = PLATFORMS,
+    parameters_inside: bool = True,
+) -> Path:
+    """Write an export folder, under a temporary name until it is whole.
+
+    Args:
+        folder: must not exist, or be an export, which is replaced.
+        model_arguments: keyword arguments of `build_model`; `dtype` a name.
+        variables: the network's variables.
+        size: (height, width) of the programs' inputs, multiples of 32.
+        flow_recipe: how flow pictures must be made for these weights.
+        batch: videos that go through together.
+        platforms: out of cpu, cuda, rocm, tpu; one file serves all of them.
+        parameters_inside: as constants of each program, or once beside them.
+
+    Raises:
+        InputError: if the folder is something else, or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / HEADER).is_file():
+        raise InputError(f"{folder}: exists and is no export (no {HEADER} in it); choose another folder")
+    model = build_model(**{**model_arguments, "dtype": jnp.dtype(model_arguments.get("dtype", "float32"))})
+    parameters = flatten(variables)
+    serialized = _serialized(model, parameters, size, batch, platforms, parameters_inside)
+    header = {
+        "format": FORMAT,
+        "model": {**model_arguments, "dtype": jnp.dtype(model_arguments.get("dtype", "float32")).name},
+        "input_size": list(size),
+        "batch": batch,
+        "platforms": list(platforms),
+        "parameters": "inside" if parameters_inside else "beside",
+        "flow": json.loads(flow_recipe.to_json()),
+        "jax": jax.__version__,
+    }
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        for name, data in serialized.items():
+            (partial / f"{name}.stablehlo").write_bytes(data)
+        if not parameters_inside:
+            from safetensors.numpy import save_file
+
+            save_file(parameters, partial / WEIGHTS)
+        (partial / HEADER).write_text(json.dumps(header, indent=2) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: the export cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _serialized(
+    model: HMHINet,
+    parameters: dict[str, np.ndarray],
+    size: tuple[int, int],
+    batch: int,
+    platforms: Sequence[str],
+    inside: bool,
+) -> dict[str, bytes]:
+    functions = programs(model)
+    picture = jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8)
+    features = jax.eval_shape(functions["encode"], parameters, picture, picture)
+    memory, _ = jax.eval_shape(functions["start"], parameters, features)
+    inputs = {"encode": (picture, picture), "start": (features,), "step": (memory, features)}
+
+    def serialize(name: str) -> bytes:
+        function, arguments = functions[name], inputs[name]
+        if inside:
+            constants = jax.tree.map(jnp.asarray, parameters)
+            jitted = jax.jit(lambda *arguments: function(constants, *arguments))
+        else:
+            jitted = jax.jit(function)
+            arguments = (jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), parameters), *arguments)
+        return bytes(jax_export.export(jitted, platforms=list(platforms))(*arguments).serialize())
+
+    return {name: serialize(name) for name in PROGRAMS}
+
+
+class ExportedNetwork:
+    """An export that stands in for a model: `apply(variables, ..., method=...)` with methods encode, start and step.
+
+    Attributes:
+        header: the contents of export.json.
+        variables: what `apply` takes first; empty where parameters are inside.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Raises `InputError` for a folder that is no readable export."""
+        self.folder = Path(folder)
+        try:
+            self.header = json.loads((self.folder / HEADER).read_text())
+            self.input_size = tuple(self.header["input_size"])
+            self.flow_recipe = FlowRecipe.from_json(json.dumps(self.header["flow"]))
+            if self.header["format"] != FORMAT:
+                raise ValueError(f"format {self.header['format']}, expected {FORMAT}")
+            self._programs = {
+                name: jax_export.deserialize(bytearray((self.folder / f"{name}.stablehlo").read_bytes()))
+                for name in PROGRAMS
+            }
+            self.variables = {}
+            if self.header["parameters"] == "beside":
+                from safetensors.numpy import load_file
+
+                self.variables = load_file(self.folder / WEIGHTS)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.folder}: is no readable export ({error}); make one with 'hmhi export'") from error
+
+    def require(
+        self,
+        *,
+        size: tuple[int, int] | str | None = None,
+        memory_frames: int | None = None,
+        backbone: str | None = None,
+    ) -> None:
+        """Raise `InputError` if something is asked for (not None) that was fixed otherwise when the export was made."""
+        fixed = {
+            "size": (self.input_size, tuple(size) if isinstance(size, Sequence) and size != "auto" else size),
+            "memory_frames": (self.header["model"].get("memory_frames", 3), memory_frames),
+            "backbone": (self.header["model"].get("backbone"), backbone),
+            "batch": (self.header["batch"], 1),
+        }
+        for name, (found, asked) in fixed.items():
+            if asked not in (None, found):
+                raise InputError(
+                    f"{self.folder}: {name} is {found} in this export, {asked} is asked for; export the weights anew"
+                )
+
+    def apply(self, variables: dict[str, Any], *arguments: Any, method: str) -> Any:
+        """As `HMHINet.apply`; `encode` takes uint8 pictures `[B, H, W, 3]`, one
+        frame of each video."""
+        if method == "step":
+            arguments = (memory_to_dict(arguments[0]), *arguments[1:])
+        if self.header["parameters"] == "beside":
+            arguments = (variables, *arguments)
+        result = self._programs[method].call(*arguments)
+        return result if method == "encode" else (memory_from_dict(result[0]), result[1])
+
+
+def is_export(path: str | Path) -> bool:
+    """Whether a path is an export folder."""
+    return (Path(path) / HEADER).is_file()
+
+
+def flatten(variables: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested variables as {path joined with '/': array}, as in weights files."""
+    flat: dict[str, np.ndarray] = {}
+    for name, value in variables.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}/")
+        else:
+            flat[prefix + name] = np.asarray(value)
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *folders, name = path.split("/")
+        inside = tree
+        for part in folders:
+            inside = inside.setdefault(part, {})
+        inside[name] = value
+    return tree
