@@ -1,5 +1,6 @@
 """PyTorch state dicts to our variables and back; exact, strict, without PyTorch."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from hmhi_jax.models.backbones import spec
 from hmhi_jax.models.backbones.swin import relative_position_index
 
 
+@functools.lru_cache(maxsize=8)  # tracing a deep network takes seconds, and a conversion asks several times
 def variable_shapes(model: HMHINet) -> dict[str, jax.ShapeDtypeStruct]:
     """Path ('params/encoder/...') -> shape of every variable of a model, without computing anything."""
     clip = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), jnp.float32)
@@ -36,6 +38,7 @@ def expected_entries(model: HMHINet) -> dict[str, Entry]:
     return _entries(variable_shapes(model), model.backbone)
 
 
+@functools.lru_cache(maxsize=8)
 def expected_encoder_entries(backbone: str, flow_adapters: bool | None = None) -> dict[str, Entry]:
     """The same for an encoder alone, names with `backbone.`; `flow_adapters` None takes the backbone's default."""
     encoder = spec(backbone).make(flow_adapters=flow_adapters)

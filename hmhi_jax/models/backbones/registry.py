@@ -37,7 +37,7 @@ class BackboneSpec:
         flow_adapters: bool | None = None,
         drop_path: float | None = None,
         batch_norm: str = "frozen",
-        dtype: jnp.dtype = jnp.float32,
+        dtype: jnp.dtype = jnp.dtype("float32"),
     ) -> nn.Module:
         """The module; None takes the backbone's default. `batch_norm` concerns backbones that have it."""
         return self.build(

@@ -1,0 +1,246 @@
+"""Weights through every kind of file and back, by the command people use."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from goldens import cases
+from typer.testing import CliRunner
+
+from hmhi_jax.cli import app
+from hmhi_jax.errors import InputError
+from hmhi_jax.interop import load_weights
+from hmhi_jax.interop.recipe_weights import recipe_state_dict
+from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
+from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
+from hmhi_jax.interop.torch_names import UNUSED
+from hmhi_jax.interop.torch_weights import expected_encoder_entries, expected_entries, from_torch, to_torch
+from hmhi_jax.interop.weight_sources import read_source
+from hmhi_jax.models import build_model
+
+ARGUMENTS = {"backbone": "mit_tiny", "decoder_width": 16, "feedforward": 64, "plam": False}
+
+
+def convert(*arguments, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory) -> tuple[Path, dict[str, np.ndarray]]:
+    """A checkpoint as the release's training leaves it on several GPUs, and its state dict."""
+    model = build_model(**ARGUMENTS)
+    drawn = recipe_state_dict({name: entry.shape for name, entry in expected_entries(model).items()}, 5)
+    state = to_torch(model, from_torch(model, drawn))
+    path = tmp_path_factory.mktemp("release") / "best.pth"
+    optimiser = {"state": {0: {"step": np.float32(1), "exp_avg": np.zeros(3, np.float32)}}, "param_groups": []}
+    network = {f"module.{name}": array for name, array in state.items()}
+    write_torch_checkpoint(path, {"epoch": 7, "network": network, "optimizer": optimiser})
+    return path, state
+
+
+def same(state: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert set(state) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(state[name], array, err_msg=name)
+
+
+def test_recipe_weights_are_the_goldens_recipe():
+    shapes = {"a.weight": (3, 4), "a.bias": (3,), "n.weight": (5,), "x.gamma": (2,), "b.running_mean": (4,)}
+    shapes |= {"b.running_var": (4,), "b.num_batches_tracked": (), "w.relative_position_bias_table": (9, 2)}
+    same(recipe_state_dict(shapes, 3), cases.recipe.state_dict(shapes, 3))
+
+
+def test_check_says_what_a_checkpoint_is(release):
+    text = " ".join(convert("--check", release[0]).split())
+    assert "PyTorch checkpoint, under 'network', prefix 'module.'" in text
+    assert "HMHI-Net: backbone mit_tiny, sgim True, plam False" in text
+    assert "decoder_width 16, feedforward 64" in text
+    assert "ignored epoch, optimizer" in text
+    assert "cross_attention" in text
+    assert re.search(r"dropped\s+16: cross-attention that the release never reads", text)
+    assert "fits yes" in text
+
+
+@pytest.mark.parametrize("target", ["w.safetensors", "w.npz", "w", "torch.safetensors", "torch.npz", "w.pth"])
+def test_there_and_back(release, tmp_path, target):
+    path, state = release
+    options = ["--names", "torch"] if target.startswith("torch") else []
+    convert(path, tmp_path / target, *options)
+    convert(tmp_path / target, tmp_path / "back.pth")
+    same(read_torch_checkpoint(tmp_path / "back.pth", verify=True)["network"], state)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted({target, "back.pth"})
+
+
+def test_our_file_says_what_it_is(release, tmp_path):
+    path, state = release
+    convert(path, tmp_path / "w.safetensors", "--memory-frames", 5, "--input-size", 96, 160)
+    weights = load_weights(tmp_path / "w.safetensors")
+    assert weights.model_arguments["memory_frames"] == 5
+    assert weights.input_size == (96, 160)
+    assert weights.extra == {"converted_from": "best.pth", "publisher": "HMHI-Net's authors"}
+    model = build_model(**weights.model_arguments)
+    assert model.plam is False
+    same(to_torch(model, weights.variables), state)
+    # A second conversion keeps what the file knew.
+    convert(tmp_path / "w.safetensors", tmp_path / "orbax")
+    convert(tmp_path / "orbax", tmp_path / "again.safetensors")
+    again = load_weights(tmp_path / "again.safetensors")
+    assert (again.model_arguments, again.input_size, again.extra) == (
+        weights.model_arguments, weights.input_size, weights.extra,
+    )  # fmt: skip
+
+
+def test_half_precision_halves_the_file(release, tmp_path):
+    path, _ = release
+    convert(path, tmp_path / "w.safetensors", "--dtype", "bfloat16")
+    convert(path, tmp_path / "w.pth", "--dtype", "float16")
+    stored = read_torch_checkpoint(tmp_path / "w.pth")["network"]
+    assert {array.dtype for array in stored.values()} == {np.dtype(np.float16)}
+    assert {a.dtype for a in read_source(tmp_path / "w.safetensors").entries.values()} == {np.dtype(ml_dtypes.bfloat16)}
+    # bfloat16 sources are read as float32.
+    leaves = jax.tree.leaves(load_weights(tmp_path / "w.safetensors").variables)
+    assert {leaf.dtype.name for leaf in leaves} == {"float32"}
+    assert convert("--check", tmp_path / "w.safetensors").count("bfloat16") == 1
+
+
+def test_training_folders_are_read(release, tmp_path):
+    path, state = release
+    convert(path, tmp_path / "run" / "weights.safetensors")
+    convert(tmp_path / "run", tmp_path / "w.pth")
+    same(read_torch_checkpoint(tmp_path / "w.pth")["network"], state)
+
+
+def test_an_encoder_alone(tmp_path):
+    shapes = {n: e.shape for n, e in expected_encoder_entries("mit_b0").items() if "adapter." not in n}
+    drawn = cases.recipe.state_dict(shapes, 2)
+    plain = {name.removeprefix("backbone."): array for name, array in drawn.items()}
+    head = {"head.weight": np.zeros((10, 256), np.float32), "head.bias": np.zeros(10, np.float32)}
+    write_torch_checkpoint(tmp_path / "mit_b0.pth", {**plain, **head})
+    text = convert(tmp_path / "mit_b0.pth", tmp_path / "encoder.safetensors")
+    assert "dropped   2: classifier head: head.weight, head.bias" in text
+    weights = load_weights(tmp_path / "encoder.safetensors")
+    assert weights.model_arguments == {"backbone": "mit_b0"}
+    assert weights.extra["part"] == "encoder"
+    assert set(weights.variables) == {"params"}
+    assert set(weights.variables["params"]) == {"encoder"}
+    np.testing.assert_array_equal(
+        weights.variables["params"]["encoder"]["stage1_block0"]["attn"]["q"]["kernel"],
+        plain["block1.0.attn.q.weight"].T,
+    )
+    convert(tmp_path / "encoder.safetensors", tmp_path / "back.pth")
+    same(read_torch_checkpoint(tmp_path / "back.pth"), plain)
+
+
+def test_batch_statistics_and_window_positions_are_written_for_strict_loaders():
+    for backbone, name, content in (
+        ("resnet50", "backbone.layer1.0.bn2.num_batches_tracked", np.zeros((), np.int64)),
+        ("swin_tiny", "backbone.layers.0.blocks.0.attn.relative_position_index", None),
+    ):
+        shapes = {n: e.shape for n, e in expected_encoder_entries(backbone).items()}
+        variables = {}
+        for entry in expected_encoder_entries(backbone).values():
+            variables[entry.path] = np.broadcast_to(
+                np.float32(0), entry.layout.from_torch(np.broadcast_to(np.float32(0), entry.shape)).shape
+            )
+        nested: dict = {}
+        for path, array in variables.items():
+            *folders, leaf = path.split("/")
+            place = nested
+            for folder in folders:
+                place = place.setdefault(folder, {})
+            place[leaf] = array
+        state = to_torch(backbone, nested)
+        assert {n for n in state if not UNUSED.fullmatch(n)} == set(shapes)
+        if content is not None:
+            np.testing.assert_array_equal(state[name], content)
+        else:
+            # Query in the middle, key at its right: same row (6), one column less (5).
+            assert state[name][24, 25] == 13 * 6 + 5
+            assert state[name].dtype == np.int64
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_everything_that_does_not_fit_is_listed(release, tmp_path):
+    _, state = release
+    broken = dict(state)
+    del broken["decode_head.predictor.conv.bias"]
+    broken["surprise.weight"] = np.zeros(2, np.float32)
+    write_torch_checkpoint(tmp_path / "x.pth", {"network": broken})
+    text = convert("--check", tmp_path / "x.pth", code=1)
+    assert "missing   1: decode_head.predictor.conv.bias" in text
+    assert "left over 1: surprise.weight" in text
+    with pytest.raises(InputError, match=r"1 missing: decode_head\.predictor\.conv\.bias; 1 unused: surprise\.weight"):
+        convert(tmp_path / "x.pth", tmp_path / "w.safetensors")
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{path}"], "no OUT given"),
+        (["{path}", "x.exe"], "suffix '.exe' says no format"),
+        (["{path}", "x.npz", "--dtype", "bfloat16"], "cannot hold bfloat16"),
+        (["{path}", "x.npz", "--dtype", "int4"], "--dtype is 'int4'"),
+        (["{path}", "x.npz", "--names", "theirs"], "--names is 'theirs'"),
+        (["{path}", "x.npz", "--backbone", "vgg"], "backbone 'vgg' is not known"),
+        (["missing.pth", "x.npz"], "missing.pth: cannot be read"),
+    ],
+)
+def test_wrong_requests_are_one_line(release, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        convert(*(a.format(path=release[0]) for a in arguments))
+    assert words in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_storage_is_not_converted(release, tmp_path):
+    data = bytearray(release[0].read_bytes())
+    position = data.index(np.ascontiguousarray(release[1]["decode_head.blend1.conv.weight"]).tobytes())
+    data[position + 100] ^= 1
+    (tmp_path / "x.pth").write_bytes(data)
+    with pytest.raises(InputError, match="differ from their checksums"):
+        convert(tmp_path / "x.pth", tmp_path / "w.safetensors")
+
+
+def test_a_full_folder_is_not_overwritten(release, tmp_path):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "thesis.txt").write_text("x")
+    with pytest.raises(InputError, match="exists already"):
+        convert(release[0], tmp_path / "w")
+    assert [p.name for p in tmp_path.rglob("*")] == ["w", "thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.npz", "folder"])
+def test_other_damage(tmp_path, name):
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"12345678{" + bytes(50) if name.endswith("s") else b"PK\x03\x04" + bytes(50))
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        convert("--check", path)
+
+
+def test_metadata_that_is_not_ours(release, tmp_path):
+    convert(release[0], tmp_path / "w.npz")
+    with np.load(tmp_path / "w.npz") as file:
+        arrays = dict(file)
+    header = json.loads(str(arrays.pop("__metadata__")))
+    assert header["model"]["backbone"] == "mit_tiny"
+    np.savez(tmp_path / "bare.npz", **arrays)
+    with pytest.raises(InputError, match="does not name the network; say it with --backbone"):
+        convert("--check", tmp_path / "bare.npz")
+    shutil.copy(tmp_path / "bare.npz", tmp_path / "copy.npz")
+    assert "fits      no" in convert("--check", tmp_path / "copy.npz", "--backbone", "mit_b0", code=1)
