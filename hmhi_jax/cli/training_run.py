@@ -20,7 +20,7 @@ from hmhi_jax.training.checkpoints import FOLDER, Checkpoints, code_version, loa
 from hmhi_jax.training.config import check_same, to_plain
 from hmhi_jax.training.initial_weights import starting_state
 from hmhi_jax.training.loop import Loop, Schedule
-from hmhi_jax.training.mesh import make_mesh
+from hmhi_jax.training.mesh import make_mesh, wait_for_all
 from hmhi_jax.training.optimiser import check_patterns
 from hmhi_jax.training.state import TrainState, init_variables
 from hmhi_jax.training.step import make_train_step
@@ -50,6 +50,7 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
             "config": plain, "versions": code_version(), "clips_per_epoch": data.clips_per_epoch,
             "best_metric": best, "lowest_is_best": lowest,
         }  # fmt: skip
+        wait_for_all("data-opened")  # looking through a data set takes some processes longer than others
         checkpoints = Checkpoints(
             folder,
             keep_last=config.checkpoints.keep_last,
@@ -108,6 +109,7 @@ def _with_generated_data(config: ConfigDict, folder: Path) -> ConfigDict:
         write_moving_blobs(
             folder / "data", train=config.data.generate, val=max(2, config.data.generate // 4), size=size
         )
+    wait_for_all("generated-data")
     with config.unlocked():
         config.data.root = str(folder)
         config.data.sources = ({"path": "data", "split": "train"},)

@@ -58,7 +58,9 @@ def starting_state(
     like = abstract(jax.eval_shape(fresh), place)
     if restored := checkpoints.restore_newest(like, check):
         return restored.state, restored, [f"going on from step {restored.step}"]
-    variables = jax.jit(lambda: init_variables(model, seed), out_shardings=place)()
+    # Hundreds of small random draws that run once: on CPU, optimising them costs more than all the rest of it.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    variables = jax.jit(lambda: init_variables(model, seed), out_shardings=place, compiler_options=options)()
     if source is None:
         return jax.jit(fresh, out_shardings=place)(variables), None, [f"fresh weights, seed {seed}"]
     loaded, opt_state = source()

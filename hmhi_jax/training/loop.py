@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 PROFILED_STEPS = range(2, 5)  # of this start of the run: compilation is over, three steps show the rhythm
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Where clips come from: an endless iterator whose place can be written down (`data.device_batches.DeviceBatches`).
 

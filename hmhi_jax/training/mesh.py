@@ -4,6 +4,7 @@ Parameters and optimiser state are replicated. A batch is split over `data` by c
 compiler carries both through the network (rows of the feature maps, queries of the read-outs).
 """
 
+import logging
 import os
 from typing import Any
 
@@ -26,6 +27,8 @@ def join_processes(
     `HMHI_PROCESS`; otherwise what JAX recognises by itself when `HMHI_DISTRIBUTED=1` is set: Slurm (one task per
     process), GKE and Cloud TPU pods, Kubernetes jobs, Open MPI.
     """
+    for chatty in ("jax._src.distributed", "jax._src.xla_bridge"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     coordinator = coordinator or os.environ.get("HMHI_COORDINATOR")
     if process_count is None and os.environ.get("HMHI_PROCESSES"):
         process_count = _whole_number("HMHI_PROCESSES")

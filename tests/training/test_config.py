@@ -1,0 +1,56 @@
+"""Configs: every file gives one, and what may not change is named."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from hmhi_jax.errors import InputError
+from hmhi_jax.training import assemble
+from hmhi_jax.training.config import check_same, default_config, differences, to_plain
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TRAINING = ("ytvos_mit_b1", "davis_mit_b1", "ytvos_swin_tiny", "vsod_mit_b1", "smoke")
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_every_training_config_assembles(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(CONFIGS.parent))
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert "python train.py --config configs/" in module.__doc__
+    config = module.get_config()
+    assemble.model_of(config)
+    assemble.optimiser_of(config, 100)
+    assemble.pipeline_config(config)
+    assemble.step_arguments(config)
+    total, every = assemble.steps_of(config, clips_per_epoch=160)
+    assert 0 < every <= total
+
+
+def test_differences_are_named_and_free_fields_are_not():
+    config = default_config()
+    stored = to_plain(config)
+    config.mesh.space = 2
+    config.steps = 5
+    assert differences(stored, to_plain(config)) == []
+    config.optimiser.learning_rate = 1.0
+    config.data.batch_size = 2
+    lines = differences(stored, to_plain(config))
+    assert lines == ["data.batch_size: checkpoint 8, now 2", "optimiser.learning_rate: checkpoint 6e-05, now 1.0"]
+    assert differences(stored, to_plain(config), ("data.batch_size", "optimiser")) == []
+    with pytest.raises(InputError, match=r"data\.batch_size: checkpoint 8, now 2; optimiser"):
+        check_same(stored, to_plain(config), "run")
+
+
+def test_wrong_values_are_refused_with_the_field():
+    config = default_config()
+    with pytest.raises(InputError, match=r"config\.steps and config\.epochs are both 0"):
+        assemble.steps_of(config, 10)
+    config.step.frames = "rolled"
+    with pytest.raises(InputError, match=r"config\.step\.frames is 'rolled'"):
+        assemble.step_arguments(config)
+    config.model.backbone = "mit_b9"
+    with pytest.raises(InputError, match="mit_b9"):
+        assemble.model_of(config)
