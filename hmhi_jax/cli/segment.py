@@ -293,7 +293,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | str | None:
     return height, width
 
 
-def _check_numbers(*, threshold: float, dtype: str, save_every: int, **at_least_one: float | None) -> None:
+def _check_numbers(*, threshold: float, dtype: str, save_every: int, **at_least_one: float | int | None) -> None:
     if not 0 < threshold < 1:
         raise InputError(f"--threshold {threshold}: expected a probability between 0 and 1, such as 0.5")
     if dtype not in ("float32", "bfloat16"):
@@ -306,5 +306,8 @@ def _check_numbers(*, threshold: float, dtype: str, save_every: int, **at_least_
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error

@@ -53,6 +53,7 @@ class Video(ABC):
     path          what the user gave, for messages
     size          (height, width) of every frame, in pixels, as it is meant to be seen
     frame_rate    frames per second
+    sample_aspect_ratio   width over height of a pixel as it is meant to be shown
     frame_count   how many frames to expect, None if nobody knows (a camera)
     live          whether frames come at their own pace and cannot be read again
     notes         what the user should know about the reading so far, one sentence each (a file that is cut off)
@@ -62,6 +63,7 @@ class Video(ABC):
     path: str
     size: tuple[int, int]
     frame_rate: Fraction
+    sample_aspect_ratio: Fraction = Fraction(1)
     frame_count: int | None
     live: bool = False
     notes: list[str]

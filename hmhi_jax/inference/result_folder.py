@@ -10,6 +10,7 @@ summary.json        written last: a folder with it is finished
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,8 @@ class ResultFolder:
         for file, status in ((self.summary, "finished"), (self._job, "unfinished")):
             if file.is_file():
                 other = self._differences(file)
+                if other and status == "unfinished" and not any(self.masks.glob("*")):
+                    return "new"  # an attempt that made nothing is in nobody's way
                 if other:
                     raise InputError(
                         f"{self.path}: holds {status} results made otherwise ({other}); "
@@ -133,10 +136,10 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, dict) and "path" in value:
-        return str(value["path"]) if len(value) < 2 else f"{value['path']} ({_short(list(value.values())[1:])})"
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(inner)}" for name, inner in value.items())
+    text = str(value)
+    return text[:12] + "..." if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def _lock_or_refuse(lock: Any, folder: Path) -> None:

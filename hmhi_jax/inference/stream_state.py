@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.writers import write_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +74,7 @@ class StreamState:
         header = {"frames": self.frames, "network_size": list(self.network_size), "note": note or {}}
         data = save(arrays, metadata={"hmhi_stream": json.dumps(header)})
         path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            partial.write_bytes(data)
-            os.replace(partial, path)
-        except OSError as error:
-            raise InputError(f"{path}: the memory cannot be saved ({error.strerror})") from error
+        write_file(path, data, path.parent)
 
     @classmethod
     def load(cls, path: str | Path) -> "StreamState":

@@ -92,9 +92,7 @@ def segment_video(
         progress = _Progress.restore(folder) if options.resume and folder.saved_memory.exists() else _Progress()
         resumed_at = progress.frames
         save_every = segmenter.whole_chunks(options.save_every)
-        writer = OverlayWriter(
-            folder.workplace, video.frame_rate, getattr(video, "sample_aspect_ratio", 1), begin=progress.frames
-        )
+        writer = OverlayWriter(folder.workplace, video.frame_rate, video.sample_aspect_ratio, begin=progress.frames)
         on_progress(progress.frames)
 
         def finish(result: Result) -> _Finished:

@@ -60,8 +60,7 @@ def save_weights(
     `InputError` if the file cannot be written, `ValueError` for arguments that cannot be stored.
     """
     import ml_dtypes
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     if dtype not in _STORED:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(_STORED)}")
@@ -80,11 +79,10 @@ def save_weights(
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, partial, metadata={"hmhi": json.dumps(header)})
+        partial.write_bytes(save(arrays, metadata={"hmhi": json.dumps(header)}))  # `save_file` hides it from others
         os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: weights cannot be written ({reason})") from error
+    except OSError as error:
+        raise InputError(f"{path}: weights cannot be written ({error.strerror})") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()

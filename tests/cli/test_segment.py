@@ -152,15 +152,16 @@ def test_folders_flow_pictures_and_flo_files(tmp_path, hmhi, weights):
     assert same_masks(estimated, drawn)
     assert same_masks(estimated, flo)
 
-    missing = ("-o", tmp_path / "never", "--flow", tmp_path / "drawn", *common)
-    Image.new("RGB", (20, 20)).save(tmp_path / "drawn" / "c.png")
-    refused(hmhi(tmp_path / "frames", *missing), r"c\.png: the flow is 20 x 20 pixels but its frame is 80 x 48 pixels")
+    frames, out = tmp_path / "frames", tmp_path / "never"
     (tmp_path / "drawn" / "c.png").unlink()
-    refused(hmhi(tmp_path / "frames", *missing), r"drawn: no flow for frame c,.*\(1 of 5 frames\)")
-    refused(hmhi(tmp_path / "frames", *missing[:2], "--flow", tmp_path / "none", *common), "none: no such folder")
-    refused(hmhi(tmp_path / "frames", *missing[:2], "--flow", "none", *common), "the network sees motion")
-    Image.fromarray(moving_square(1)[0][:, ::2]).save(tmp_path / "frames" / "f.png")
-    refused(hmhi(tmp_path / "frames", *missing[:2], *common), r"f\.png is 40 x 48 pixels but a\.png is 80 x 48")
+    drawn = ("--flow", tmp_path / "drawn", *common)
+    refused(hmhi(frames, "-o", out, *drawn), r"drawn: no flow for frame c,.*\(1 of 5 frames\)")
+    refused(hmhi(frames, "-o", out, "--flow", tmp_path / "none", *common), "none: no such folder")
+    refused(hmhi(frames, "-o", out, "--flow", "none", *common), "the network sees motion")
+    Image.new("RGB", (20, 20)).save(tmp_path / "drawn" / "c.png")
+    refused(hmhi(frames, "-o", out, *drawn), r"c\.png: the flow is 20 x 20 pixels but its frame is 80 x 48 pixels")
+    Image.fromarray(moving_square(1)[0][:, ::2]).save(frames / "f.png")
+    refused(hmhi(frames, "-o", out, *common), r"f\.png is 40 x 48 pixels but a\.png is 80 x 48")
 
 
 def test_several_inputs_over_several_devices(tmp_path, hmhi, weights, clip):
@@ -341,6 +342,8 @@ def test_unwritable_folder(tmp_path, hmhi, weights, clip):
     locked.mkdir()
     locked.chmod(0o555)
     (tmp_path / "sealed").mkdir(mode=0o000)
+    shutil.copy(weights, tmp_path / "private.safetensors")
+    (tmp_path / "private.safetensors").chmod(0)
     root = os.geteuid() == 0
     for place in (clip.parent, weights.parent, tmp_path, *tmp_path.parents[:2]):
         place.chmod(0o755)

@@ -44,6 +44,8 @@ def test_round_trip_is_exact(tmp_path, variables):
     assert weights.flow_recipe == RECIPE
     assert weights.extra == {"J": 0.61}
     assert [p.name for p in path.parent.iterdir()] == ["net.safetensors"]
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it
     assert all(name.startswith("params/") for name in load_file(path))
     check_variables(build_model(**ARGUMENTS), weights.variables, path)
 
