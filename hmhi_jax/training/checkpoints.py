@@ -72,7 +72,8 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
-        self._best_metric = best_metric
+        self._best_metric, self._sign = best_metric, sign
+        self._best_value: float | None = None
         _silence_closed_writers()
         with _explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +90,18 @@ class Checkpoints:
             return None
         step = self._manager.best_step()
         return next(((s, value) for s, value in scored if s == step), None)
+
+    def is_best(self, figures: Mapping[str, float] | None) -> bool:
+        """Whether an evaluation is better than all before it; asked once for each, before its checkpoint is saved."""
+        if not figures or self._best_metric not in figures:
+            return False
+        if self._best_value is None and (known := self.best()) is not None:
+            self._best_value = known[1]
+        value = float(figures[self._best_metric])
+        better = self._best_value is None or self._sign * value > self._sign * self._best_value
+        if better:
+            self._best_value = value
+        return better
 
     def _metrics(self, step: int) -> dict[str, float] | None:
         metrics = self._manager.metrics(step)
@@ -247,9 +260,11 @@ def load_other_run(workdir: str | Path, newest: bool = False) -> tuple[dict[str,
             run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
             name, sign = run["best_metric"], -1 if run["lowest_is_best"] else 1
             step = max(scored, key=lambda s: sign * manager.metrics(s).get(name, -sign * np.inf))
-        shapes = manager.item_metadata(step)["state"]
-        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes.tree)
-        tree = manager.restore(step, args=ocp.args.Composite(state=ocp.args.PyTreeRestore(restore_args=numpy)))["state"]
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        place = folder / str(step) / "state"
+        shapes = reader.metadata(place).item_metadata.tree
+        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+        tree = reader.restore(place, args=ocp.args.PyTreeRestore(restore_args=numpy))
     params = tree["params"] if newest or tree.get("ema") is None else tree["ema"]
     variables = {"params": params, **({"batch_stats": tree["batch_stats"]} if tree.get("batch_stats") else {})}
     return variables, tree["opt_state"]

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.models import HMHINet, frame
+from hmhi_jax.models import Features, HMHINet, frame
 from hmhi_jax.models.attention import DropoutKey
 
 # "none" keeps every activation; "read_outs" recomputes the memory's read-outs and their interaction; "step" recomputes
-# the encoder and every frame step whole.
+# the encoder, frame by frame, and every frame step whole.
 CheckpointPolicy = Literal["none", "read_outs", "step"]
 
 
@@ -64,7 +64,12 @@ def clip_logits(
     elif checkpoint == "step":
         encode, start, step = jax.checkpoint(encode), jax.checkpoint(start), jax.checkpoint(step)
 
-    features, moved = encode(variables, frames, flows, encode_key)
+    if checkpoint == "step" and model.batch_norm == "frozen":
+        # Frame by frame, so that the backward pass holds the encoder's activations of one frame at a time. (Batch
+        # statistics that move are those of all frames, and need them together.)
+        features, moved = _encode_by_frame(encode, variables, frames, flows, encode_key, unroll), {}
+    else:
+        features, moved = encode(variables, frames, flows, encode_key)
     memory, first = start(variables, frame(features, 0))
     steps = frames.shape[1] - 1
     keys = jax.random.split(step_key, steps) if train else None
@@ -82,3 +87,20 @@ def clip_logits(
     later = tuple(jnp.moveaxis(x[:, 1:], 1, 0) for x in features)
     _, rest = lax.scan(body, memory, (later, keys))
     return jnp.concatenate([first[:, None], jnp.moveaxis(rest, 0, 1)], 1), dict(moved.get("batch_stats", {}))
+
+
+def _encode_by_frame(encode, variables, frames: Array, flows: Array, key: DropoutKey, unroll: bool) -> Features:
+    """The encoder's maps `[B, T, h, w, C]`, each frame encoded by itself by `encode`, which is recomputed."""
+    time = frames.shape[1]
+    keys = None if key is None else jax.random.split(key, time)
+
+    def one(inputs) -> Features:
+        frame_t, flow_t, key_t = inputs
+        maps, _ = encode(variables, frame_t[:, None], flow_t[:, None], key_t)
+        return tuple(x[:, 0] for x in maps)
+
+    if not unroll:
+        maps = lax.map(one, (jnp.moveaxis(frames, 1, 0), jnp.moveaxis(flows, 1, 0), keys))
+        return tuple(jnp.moveaxis(x, 0, 1) for x in maps)
+    by_frame = [one((frames[:, t], flows[:, t], None if key is None else keys[t])) for t in range(time)]
+    return tuple(jnp.stack(levels, 1) for levels in zip(*by_frame, strict=True))

@@ -166,8 +166,10 @@ class Loop:
                 last_end = self._report(pending, last_end)
                 pending = None
                 figures = self._evaluate(state, step) if due and not stop else None
+                best = self.checkpoints.is_best(figures)
                 self.checkpoints.save(state, data_state, self.run_record, figures, wait=stop or last)
-                self._export(state, figures, last)
+                if self.export is not None and self.is_first and (best or (last and self.checkpoints.best() is None)):
+                    self.export(state, figures or {})
                 last_end = time.monotonic()
             if stop:
                 self.progress.say(f"{interruption.name}: saved step {step}; start the same command again to go on")
@@ -234,13 +236,6 @@ class Loop:
             self.progress.say(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         wait_for_all(f"evaluated-{step}")
         return metrics
-
-    def _export(self, state: TrainState, figures: Mapping[str, float] | None, last: bool) -> None:
-        if self.export is None or not self.is_first:
-            return
-        best = self.checkpoints.best()
-        if (best is None and last) or (figures and best is not None and best[0] == int(state.step)):
-            self.export(state, figures or {})
 
     def _trace(self, nth: int) -> None:
         if not (self.profile and self.is_first):
