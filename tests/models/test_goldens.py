@@ -28,7 +28,7 @@ def main_case():
     return case, np.asarray(logits), state["intermediates"]
 
 
-@pytest.mark.parametrize("name", (*MAPS, *LATER_MAPS))
+@pytest.mark.parametrize("name", [*MAPS, *LATER_MAPS])
 def test_map(main_case, name):
     case, _, maps = main_case
     frames = case.arguments["frames"]

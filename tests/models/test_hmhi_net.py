@@ -157,7 +157,7 @@ def test_slots_never_written_do_not_matter():
     close(wide(variables, *inputs), exact(variables, *inputs))
 
 
-@pytest.mark.parametrize("size", [(64, 96), (96, 64), (32, 128)])
+@pytest.mark.parametrize("size", [(64, 96), (96, 32)])
 def test_sizes_that_are_not_square(size):
     segment, variables = jitted()
     frames, flows = clip(time=3, height=size[0], width=size[1])
@@ -205,7 +205,7 @@ def test_every_switch_runs_and_matters(switches):
 
 def test_checkpoint_changes_no_gradient():
     model, variables = tiny()
-    inputs = clip()
+    inputs = clip(time=2, height=32, width=32)
 
     def gradient(wrap):
         run = wrap(lambda v: hmhi.segment_clip(model, v, *inputs))

@@ -8,6 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+FLOAT32 = jnp.dtype("float32")
+
 
 @dataclass(frozen=True)
 class BackboneSpec:
@@ -37,7 +39,7 @@ class BackboneSpec:
         flow_adapters: bool | None = None,
         drop_path: float | None = None,
         batch_norm: str = "frozen",
-        dtype: jnp.dtype = jnp.dtype("float32"),
+        dtype: jnp.dtype = FLOAT32,
     ) -> nn.Module:
         """The module; None takes the backbone's default. `batch_norm` concerns backbones that have it."""
         return self.build(
