@@ -82,13 +82,18 @@ def infer(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
     memory, _, _ = first(variables, *clip[0])
     jax.block_until_ready(later(variables, memory, *clip[min(1, len(clip) - 1)])[1])
     warm = time.perf_counter() - begin
-    begin = time.perf_counter()
+    begin, busy = time.perf_counter(), time.process_time()
     run(keep=False)
-    seconds = time.perf_counter() - begin
+    seconds, busy = time.perf_counter() - begin, time.process_time() - busy
     peak = _peak()
     for name, values in run(keep=True).items():
         np.save(Path(request["output"]) / f"{name}.npy", np.stack(values, 1))
-    return {"seconds_per_frame": seconds / len(clip), "compile_seconds": warm, "peak_mib": peak}
+    return {
+        "seconds_per_frame": seconds / len(clip),
+        "cpu_seconds_per_frame": busy / len(clip),
+        "compile_seconds": warm,
+        "peak_mib": peak,
+    }
 
 
 def train(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: dict[str, Any]) -> dict[str, Any]:
@@ -118,15 +123,16 @@ def train(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
         norms = jax.tree.map(lambda g: jnp.linalg.norm(g.reshape(-1)), gradient)
         return moved, state, loss, norms
 
-    params, losses, norms, seconds = variables["params"], [], [], []
+    params, losses, norms, seconds, busy = variables["params"], [], [], [], []
     state, batch = optimiser.init(params), request["batch"]
     clips = arrays["frames"].shape[0] // batch
     for index in range(request["steps"]):
         rows = slice((index % clips) * batch, (index % clips + 1) * batch)
         inputs = [jnp.asarray(arrays[name][rows]) for name in ("frames", "flows", "masks")]
-        begin = time.perf_counter()
+        begin, worked = time.perf_counter(), time.process_time()
         params, state, loss, step_norms = jax.block_until_ready(step(params, state, *inputs))
         seconds.append(time.perf_counter() - begin)
+        busy.append(time.process_time() - worked)
         losses.append(float(loss))
         norms.append(_named_norms(model, step_norms, params))
     trained = to_torch(model, {**variables, "params": jax.device_get(params)})
@@ -135,6 +141,7 @@ def train(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
         "losses": losses,
         "gradient_norms": norms,
         "seconds_per_step": min(seconds[1:] or seconds),
+        "cpu_seconds_per_step": min(busy[1:] or busy),
         "compile_seconds": seconds[0] - min(seconds[1:]) if len(seconds) > 1 else None,
         "peak_mib": _peak(),
     }

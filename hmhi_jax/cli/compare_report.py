@@ -125,6 +125,7 @@ def _sides(release: Side, ours: Side) -> list[dict[str, Any]]:
         {
             "side": name,
             f"seconds per {unit}": side.report[f"seconds_per_{unit}"],
+            f"CPU seconds per {unit}": side.report[f"cpu_seconds_per_{unit}"],
             "peak memory (MiB)": round(side.report["peak_mib"]),
             "compilation (s)": side.report.get("compile_seconds") or "",
             "software": side.report["software"],

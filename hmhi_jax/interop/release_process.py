@@ -93,15 +93,16 @@ def infer(model, tensors, request: dict, device) -> dict:
     with torch.no_grad():
         model(frames[:, :2], flows[:, :2], mode="val")  # warm
         _synchronise(device)
-        begin = time.perf_counter()
+        begin, busy = time.perf_counter(), time.process_time()
         model(frames, flows, mode="val")
         _synchronise(device)
-        seconds = time.perf_counter() - begin
+        seconds, busy = time.perf_counter() - begin, time.process_time() - busy
         peak = _peak_mib(device)
         maps = record(model, lambda: model(frames, flows, mode="val"))
     for name, values in maps.items():
         np.save(Path(request["output"]) / f"{name}.npy", np.stack(values, 1))
-    return {"seconds_per_frame": seconds / frames.shape[1], "peak_mib": peak}
+    count = frames.shape[1]
+    return {"seconds_per_frame": seconds / count, "cpu_seconds_per_frame": busy / count, "peak_mib": peak}
 
 
 def record(model, run) -> dict[str, list[np.ndarray]]:
@@ -153,13 +154,13 @@ def train(model, tensors, request: dict, device) -> dict:
         optimiser = torch.optim.AdamW(
             model.parameters(), request["learning_rate"], betas=(0.9, 0.999), weight_decay=5e-4
         )
-    losses, norms, without, seconds = [], [], [], []
+    losses, norms, without, seconds, busy = [], [], [], [], []
     clips = tensors["frames"].shape[0] // request["batch"]
     for step in range(request["steps"]):
         rows = slice((step % clips) * request["batch"], (step % clips + 1) * request["batch"])
         frames, flows, masks = (tensors[name][rows] for name in ("frames", "flows", "masks"))
         _synchronise(device)
-        begin = time.perf_counter()
+        begin, worked = time.perf_counter(), time.process_time()
         logits = model(frames, flows, mode="train")
         loss = sum(20 * focal(x, masks[:, t]) + dice(x, masks[:, t]) for t, x in enumerate(logits))
         optimiser.zero_grad()
@@ -169,6 +170,7 @@ def train(model, tensors, request: dict, device) -> dict:
         optimiser.step()
         _synchronise(device)
         seconds.append(time.perf_counter() - begin)
+        busy.append(time.process_time() - worked)
         losses.append(float(loss))
         norms.append(gradients)
     torch.save({"network": model.state_dict()}, Path(request["output"]) / "trained.pth")
@@ -177,6 +179,7 @@ def train(model, tensors, request: dict, device) -> dict:
         "gradient_norms": norms,
         "without_gradient": without,
         "seconds_per_step": min(seconds[1:] or seconds),
+        "cpu_seconds_per_step": min(busy[1:] or busy),
         "peak_mib": _peak_mib(device),
     }
 
