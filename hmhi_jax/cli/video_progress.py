@@ -70,16 +70,17 @@ class _PlainLines:
 
     def __init__(self, name: str, frames: int | None, say: Callable[[str], None]) -> None:
         self._name, self._frames, self._say = name, frames, say
-        self._begin = self._last = time.monotonic()
-        self._first: int | None = None
+        self._said = time.monotonic()
+        self._calls = 0
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
-        if self._first is None:
-            self._first = done
-        if now - self._last < _SILENCE or done == self._first:
+        self._calls += 1
+        if self._calls <= 2:  # where it begins; and the first frame, which compiling came before
+            self._first, self._begin = done, now
+        if now - self._said < _SILENCE or done == self._first:
             return
-        self._last = now
+        self._said = now
         rate = (done - self._first) / (now - self._begin)
         line = f"{self._name}: {done} frames, {rate:.1f} frames/s"
         if self._frames and self._frames >= done:
