@@ -9,8 +9,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from hmhi_jax.models.attention import DropoutKey
@@ -22,6 +24,8 @@ from hmhi_jax.models.resampling import enlarge
 
 # Maps at strides 4, 8, 16 and 32: `[B, T, h, w, C]` of a clip, `[B, h, w, C]` of one frame.
 Features = tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]
+
+Clip = Float[Array | np.ndarray, "B T H W 3"]
 
 SHALLOW, DEEP = 1, 3  # the maps the banks work on: strides 8 and 32
 
@@ -79,7 +83,10 @@ class HMHINet(nn.Module):
             self.plam_module = PLAM(deep, self.dtype)
 
     def encode(
-        self, frames: Float[Array, "B T H W 3"], flows: Float[Array, "B T H W 3"], train: bool = False
+        self,
+        frames: Clip,
+        flows: Clip,
+        train: bool = False,
     ) -> Features:
         """Fused maps of all frames of a clip; the encoder knows nothing of time, so they go through it in one batch.
 
@@ -136,7 +143,10 @@ class HMHINet(nn.Module):
         return self._memorise(memory, maps, coarse), self._logits(coarse)
 
     def __call__(
-        self, frames: Float[Array, "B T H W 3"], flows: Float[Array, "B T H W 3"], train: bool = False
+        self,
+        frames: Clip,
+        flows: Clip,
+        train: bool = False,
     ) -> Float[Array, "B T H W 1"]:
         """A clip frame by frame, the plain way. `init` needs two frames, since the first one reads no memory."""
         if self.is_initializing() and frames.shape[1] < 2:
@@ -196,8 +206,8 @@ def segment_features(
 def segment_clip(
     model: HMHINet,
     variables,
-    frames: Float[Array, "B T H W 3"],
-    flows: Float[Array, "B T H W 3"],
+    frames: Clip,
+    flows: Clip,
     dropout_key: DropoutKey = None,
 ) -> Float[Array, "B T H W 1"]:
     """Logits of a clip: encode in bulk, `start`, then `lax.scan` over `step`.
@@ -231,7 +241,7 @@ def build_model(
     flow_adapters: bool | None = None,
     drop_path: float | None = None,
     batch_norm: str = "frozen",
-    dtype: jnp.dtype | str = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> HMHINet:
     """The network for a backbone and a choice of switches; the attributes of `HMHINet` say what each is.
 

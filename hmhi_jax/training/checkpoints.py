@@ -151,6 +151,8 @@ class Checkpoints:
         Raises:
             InputError: from `check`, or if there are checkpoints and none can be read.
         """
+        # Of one damaged file several of the reader's tasks fail; asyncio would report each with a traceback.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         steps = self.steps()
         for step in reversed(steps):
             try:

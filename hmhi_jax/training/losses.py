@@ -2,7 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
+
+Masks = Float[Array | np.ndarray, "B T H W 1"]
 
 FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
@@ -11,7 +14,7 @@ MAP_WEIGHT = 20.0  # of focal + BCE_WEIGHT * bce, against dice
 BCE_WEIGHT = 0.5
 
 
-def frame_losses(logits: Float[Array, "B T H W 1"], masks: Float[Array, "B T H W 1"]) -> dict[str, Float[Array, "B T"]]:
+def frame_losses(logits: Float[Array, "B T H W 1"], masks: Masks) -> dict[str, Float[Array, "B T"]]:
     """Focal, binary cross-entropy and dice of every frame of every clip, each a mean over the frame's pixels.
 
     Args:
@@ -37,8 +40,8 @@ def frame_losses(logits: Float[Array, "B T H W 1"], masks: Float[Array, "B T H W
 
 def segmentation_loss(
     logits: Float[Array, "B T H W 1"],
-    masks: Float[Array, "B T H W 1"],
-    valid: Bool[Array, "B T"] | None = None,
+    masks: Masks,
+    valid: Bool[Array | np.ndarray, "B T"] | None = None,
 ) -> Float[Array, ""]:
     """`20 * (focal + bce / 2) + dice` per frame, summed over the frames of a clip, mean over the batch.
 

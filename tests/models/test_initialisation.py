@@ -19,7 +19,8 @@ def fresh():
     clip = jnp.zeros((1, 2, 32, 32, 3))
     # The hardware-style generator compiles in a fraction of the default's time and draws the same distributions.
     key = jax.random.key(0, impl="rbg")
-    return flatten_dict(jax.jit(model.init)(key, clip, clip)["params"], sep="/")
+    params = jax.device_get(jax.jit(model.init)(key, clip, clip)["params"])
+    return flatten_dict(params, sep="/")
 
 
 def test_number_of_parameters_by_module():
