@@ -4,7 +4,7 @@ python eval.py --config configs/davis_eval.py --workdir runs/davis_eval \
     --config.eval.weights=runs/davis/weights.safetensors --config.eval.root=data
 
 Expects `<root>/DAVIS` as it is downloaded (JPEGImages/480p, Annotations/480p, ImageSets). `reading` is what the
-release does to predictions before they are thresholded; ("release", "plain") gives both. What it costs and gives:
+release does to predictions before they are thresholded; "release,plain" gives both. What it costs and gives:
 docs/evaluation.md.
 """
 

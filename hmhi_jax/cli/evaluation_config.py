@@ -1,11 +1,12 @@
 """Every setting of an evaluation with its default."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.evaluation.pictures import READINGS
 
 SET_FIELDS = ("path", "root", "name", "split", "layout", "flows", "protocol", "videos")
 
@@ -23,8 +24,8 @@ def default_evaluation() -> ConfigDict:
     # of {"path": ..., "split": None, "layout": None, "flows": None, "name": None, "videos": None, "protocol":
     # "davis16"}; a protocol may be several: ("davis16", "vsod")
     e.sets = ()
-    e.reading = "release"  # or "plain", or both: ("release", "plain")
-    e.size = config_dict.placeholder(object)  # (height, width) or "auto"; the size the weights were trained for
+    e.reading = "release"  # or "plain", or both: "release,plain"
+    e.size = ""  # of the network: height and width, "512x512", or "auto"; "": what the weights were trained for
     e.memory_frames = config_dict.placeholder(int)  # capacity of the memory; the weights'
     e.dtype = "float32"
     e.flow = "auto"  # "estimate" by the weights' recipe, take the data set's "files", or take them if made by it
@@ -45,9 +46,10 @@ def evaluation_section(config: ConfigDict) -> ConfigDict:
     if found is None:
         raise InputError("config: has no section 'eval'; expected one that names data sets, see configs/davis_eval.py")
     shared = "evaluation" if "eval" not in config or not config.eval else "eval"
-    with settings.unlocked():
+    with settings.ignore_type(), settings.unlocked():
         for name, value in found.items():
             if name in settings:
+                # Training names fewer things, and some configs write a size or readings as tuples: types may differ.
                 settings[name] = value
             elif shared == "eval":
                 raise InputError(f"config.eval: unknown field {name!r}, expected {', '.join(sorted(settings))}")
@@ -56,6 +58,33 @@ def evaluation_section(config: ConfigDict) -> ConfigDict:
     if not settings.root and config.get("data", None) is not None and shared == "evaluation":
         settings.root = config.data.get("root", "") or ""
     return settings
+
+
+def listed_readings(value: str | Sequence[str]) -> tuple[str, ...]:
+    """`reading` of a config: one or several, known ones."""
+    names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else tuple(value)
+    for name in names:
+        if name not in READINGS:
+            raise InputError(
+                f"config.eval.reading is {value!r}, expected {' or '.join(READINGS)}, or both with a comma"
+            )
+    return names
+
+
+def network_size(value: str | Sequence[int] | None) -> tuple[int, int] | str | None:
+    """`size` of a config: (height, width), "auto", or None for the weights' own."""
+    if not value:
+        return None
+    if value == "auto":
+        return "auto"
+    parts = value.lower().split("x") if isinstance(value, str) else value
+    try:
+        height, width = (int(part) for part in parts)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"config.eval.size is {value!r}, expected height and width such as '512x512', or 'auto'"
+        ) from None
+    return height, width
 
 
 def checked_set(entry: Mapping[str, Any], where: str) -> dict[str, Any]:

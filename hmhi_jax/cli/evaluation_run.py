@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from hmhi_jax.cli.evaluation_config import checked_set, evaluation_section
+from hmhi_jax.cli.evaluation_config import checked_set, evaluation_section, listed_readings, network_size
 from hmhi_jax.cli.progress import frame_progress
 from hmhi_jax.data.layouts import Dataset, open_dataset
 from hmhi_jax.errors import InputError
@@ -113,12 +113,11 @@ def run(config: ConfigDict, workdir: str) -> int:
     """
     settings = evaluation_section(config)
     folder = Path(workdir).expanduser().absolute()
-    readings = (settings.reading,) if isinstance(settings.reading, str) else tuple(settings.reading)
+    readings = listed_readings(settings.reading)
     sets = open_sets(settings.sets, settings.root)
-    size = tuple(settings.size) if isinstance(settings.size, (tuple, list)) else settings.size
     predictor = DatasetPredictor.load(
         settings.weights or folder,
-        size=size,
+        size=network_size(settings.size),
         memory_frames=settings.memory_frames,
         dtype=settings.dtype,
         flow=settings.flow,

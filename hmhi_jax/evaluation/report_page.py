@@ -63,7 +63,11 @@ def render(page: Page) -> str:
 def _header(page: Page) -> str:
     first = page.runs[0].scores[0]
     many = len(page.runs) > 1
-    named = [(run.name if many else "Predictions", run.scores[0].predictions) for run in page.runs]
+    named = [
+        (run.name if many else "Predictions", place)
+        for run in page.runs
+        for place in dict.fromkeys(found.predictions for found in run.scores)
+    ]
     runs = "<br>".join(f"{escape(name)}: <code>{escape(place)}</code>" for name, place in named)
     links = " ".join(f'<a href="{escape(address)}">{escape(text)}</a>' for text, address in page.links)
     missing = sum(len({str(r) for found in run.scores for r in found.remarks if r.kind == "gap"}) for run in page.runs)
@@ -205,6 +209,6 @@ def _class_table(members: Sequence[tuple[Run, Scores]]) -> str:
         )
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     return (
-        '<h3>Classes</h3><div class="scroll" tabindex="0" role="region" aria-label="Classes"><table>'
+        '<h3>Classes</h3><div class="scroll narrow" tabindex="0" role="region" aria-label="Classes"><table>'
         f'<thead><tr><th scope="col">Class</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )

@@ -73,7 +73,7 @@ class BatchedSteps:
         self._encode = jax.jit(every_lane(encode, 1))
         self._start = jax.jit(every_lane(start, 1))
         self._step = jax.jit(every_lane(step, 1, after=1), donate_argnums=1)
-        self._choose = jax.jit(every_lane(choose, 0), donate_argnums=(1, 2))
+        self._choose = jax.jit(every_lane(choose, 0), donate_argnums=2)
 
     def place(self, variables: Any) -> Any:
         """The variables on all devices."""
