@@ -18,7 +18,7 @@ from hmhi_jax.training.losses import BCE_WEIGHT, MAP_WEIGHT, frame_losses
 from hmhi_jax.training.mesh import DATA, replicated
 from hmhi_jax.training.state import TrainState
 
-Batch = dict[str, Array]
+Batch = dict[str, Any]  # arrays, on the host or on devices
 
 
 @struct.dataclass
