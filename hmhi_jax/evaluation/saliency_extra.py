@@ -5,8 +5,6 @@ stretched to 0..1 per frame whatever the reading, the truth is what exceeds 128,
 So the names carry `sod_` and never stand in for the release's.
 """
 
-import warnings
-
 import numpy as np
 from jaxtyping import Bool, UInt8
 
@@ -18,15 +16,13 @@ def extra_measures(prediction: UInt8[np.ndarray, "H W"], truth: Bool[np.ndarray,
 
     Weighted F: Margolin et al., CVPR 2014 (beta = 1). The others: beta squared .3.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the package announces the age of parts that are not used here
-        import py_sod_metrics as sod
+    import py_sod_metrics as sod
 
-        handler = sod.FmeasureHandler(with_dynamic=True, with_adaptive=True, beta=0.3)
-        f_measure, e_measure, weighted = sod.FmeasureV2({"F": handler}), sod.Emeasure(), sod.WeightedFmeasure()
-        grey = truth.view(np.uint8) * np.uint8(255)
-        for measure in (f_measure, e_measure, weighted):
-            measure.step(prediction, grey)
+    handler = sod.FmeasureHandler(with_dynamic=True, with_adaptive=True, beta=0.3)
+    f_measure, e_measure, weighted = sod.FmeasureV2({"F": handler}), sod.Emeasure(), sod.WeightedFmeasure()
+    grey = truth.view(np.uint8) * np.uint8(255)
+    for measure in (f_measure, e_measure, weighted):
+        measure.step(prediction, grey)
     f, e = f_measure.get_results()["F"], e_measure.get_results()["em"]
     values = f["dynamic"].mean(), f["adaptive"], e["curve"].mean(), e["adp"], weighted.get_results()["wfm"]
     return {name: float(value) for name, value in zip(EXTRA_MEASURES, values, strict=True)}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmhi_jax.evaluation import evaluate, evaluate_uvos, evaluate_vsod
+from hmhi_jax.evaluation import evaluate, evaluate_uvos, evaluate_vsod, worker_pool
 from hmhi_jax.evaluation.frame_scores import Measures
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -63,7 +63,8 @@ def test_several_protocols_and_readings_in_one_pass_equal_single_ones():
     assert together[0]["J_mean"] != together[3]["J_mean"]
 
 
-def test_processes_change_nothing():
+def test_processes_change_nothing(monkeypatch):
+    monkeypatch.setattr(worker_pool, "_WORTH_PROCESSES", 0)
     folders = GOLDENS / "pred", GOLDENS / "gt"
     alone, together = (
         evaluate(*folders, ["davis16", "vsod"], measures=Measures(uvos=True, vsod=True), workers=workers)

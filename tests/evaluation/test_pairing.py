@@ -234,6 +234,7 @@ def test_a_worker_that_dies_is_an_error(tree, monkeypatch):
         for i in range(5, 15):
             write(tree / "gt" / video / f"{i:05}.png", mask())
             write(tree / "pred" / video / f"{i:05}.png", mask())
+    monkeypatch.setattr(worker_pool, "_WORTH_PROCESSES", 0)
     start = subprocess.Popen
     monkeypatch.setattr(worker_pool.subprocess, "Popen", lambda command, **options: start(["false"], **options))
     with pytest.raises(RuntimeError, match="fewer workers"):
