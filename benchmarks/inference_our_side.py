@@ -12,7 +12,7 @@ import numpy as np
 
 import hmhi_jax as hmhi
 from hmhi_jax import compilation_cache
-from hmhi_jax.inference import segmenter
+from hmhi_jax.inference import network_run
 
 
 def main(request: dict) -> None:
@@ -26,13 +26,13 @@ def main(request: dict) -> None:
     began = time.perf_counter()
 
     def encode(t: int):
-        (features,) = segmenter._encode(model, variables, clip[0, t : t + 1], clip[1, t : t + 1])
+        (features,) = network_run.encode(model, variables, clip[0, t : t + 1], clip[1, t : t + 1])
         return features
 
-    memory, first = segmenter._start(model, variables, encode(0))
+    memory, first = network_run.start(model, variables, encode(0))
     logits = [first]
     for t in range(1, clip.shape[1]):
-        memory, out = segmenter._step(model, variables, memory, encode(t))
+        memory, out = network_run.step(model, variables, memory, encode(t))
         logits.append(out)
     np.save(request["logits"], np.stack([np.asarray(x, np.float32)[0, ..., 0] for x in logits]))
     warm_up = time.perf_counter() - began
@@ -41,7 +41,7 @@ def main(request: dict) -> None:
     held = {"memory": memory}
 
     def frame():
-        held["memory"], out = segmenter._step(model, variables, held["memory"], encode(last))
+        held["memory"], out = network_run.step(model, variables, held["memory"], encode(last))
         return out
 
     def part(function):

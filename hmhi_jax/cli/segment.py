@@ -21,6 +21,7 @@ from hmhi_jax.errors import InputError
 
 if TYPE_CHECKING:
     from hmhi_jax.cli.video_progress import VideoProgress
+    from hmhi_jax.data.flow import FlowRecipe
     from hmhi_jax.data.flow_folder import FlowFolder
     from hmhi_jax.data.video import Video
     from hmhi_jax.inference.result_folder import ResultFolder
@@ -46,7 +47,7 @@ def segment(
         ),
     ],
     weights: Annotated[
-        str, typer.Option(help="A shipped name, a .safetensors file, or the folder of a training run.")
+        str, typer.Option(help="A shipped name, a .safetensors file, the folder of a training run, or an export.")
     ] = "tiny",
     flow: Annotated[
         str, typer.Option(help="`dis` (estimate it), or a folder of flow pictures or .flo files named like the frames.")
@@ -108,9 +109,10 @@ def segment(
             "without it the masks would be arbitrary. Take 'dis', or a folder of flow pictures"
         )
     videos = open_videos(inputs, frame_rate=Fraction(frame_rate).limit_denominator(1001) if frame_rate else None)
-    file = find_weights(weights)
+    exported = (Path(weights).expanduser() / "export.json").is_file()
+    source = Path(weights).expanduser() if exported else find_weights(weights)
     settings = {
-        "weights": {"path": str(file), "sha256": _sha256(file)},
+        "weights": {"path": str(source), "sha256": _sha256(sorted(source.iterdir()) if exported else [source])},
         "flow": flow if flow == "dis" else str(Path(flow).resolve()),
         "size": size,
         "memory_frames": memory_frames,
@@ -126,16 +128,16 @@ def segment(
     tasks = _plan(videos, inputs, out, settings, overwrite=overwrite)
     if not tasks:
         return
-    flows = {} if flow == "dis" else _flow_folders(flow, tasks, file)
 
     from hmhi_jax.inference.segmenter import VideoSegmenter
     from hmhi_jax.inference.video_job import JobOptions
 
     any_live = any(video.live for video, _ in tasks)
     segmenter = VideoSegmenter.load(
-        file, size=network_size, memory_frames=memory_frames, dtype=dtype, chunk=1 if any_live else chunk,
+        source, size=network_size, memory_frames=memory_frames, dtype=dtype, chunk=1 if any_live else chunk,
         backbone=backbone,
     )  # fmt: skip
+    flows = {} if flow == "dis" else _flow_folders(flow, tasks, segmenter.flow_recipe)
     options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames)
     about = {
         "command": shlex.join(["hmhi", *sys.argv[1:]]),
@@ -175,11 +177,11 @@ def _plan(
     return tasks
 
 
-def _flow_folders(flow: str, tasks: "list[tuple[Video, ResultFolder]]", weights: Path) -> "dict[str, FlowFolder]":
+def _flow_folders(
+    flow: str, tasks: "list[tuple[Video, ResultFolder]]", recipe: "FlowRecipe"
+) -> "dict[str, FlowFolder]":
     from hmhi_jax.data.flow_folder import FlowFolder, flow_folder_of
-    from hmhi_jax.interop.weights_file import load_flow_recipe
 
-    recipe = load_flow_recipe(weights)
     return {
         video.name: FlowFolder(flow_folder_of(flow, video.name, len(tasks) == 1), recipe, video.frame_names())
         for video, _ in tasks
@@ -305,9 +307,12 @@ def _check_numbers(*, threshold: float, dtype: str, save_every: int, **at_least_
             raise InputError(f"--{name.replace('_', '-')} {value}: expected a positive number")
 
 
-def _sha256(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+def _sha256(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()

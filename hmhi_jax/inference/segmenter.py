@@ -6,84 +6,33 @@
 A frame's flow picture needs the frame after it, so a mask comes one frame late at the earliest.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from hmhi_jax import compilation_cache
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.preprocessing import normalise
 from hmhi_jax.data.video import Frame
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.network_input import FlowOf, Prepared, jobs, prepare
+from hmhi_jax.inference.network_input import FlowOf, jobs, prepare
+from hmhi_jax.inference.network_run import NetworkRun, Result
 from hmhi_jax.inference.pipeline import Pipeline, StageTimes
 from hmhi_jax.inference.stream_state import StreamState
 from hmhi_jax.interop.export import ExportedNetwork, is_export
 from hmhi_jax.interop.weights_file import check_variables, load_weights
-from hmhi_jax.models import Features, HMHINet, Memory, build_model, frame
+from hmhi_jax.models import HMHINet, build_model
 
 STRIDE = 32  # the network's coarsest map
 WORKERS = 2  # threads for flow, and for finishing masks
 # Frames that are encoded in one batch. More keep an accelerator busy; a CPU gains nothing and needs the memory.
 CHUNK = {"cpu": 1, "gpu": 8, "tpu": 8}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(
-    model: HMHINet | ExportedNetwork, variables: Any, frames: UInt8[Array, "T H W 3"], flows: UInt8[Array, "T H W 3"]
-) -> tuple[Features, ...]:
-    """Maps of each frame by itself, so that `_start` and `_step` are compiled once whatever T is."""
-    if isinstance(model, ExportedNetwork):
-        each = range(frames.shape[0])
-        return tuple(model.apply(variables, frames[t : t + 1], flows[t : t + 1], method="encode") for t in each)
-    features = model.apply(variables, normalise(frames)[None], normalise(flows)[None], method="encode")
-    return tuple(frame(features, t) for t in range(frames.shape[0]))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _start(
-    model: HMHINet | ExportedNetwork, variables: Any, features: Features
-) -> tuple[Memory, Float[Array, "1 H W 1"]]:
-    return model.apply(variables, features, method="start")
-
-
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _step(
-    model: HMHINet | ExportedNetwork, variables: Any, memory: Memory, features: Features
-) -> tuple[Memory, Float[Array, "1 H W 1"]]:
-    return model.apply(variables, memory, features, method="step")
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What the network says of one frame, still at the network's size.
-
-    index, name     of the frame
-    size            (height, width) of the frame
-    logits          float32 `[h, w]` at the network's size
-    kept            what the caller asked to keep of the frame
-    state           a function that brings the memory after this frame to the host, at the frames where one was due
-    """
-
-    index: int
-    name: str
-    size: tuple[int, int]
-    logits: Float[np.ndarray, "h w"]
-    kept: Any = None
-    state: Callable[[], StreamState] | None = None
-
-    def logits_at(self, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-        """Logits resized bilinearly (half-pixel centres, no antialiasing: MODEL.md 8) to (height, width)."""
-        return cv2.resize(self.logits, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
 class VideoSegmenter:
@@ -266,84 +215,15 @@ class VideoSegmenter:
             prepare, network_size=self.network_size, keep=keep, times=times,
             state_every=self.whole_chunks(state_every),
         )  # fmt: skip
+        run = NetworkRun(self.model, self.variables, self.device)
         if pipeline is None:
-            return self._compute(map(prepare_job, work), 1, state, times, read_ahead=False)
+            return run.results(map(prepare_job, work), 1, state, times, read_ahead=False)
         prepared = pipeline.ahead(pipeline.map(prepare_job, work, WORKERS), self.chunk)
-        return pipeline.ahead(self._compute(prepared, self.chunk, state, times), self.chunk)
+        return pipeline.ahead(run.results(prepared, self.chunk, state, times), self.chunk)
 
     def whole_chunks(self, frames: int | None) -> int | None:
         """A number of frames, rounded up to whole chunks: a stream goes on exactly only from between two chunks."""
         return frames and math.ceil(frames / self.chunk) * self.chunk
-
-    def _compute(
-        self,
-        prepared: Iterable[Prepared],
-        chunk: int,
-        state: StreamState | None,
-        times: StageTimes,
-        read_ahead: bool = True,
-    ) -> Iterator[Result]:
-        """The network's part: while the device works at a chunk, the next one is collected and sent off.
-
-        A short last chunk is filled up for the encoder only, so that one compiled program serves all; the memory never
-        sees the filling.
-        """
-        memory: Memory | None = None
-        network_size: tuple[int, int] | None = None
-        pending: list[tuple[Prepared, Array, Memory | None]] = []
-        for batch in _batches(prepared, chunk):
-            if network_size is None:
-                network_size = batch[0].picture.shape[:2]
-                if state is not None:
-                    memory = self._restore(state, network_size)
-            stage = "network" if pending else "first chunk, with compilation"
-            with times.measure(stage):
-                filling = [batch[-1]] * (chunk - len(batch))
-                pictures = np.stack([item.picture for item in (*batch, *filling)])
-                flows = np.stack([item.flow for item in (*batch, *filling)])
-                features = _encode(self.model, self.variables, *jax.device_put((pictures, flows), self.device))
-                sent = []
-                for item, maps in zip(batch, features, strict=False):  # the filling's maps are left
-                    if memory is None:
-                        memory, logits = _start(self.model, self.variables, maps)
-                    else:
-                        memory, logits = _step(self.model, self.variables, memory, maps)
-                    copy = jax.tree.map(jnp.copy, memory) if item.state_due else None  # the next step overwrites it
-                    sent.append((item, logits, copy))
-            yield from self._fetch(pending, network_size, times)
-            pending = sent
-            if not read_ahead:
-                yield from self._fetch(pending, network_size, times)
-        if network_size is None and state is None:
-            raise InputError("no frames: the video is empty, expected at least one frame")
-        yield from self._fetch(pending, network_size, times)
-
-    def _fetch(
-        self, sent: list[tuple[Prepared, Array, Memory | None]], network_size: tuple[int, int] | None, times: StageTimes
-    ) -> Iterator[Result]:
-        """Wait for what was sent to the device."""
-        while sent:
-            item, logits, memory = sent.pop(0)
-            with times.measure("network"):
-                on_host = np.array(logits)[0, :, :, 0]
-            state = None
-            if memory is not None:
-                state = functools.partial(StreamState.of, item.index + 1, memory, item.remember, network_size)
-            yield Result(item.index, item.name, item.size, on_host, item.kept, state)
-
-    def _restore(self, state: StreamState, network_size: tuple[int, int]) -> Memory:
-        if state.network_size != network_size:
-            raise InputError(
-                f"saved memory: the network ran at {_text(state.network_size)}, now it would run at "
-                f"{_text(network_size)}; choose that size or start over"
-            )
-        blank = jnp.zeros((1, *network_size, 3), jnp.uint8)
-
-        def first_memory() -> Memory:
-            (maps,) = _encode(self.model, self.variables, blank, blank)
-            return _start(self.model, self.variables, maps)[0]
-
-        return state.to_memory(first_memory, self.device)
 
 
 class MaskStream(Iterator[np.ndarray]):
@@ -416,18 +296,3 @@ def _numbered(frames: Iterable[Any], start: int) -> Iterator[Frame]:
         if picture.shape != size:
             raise InputError(f"frame {index}: is {found}, expected {size} as the frames before it")
         yield Frame(index, f"{index:05d}", picture)
-
-
-def _batches(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:
-    batch: list[Prepared] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _text(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"

@@ -16,9 +16,10 @@ from jaxtyping import UInt8
 from hmhi_jax import __version__
 from hmhi_jax.data.flow_folder import FlowFolder
 from hmhi_jax.data.video import Frame, Video
+from hmhi_jax.inference.network_run import Result
 from hmhi_jax.inference.pipeline import Pipeline, StageTimes
 from hmhi_jax.inference.result_folder import ResultFolder
-from hmhi_jax.inference.segmenter import WORKERS, Result, VideoSegmenter, foreground, probabilities
+from hmhi_jax.inference.segmenter import WORKERS, VideoSegmenter, foreground, probabilities
 from hmhi_jax.inference.stream_state import StreamState
 from hmhi_jax.inference.writers import ContactSheet, OverlayWriter, draw_overlay, fit_overlay, write_png
 

@@ -99,11 +99,6 @@ def load_weights(name_or_path: str | Path) -> Weights:
     return Weights(variables=_unflatten(floating), path=path, **header)
 
 
-def load_flow_recipe(name_or_path: str | Path) -> FlowRecipe:
-    """How flow pictures must be made for these weights, without reading the weights themselves."""
-    return _read(find_weights(name_or_path), header_only=True)[0]["flow_recipe"]
-
-
 def find_weights(name_or_path: str | Path) -> Path:
     """The file that `name_or_path` stands for; see `load_weights`."""
     path = Path(name_or_path).expanduser()
@@ -167,15 +162,14 @@ def check_variables(model: Any, variables: Mapping[str, Any], source: str | Path
         raise InputError(f"{source}: these weights do not fit {model.backbone}; {'; '.join(problems)}")
 
 
-def _read(path: Path, header_only: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Fields of `Weights` from the metadata, and the arrays by name as they are stored."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            names = [] if header_only else list(file.keys())
-            arrays = {name: file.get_tensor(name) for name in names}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"{path}: is no readable safetensors file ({error}); PyTorch checkpoints go through 'hmhi convert' first"

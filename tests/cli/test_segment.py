@@ -424,3 +424,21 @@ def test_real_frames(tmp_path, hmhi, weights, davis):
     assert code == 0
     assert all(mask.shape == (480, 854) for mask in masks_of(tmp_path / "out").values())
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["network_size"] == [32, 96]
+
+
+def test_an_export(tmp_path, hmhi, weights, clip):
+    from hmhi_jax.interop.export import write_export
+    from hmhi_jax.interop.weights_file import load_weights
+
+    loaded = load_weights(weights)
+    write_export(
+        tmp_path / "export", loaded.model_arguments, loaded.variables, size=(64, 64), flow_recipe=loaded.flow_recipe,
+        platforms=("cpu",),
+    )  # fmt: skip
+    for name in ("export", None):
+        given = weights if name is None else tmp_path / name
+        assert hmhi(clip, "-o", tmp_path / f"out-{name}", "--weights", given, "--soft", "--max-frames", 3)[0] == 0
+    for one, other in zip(*(sorted((tmp_path / f"out-{n}" / "soft").iterdir()) for n in ("export", None)), strict=True):
+        assert np.abs(cv2.imread(str(one), 0).astype(int) - cv2.imread(str(other), 0)).max() <= 1
+    outcome = hmhi(clip, "-o", tmp_path / "never", "--weights", tmp_path / "export", "--size", "32x96")
+    refused(outcome, r"export: size is \(64, 64\) in this export")
