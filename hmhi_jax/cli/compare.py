@@ -48,7 +48,7 @@ def compare(
         raise InputError(f"--size is {size}, expected a multiple of 32")
     recipe = FlowRecipe.from_json(flow) if flow is not None else None
     arguments, weights, recipe = _weights(checkpoint, backbone, seed, memory_frames, recipe)
-    compare_sides.check_release(release.expanduser().absolute(), python, arguments["backbone"])
+    compare_sides.check_release(release.expanduser().absolute(), python, arguments)
     folder = (out or Path(f"compare-{arguments['backbone']}{'-train' if train else ''}")).expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
     model = build_model(**arguments)
@@ -77,7 +77,7 @@ def compare(
             with _working(f"{name}: {train} training steps" if train else f"{name}: {len(pictures)} frames"):
                 # Our side takes every argument, the release's only its switches.
                 own = {**request, "model": _plain(arguments)} if name == "ours" else request
-                sides.append(compare_sides.run_side(command, name, place, own))
+                sides.append(compare_sides.run_side(command, name, place, own, folder / f"{name}.log"))
         facts = {
             "video": Path(input).name,
             "frames": len(pictures),

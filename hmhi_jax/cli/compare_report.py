@@ -97,11 +97,8 @@ def report_training(
         }
         for row in modules
     ]
-    note = (
-        "Entries that never get a gradient in the release: " + ", ".join(release.report["without_gradient"])
-        if release.report["without_gradient"]
-        else ""
-    )
+    unread = release.report.get("without_gradient", [])
+    note = f"Entries that never get a gradient in the release: {', '.join(unread)}" if unread else ""
     tables = [
         ("Training steps", "AdamW as the release sets it, no dropout, no drop path, one clip a step.", losses),
         ("Gradients of the first step, parameters after the last", note, drift),

@@ -42,8 +42,9 @@ class Side:
         return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
 
-def check_release(clone: Path, python: str, backbone: str) -> None:
-    """Raises `InputError` if the clone, its Python or the backbone cannot do."""
+def check_release(clone: Path, python: str, arguments: Mapping[str, Any]) -> None:
+    """Raises `InputError` if the clone or its Python cannot do, or cannot build what `build_model` was asked for."""
+    backbone = arguments["backbone"]
     if not (clone / "lib" / "HMHI_Net.py").is_file():
         raise InputError(
             f"--release {clone}: no clone of the authors' release (lib/HMHI_Net.py is missing); "
@@ -53,6 +54,9 @@ def check_release(clone: Path, python: str, backbone: str) -> None:
         raise InputError(
             f"backbone {backbone}: the release's network can be built with {', '.join(RELEASE_BACKBONES)} only"
         )
+    for name in ("decoder_width", "feedforward", "flow_adapters", "top_k"):
+        if arguments.get(name) is not None:
+            raise InputError(f"{name} {arguments[name]}: the release's network has this one built in")
     try:
         subprocess.run([python, "-c", "import torch, numpy"], check=True, capture_output=True, text=True, timeout=300)
     except FileNotFoundError:
@@ -62,7 +66,7 @@ def check_release(clone: Path, python: str, backbone: str) -> None:
         raise InputError(f"--python {python}: cannot import torch and numpy ({reason})") from None
 
 
-def run_side(command: list[str], name: str, folder: Path, request: Mapping[str, Any]) -> Side:
+def run_side(command: list[str], name: str, folder: Path, request: Mapping[str, Any], log: Path) -> Side:
     """Run one side to its end.
 
     Args:
@@ -70,6 +74,7 @@ def run_side(command: list[str], name: str, folder: Path, request: Mapping[str, 
         name: of the side, in errors and file names.
         folder: where it works; made here.
         request: see `release_process`; `output` is set here.
+        log: what it prints; stays if it fails.
 
     Raises:
         InputError: if it fails, with the last line it printed and where the rest is.
@@ -78,7 +83,6 @@ def run_side(command: list[str], name: str, folder: Path, request: Mapping[str, 
     output.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(json.dumps({**request, "output": str(output)}))
-    log = folder / f"{name}.log"
     with log.open("w") as file:
         process = subprocess.run([*command, str(path)], stdout=file, stderr=subprocess.STDOUT, check=False)
     report = output / "report.json"
@@ -87,6 +91,7 @@ def run_side(command: list[str], name: str, folder: Path, request: Mapping[str, 
         raise InputError(
             f"the process of {name} failed (exit code {process.returncode}): {_last_line(text)}; see {log}"
         )
+    log.unlink()
     return Side(output, json.loads(report.read_text()))
 
 
