@@ -1,5 +1,7 @@
 """`hmhi segment` as a user meets it: real files in, real files out, and one line for everything that is wrong."""
 
+import contextlib
+import itertools
 import json
 import os
 import re
@@ -7,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -228,6 +231,42 @@ def start(*arguments):
         [sys.executable, "-c", code, "segment", *map(str, arguments)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def test_ctrl_c_finishes_a_camera(tmp_path, weights):
+    """Frames come through a pipe at their own pace; Ctrl-C ends the video in good order."""
+    pipe, out = tmp_path / "camera.ts", tmp_path / "out"
+    os.mkfifo(pipe)
+    over = threading.Event()
+
+    def film():
+        with pipe.open("wb", buffering=0) as sink, av.open(sink, "w", format="mpegts") as container:
+            stream = container.add_stream("mpeg2video", rate=25)
+            stream.height, stream.width, stream.pix_fmt = 48, 80, "yuv420p"
+            for picture in itertools.cycle(moving_square(50)):
+                if over.wait(0.02):
+                    return
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+
+    def camera():
+        with contextlib.suppress(OSError, av.FFmpegError):  # nobody reads any more
+            film()
+
+    filming = threading.Thread(target=camera)
+    filming.start()
+    process = start(f"file://{pipe}", "-o", out, "--weights", weights)
+    try:
+        wait_for(lambda: len(list((out / "masks").glob("*"))) > 8, process)
+        process.send_signal(signal.SIGINT)
+        text, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        over.set()
+        filming.join()
+    assert process.returncode == 0, err
+    assert str(out / "sheet.png") in text
+    summary = json.loads((out / "summary.json").read_text())
+    assert 8 < summary["frames"] == len(masks_of(out)) == frames_of(out / "overlay.mp4")
 
 
 def wait_for(condition, process):
