@@ -22,6 +22,7 @@ from hmhi_jax.evaluation.scores import Scores
 from hmhi_jax.evaluation.scoring import evaluate
 from hmhi_jax.evaluation.tables import Run
 from hmhi_jax.inference.dataset import DatasetPredictor
+from hmhi_jax.training.mesh import wait_for_all
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def run(config: ConfigDict, workdir: str) -> int:
         for video, reason in outcome.failed.items():
             failed = True
             print(f"{one.name}: {video} was not predicted: {reason}", flush=True)
-        _wait_for_other_hosts(one.name)
+        wait_for_all(f"predictions of {one.name}")
         if jax.process_index() != 0:
             continue
         entry: dict[str, Any] = {"predictions": str(place), "seconds_of_inference": round(seconds, 1)}
@@ -154,6 +155,7 @@ def run(config: ConfigDict, workdir: str) -> int:
         summary["sets"][one.name] = entry
     if jax.process_index() == 0:
         _write_json(folder / "evaluation.json", summary)
+    wait_for_all("scores")  # whoever leaves early would be waited for, but not for long
     return 1 if failed else 0
 
 
@@ -174,13 +176,6 @@ def _predict(
     if outcome.present:
         print(f"{one.name}: {len(outcome.present)} videos were predicted before", flush=True)
     return outcome, seconds
-
-
-def _wait_for_other_hosts(name: str) -> None:
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(f"predictions of {name}")
 
 
 def _write_json(path: Path, value: Any) -> None:

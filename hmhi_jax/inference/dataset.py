@@ -103,6 +103,8 @@ class DatasetPredictor:
             InputError: for weights that do not exist, cannot be read or do not fit.
         """
         read = VideoSegmenter.load(name_or_path, size=size, memory_frames=memory_frames, dtype=dtype)
+        if not isinstance(read.model, HMHINet):
+            raise InputError(f"{name_or_path}: is an exported network, made for one video at a time; give its weights")
         return cls(
             read.model, jax.device_get(read.variables),
             size=read.size, input_size=read.input_size, flow_recipe=read.flow_recipe, **options,

@@ -1,6 +1,7 @@
 """`hmhi segment` as a user meets it: real files in, real files out, and one line for everything that is wrong."""
 
 import contextlib
+import importlib
 import itertools
 import json
 import os
@@ -383,6 +384,7 @@ def test_unwritable_folder(tmp_path, hmhi, weights, clip):
     (tmp_path / "sealed").mkdir(mode=0o000)
     shutil.copy(weights, tmp_path / "private.safetensors")
     (tmp_path / "private.safetensors").chmod(0)
+    importlib.import_module("zoneinfo")  # what is imported on the way must be in before the rights are given up
     root = os.geteuid() == 0
     above = [place for place in tmp_path.parents if "pytest-" in place.as_posix()]
     for place in (clip.parent, weights.parent, tmp_path, *above):
