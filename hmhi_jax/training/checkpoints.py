@@ -13,6 +13,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,19 +223,33 @@ class _explained:
 
 
 def _silence_closed_writers() -> None:
-    """A failed save is reported once, by `_explained`. Orbax and the writers it leaves behind when one of them failed
-    (their event loop is closed by then) would add pages of tracebacks."""
+    """A failed save is reported once, by `_explained`. Orbax, and the writers it leaves behind when one of them failed
+    (their event loop is closed by then, which they tell Python's hooks for lost errors), would add pages of tracebacks.
+    """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    previous = sys.excepthook
-    if getattr(previous, "silences_closed_writers", False):
-        return
+    warnings.filterwarnings("ignore", message=r"coroutine '.*' was never awaited", category=RuntimeWarning)
 
-    def hook(kind, error, trace) -> None:
-        if not (isinstance(error, RuntimeError) and "Event loop is closed" in str(error)):
-            previous(kind, error, trace)
+    def closed_loop(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
 
-    hook.silences_closed_writers = True
-    sys.excepthook = hook
+    if not getattr(sys.excepthook, "silences_closed_writers", False):
+        uncaught = sys.excepthook
+
+        def hook(kind, error, trace) -> None:
+            if not closed_loop(error):
+                uncaught(kind, error, trace)
+
+        hook.silences_closed_writers = True
+        sys.excepthook = hook
+    if not getattr(sys.unraisablehook, "silences_closed_writers", False):
+        lost = sys.unraisablehook
+
+        def lost_hook(lost_error) -> None:
+            if not closed_loop(lost_error.exc_value):
+                lost(lost_error)
+
+        lost_hook.silences_closed_writers = True
+        sys.unraisablehook = lost_hook
 
 
 def out_of_space(error: BaseException | None) -> bool:
