@@ -27,9 +27,10 @@ def ours(request_path: str) -> None:
     from hmhi_jax import compilation_cache
     from hmhi_jax.interop.compare_sides import peak_mib
     from hmhi_jax.models import build_model
+    from hmhi_jax.training.initialisation import init_variables
     from hmhi_jax.training.mesh import make_mesh
     from hmhi_jax.training.optimiser import learning_rate_schedule, make_optimiser
-    from hmhi_jax.training.state import init_variables, make_state
+    from hmhi_jax.training.state import make_state
     from hmhi_jax.training.step import make_train_step
 
     request = json.loads(Path(request_path).read_text())
@@ -128,7 +129,7 @@ def _release(arguments: argparse.Namespace, folder: Path, clip: dict[str, np.nda
     from hmhi_jax.interop.compare_sides import release_command, run_side, write_clip
     from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
     from hmhi_jax.models import build_model
-    from hmhi_jax.training.state import init_variables
+    from hmhi_jax.training.initialisation import init_variables
 
     network = build_model(**model)
     write_torch_checkpoint(folder / "weights.pth", {"network": to_torch(network, init_variables(network, 0))})

@@ -19,10 +19,11 @@ from hmhi_jax.training import assemble
 from hmhi_jax.training.checkpoints import FOLDER, Checkpoints, code_version, load_other_run
 from hmhi_jax.training.config import check_same, to_plain
 from hmhi_jax.training.initial_weights import starting_state
+from hmhi_jax.training.initialisation import init_variables
 from hmhi_jax.training.loop import Loop, Schedule
 from hmhi_jax.training.mesh import make_mesh, wait_for_all
 from hmhi_jax.training.optimiser import check_patterns
-from hmhi_jax.training.state import TrainState, init_variables
+from hmhi_jax.training.state import TrainState
 from hmhi_jax.training.step import make_train_step
 
 
@@ -40,7 +41,7 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
     try:
         total, evaluate_every = assemble.steps_of(config, data.clips_per_epoch)
         optimiser, schedule = assemble.optimiser_of(config, total)
-        shapes = jax.eval_shape(lambda: init_variables(model, config.seed))
+        shapes = jax.eval_shape(lambda: init_variables(model, config.seed, config.initialisation))
         check_patterns(shapes["params"], {"config.optimiser.frozen": tuple(config.optimiser.frozen)})
 
         validation = Validation(config, model, folder) if config.evaluation.sets else None
@@ -63,7 +64,7 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
             seed=config.seed, ema=config.step.ema_decay > 0,
             check=lambda stored: check_same(stored["config"], plain, str(folder), accepted),
             source=(lambda: _other_weights(config)) if config.init_from else None,
-            source_name=config.init_from,
+            source_name=config.init_from, initialisation=config.initialisation,
         )  # fmt: skip
         if restored is not None:
             data.batches.set_state(restored.data)

@@ -11,7 +11,8 @@ from hmhi_jax.errors import InputError
 # Settings that may differ from those a checkpoint was made with: they change neither what is learnt nor the arrays.
 FREE = (
     "mesh", "logging", "checkpoints", "evaluation", "step.checkpoint", "step.frames", "data.workers", "data.threads",
-    "data.buffer", "data.on_corrupt", "data.skip_bad", "data.root", "init_from", "init_optimiser", "steps", "epochs",
+    "data.buffer", "data.on_corrupt", "data.skip_bad", "data.root", "init_from", "init_optimiser", "initialisation",
+    "steps", "epochs",
 )  # fmt: skip
 
 
@@ -22,6 +23,7 @@ def default_config() -> ConfigDict:
     c.steps = 0  # length of the run; 0: `epochs` counts
     c.epochs = 0.0
     c.init_from = ""  # weights file (converted backbone, whole network) or the folder of another run; "": fresh
+    c.initialisation = "published"  # of fresh weights; or "fan_in": for small networks, see training/initialisation.py
     c.init_optimiser = "fresh"  # or "kept": that of the other run
 
     c.model = ConfigDict()  # arguments of `build_model`

@@ -21,8 +21,9 @@ from jax.sharding import Mesh
 from hmhi_jax.errors import InputError
 from hmhi_jax.models import HMHINet
 from hmhi_jax.training.checkpoints import Checkpoints, Restored, abstract
+from hmhi_jax.training.initialisation import init_variables
 from hmhi_jax.training.mesh import replicated
-from hmhi_jax.training.state import TrainState, init_variables, make_state
+from hmhi_jax.training.state import TrainState, make_state
 
 # What an ImageNet backbone has never seen, and so may be missing from a source that otherwise has the encoder.
 _OPTIONAL = re.compile(r"(^|/)(\w*_)?adapter(/|$)")
@@ -39,6 +40,7 @@ def starting_state(
     check: Callable[[dict[str, Any]], None],
     source: Callable[[], tuple[Mapping[str, Any], Any | None]] | None = None,
     source_name: str = "",
+    initialisation: str = "published",
 ) -> tuple[TrainState, Restored | None, list[str]]:
     """The state to start from, on the mesh.
 
@@ -46,6 +48,7 @@ def starting_state(
         check: compares a checkpoint's stored config with this run's; raises `InputError`.
         source: gives (variables as nested dicts of arrays, optimiser state or None), called in case 2 only.
         source_name: names it in messages.
+        initialisation: how fresh weights are drawn, see `init_variables`.
 
     Returns:
         state; what was restored in case 1; notes for the user on what was taken and what is fresh.
@@ -53,16 +56,22 @@ def starting_state(
     place = replicated(mesh)
 
     def fresh(variables: dict[str, Any] | None = None) -> TrainState:
-        return make_state(init_variables(model, seed) if variables is None else variables, optimiser, seed, ema)
+        if variables is None:
+            variables = init_variables(model, seed, initialisation)
+        return make_state(variables, optimiser, seed, ema)
 
     like = abstract(jax.eval_shape(fresh), place)
     if restored := checkpoints.restore_newest(like, check):
         return restored.state, restored, [f"going on from step {restored.step}"]
     # Hundreds of small random draws that run once: on CPU, optimising them costs more than all the rest of it.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    variables = jax.jit(lambda: init_variables(model, seed), out_shardings=place, compiler_options=options)()
+    draw = jax.jit(
+        lambda: init_variables(model, seed, initialisation), out_shardings=place, compiler_options=options
+    )  # fmt: skip
+    variables = draw()
     if source is None:
-        return jax.jit(fresh, out_shardings=place)(variables), None, [f"fresh weights, seed {seed}"]
+        note = f"fresh weights, seed {seed}, {initialisation} initialisation"
+        return jax.jit(fresh, out_shardings=place)(variables), None, [note]
     loaded, opt_state = source()
     variables, notes = overlay(variables, loaded, source_name)
     variables = jax.tree.map(lambda x: jax.device_put(x, place), variables)

@@ -8,8 +8,6 @@ import optax
 from flax import struct
 from jaxtyping import Array, Int, UInt32
 
-from hmhi_jax.models import HMHINet
-
 
 @struct.dataclass
 class TrainState:
@@ -36,12 +34,6 @@ class TrainState:
         """What `model.apply` takes; with the averaged parameters if wanted and kept."""
         params = self.ema if averaged and self.ema is not None else self.params
         return {"params": params, **({"batch_stats": self.batch_stats} if self.batch_stats else {})}
-
-
-def init_variables(model: HMHINet, seed: int) -> dict[str, Any]:
-    """Fresh variables; the same for a seed on every mesh. Parameters do not depend on the pictures' size."""
-    pictures = jnp.zeros((1, 2, 64, 64, 3), jnp.float32)
-    return dict(model.init(jax.random.PRNGKey(seed), pictures, pictures))
 
 
 def make_state(

@@ -9,6 +9,7 @@ import pytest
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.torch_names import torch_name
 from hmhi_jax.models import build_model
+from hmhi_jax.training.initialisation import init_variables
 from hmhi_jax.training.optimiser import (
     BACKBONE,
     DECAY_MASKS,
@@ -18,7 +19,6 @@ from hmhi_jax.training.optimiser import (
     matches,
     parameter_paths,
 )
-from hmhi_jax.training.state import init_variables
 
 PARAMS = {
     "encoder": {"norm1": {"scale": jnp.ones(3)}, "q": {"kernel": jnp.full((3, 2), 2.0)}},

@@ -8,9 +8,10 @@ import tiny_run_config
 from hmhi_jax.data.preprocessing import normalise
 from hmhi_jax.models import build_model, segment_clip
 from hmhi_jax.training import assemble
+from hmhi_jax.training.initialisation import init_variables
 from hmhi_jax.training.losses import segmentation_loss
 from hmhi_jax.training.mesh import make_mesh
-from hmhi_jax.training.state import init_variables, make_state
+from hmhi_jax.training.state import make_state
 from hmhi_jax.training.step import batch_loss, make_train_step
 
 
