@@ -1,15 +1,19 @@
 """Convolutions in the forms that are fast on each platform.
 
 XLA's grouped convolution on CPU is ten to thirty times slower than the arithmetic it does, so on CPU a depthwise
-convolution is written as a sum of shifted, scaled copies; accelerators keep the native operation. Convolutions whose
-stride equals their kernel are one matrix product everywhere.
+convolution is written as a sum of shifted, scaled copies and a strided one as small matrix products; accelerators keep
+the native operation. Convolutions whose stride equals their kernel are one matrix product everywhere.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
+
+from hmhi_jax.models.platforms import by_platform
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -104,6 +108,58 @@ class DepthwiseConv(nn.Module):
         return (
             depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)[None, None, None]
         )
+
+
+def _grouped_native(x: Array, kernel: Array, stride: int) -> Array:
+    padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=_NHWC, feature_group_count=x.shape[-1]
+    )
+
+
+def _grouped_patches(x: Array, kernel: Array, stride: int) -> Array:
+    """Every output's window as a row, then one small matrix product per channel."""
+    batch, height, width, channels = x.shape
+    taps_high, taps_wide = kernel.shape[:2]
+    rows, columns = -(-height // stride), -(-width // stride)
+    padded = _pad_same(x, kernel)
+    windows = jnp.stack(
+        [
+            padded[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
+            for i in range(taps_high)
+            for j in range(taps_wide)
+        ],
+        -1,
+    )
+    # Output channels of a group stand next to each other.
+    weights = kernel.reshape(taps_high * taps_wide, channels, -1)
+    return jnp.einsum("bhwct,tcm->bhwcm", windows, weights).reshape(batch, rows, columns, -1)
+
+
+class ChannelwiseConv(nn.Module):
+    """A strided convolution in which every input channel has filters of its own (as many groups as input channels).
+
+    Odd kernel, padding `kernel // 2`; `features` is a multiple of the input's channels.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        k = self.kernel_size
+        kernel = self.param("kernel", self.kernel_init, (k, k, 1, self.features), jnp.float32)
+        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+        outputs = by_platform(
+            x.astype(self.dtype), kernel.astype(self.dtype),
+            cpu=partial(_grouped_patches, stride=self.stride),
+            accelerator=partial(_grouped_native, stride=self.stride),
+        )  # fmt: skip
+        return outputs + bias.astype(self.dtype)[None, None, None]
 
 
 class PatchConv(nn.Module):

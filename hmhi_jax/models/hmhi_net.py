@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from hmhi_jax.models.attention import DropoutKey
 from hmhi_jax.models.backbones import spec
+from hmhi_jax.models.backbones.flow_adapter import join_pairs, split_pairs
 from hmhi_jax.models.decoder import Decoder
 from hmhi_jax.models.interaction import PLAM, SGIM
 from hmhi_jax.models.memory import Bank, Memory, MemoryBank
@@ -96,9 +97,9 @@ class HMHINet(nn.Module):
         if height % 32 or width % 32:
             raise ValueError(f"frames are {height} x {width}; height and width must be multiples of 32")
         rows = batch * time
-        pictures = jnp.concatenate([x.reshape(rows, height, width, 3) for x in (frames, flows)])
+        pictures = join_pairs(*(jnp.asarray(x).reshape(rows, height, width, 3) for x in (frames, flows)))
         maps = self.encoder(pictures, flow_rows=rows, train=train)
-        fused = tuple(x[:rows] + x[rows:] for x in maps)
+        fused = maps if spec(self.backbone).joins_flow else tuple(sum(split_pairs(x, rows)) for x in maps)
         for level, x in enumerate(fused, start=1):
             self.sow("intermediates", f"fused{level}", x)
         return tuple(x.reshape(batch, time, *x.shape[1:]) for x in fused)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.models.attention import DropoutKey
 from hmhi_jax.models.cbam import CBAM
-from hmhi_jax.models.convolution import conv
+from hmhi_jax.models.convolution import ChannelwiseConv, conv
 from hmhi_jax.models.initialisers import kaiming_uniform
 from hmhi_jax.models.memory import ReadOutLayer, attend_single, torch_dense
 
@@ -45,8 +45,7 @@ class PLAM(nn.Module):
     @nn.compact
     def __call__(self, shallow: Float[Array, "B h w C"], deep: Float[Array, "B h4 w4 D"]) -> Float[Array, "B h4 w4 D"]:
         settings = {"dtype": self.dtype, "kernel_init": kaiming_uniform}
-        groups = shallow.shape[-1]
-        x = jax.nn.relu(conv(self.channels, 7, stride=4, groups=groups, **settings, name="downsample")(shallow))
+        x = jax.nn.relu(ChannelwiseConv(self.channels, 7, 4, **settings, name="downsample")(shallow))
         x = jax.nn.relu(conv(self.channels, 1, **settings, name="mix")(x))
         x = CBAM(self.dtype, name="cbam")(jnp.concatenate([x, deep], -1))
         return deep + jax.nn.relu(conv(self.channels, 1, **settings, name="fuse")(x))

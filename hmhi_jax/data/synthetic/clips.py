@@ -15,7 +15,7 @@ from hmhi_jax.data.synthetic.settings import DEFAULTS, Settings
 from hmhi_jax.data.synthetic.textures import TextureMaker
 
 # The salient object must be seen: at least this share of the picture in the middle of the clip, and not more than that.
-_LEAST_AREA, _MOST_AREA = 0.004, 0.45
+_LEAST_AREA, _MOST_AREA = 0.006, 0.45
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,8 @@ class BackboneSpec:
         drop_path: stochastic depth rate of the last block by default.
         arguments: further arguments of `build`.
         batch_norm: whether `build` takes the argument `batch_norm`.
+        joins_flow: whether the module itself joins frames and flow pictures and returns maps of the frames' rows alone;
+            otherwise the network adds the two rows' maps.
     """
 
     channels: tuple[int, int, int, int]
@@ -32,6 +34,7 @@ class BackboneSpec:
     drop_path: float = 0.0
     arguments: dict[str, Any] = field(default_factory=dict)
     batch_norm: bool = False
+    joins_flow: bool = False
 
     def make(
         self,
