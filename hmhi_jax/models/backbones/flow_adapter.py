@@ -35,8 +35,22 @@ class FlowAdapter(nn.Module):
 def add_to_flow_rows(
     total: Float[Array, "N ... D"], x: Float[Array, "N ... C"], flow_rows: int, adapter: Callable[[Array], Array]
 ) -> Float[Array, "N ... D"]:
-    """`total` with `adapter(x)` added on the last `flow_rows` rows."""
+    """`total` with `adapter(x)` added on the flow rows: every second one, `flow_rows` in all (0: there are none)."""
     if not flow_rows:
         return total
-    first = total.shape[0] - flow_rows
-    return jnp.concatenate([total[:first], total[first:] + adapter(x[first:])])
+    frames, flows = split_pairs(total, flow_rows)
+    return join_pairs(frames, flows + adapter(split_pairs(x, flow_rows)[1]))
+
+
+def split_pairs(x: Float[Array, "N ... C"], flow_rows: int) -> tuple[Float[Array, "n ... C"], Float[Array, "n ... C"]]:
+    """Rows of frames and rows of flow pictures, out of rows that alternate."""
+    if x.shape[0] != 2 * flow_rows:
+        raise ValueError(f"{x.shape[0]} pictures of which {flow_rows} are flow; expected pairs of frame and flow")
+    pairs = x.reshape(flow_rows, 2, *x.shape[1:])
+    return pairs[:, 0], pairs[:, 1]
+
+
+def join_pairs(frames: Float[Array, "n ... C"], flows: Float[Array, "n ... C"]) -> Float[Array, "N ... C"]:
+    """Rows that alternate: frame, flow, frame, flow, ..."""
+    pairs = jnp.stack([frames, flows], 1)
+    return pairs.reshape(-1, *pairs.shape[2:])
