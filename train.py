@@ -17,6 +17,8 @@ _ACCEPT = flags.DEFINE_list("accept_changes", [], "Config fields that may differ
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where several processes train.")
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
 _PROCESS = flags.DEFINE_integer("process_index", None, "Which of them this is, from 0.")
+flags.DEFINE_alias("skip-bad", "skip_bad")
+flags.DEFINE_alias("accept-changes", "accept_changes")
 flags.mark_flags_as_required(["config", "workdir"])
 
 

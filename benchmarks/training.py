@@ -1,12 +1,14 @@
 """A training step beside the authors' release: seconds, memory, and what the compiler plans to use.
 
     python benchmarks/training.py --release PATH/HMHI-Net --python PYTHON-WITH-TORCH
-    python benchmarks/training.py                       # this project's side alone
+    python benchmarks/training.py --forms none:unrolled,step:scanned      # this project's side alone
 
 Both sides train MiT-b1 with the same weights on the same clip (batch 1, T = 5, 512 x 512 by default) with the release's
-losses and AdamW, dropout and drop path off, each in a process of its own, one after the other. Figures: seconds of the
-fastest step but the first, largest resident memory of the process, and for this project temporary memory of the
-compiled step and seconds of compilation.
+losses and AdamW, dropout and drop path off, each in a process of its own, one after the other; their losses must agree.
+A form is a checkpoint policy (none, read_outs, step) and what becomes of the frames (unrolled, scanned). Every form is
+compiled in a process of its own first (`--prepare` stops there), so that the measured process finds it in the
+compilation cache and its resident memory is that of training. Figures: seconds and processor seconds of the fastest
+step but the first, largest resident memory, and for this project temporary memory of the compiled step.
 """
 
 import argparse
@@ -19,15 +21,16 @@ from pathlib import Path
 
 import numpy as np
 
+from hmhi_jax.interop.compare_sides import Side, cores, peak_mib, release_command, run_side, write_clip
+
 
 def ours(request_path: str) -> None:
     """This project's side: reads a request, leaves `report.json`."""
     import jax
 
     from hmhi_jax import compilation_cache
-    from hmhi_jax.interop.compare_sides import peak_mib
+    from hmhi_jax.interop.weights_file import load_weights
     from hmhi_jax.models import build_model
-    from hmhi_jax.training.initialisation import init_variables
     from hmhi_jax.training.mesh import make_mesh
     from hmhi_jax.training.optimiser import learning_rate_schedule, make_optimiser
     from hmhi_jax.training.state import make_state
@@ -35,7 +38,8 @@ def ours(request_path: str) -> None:
 
     request = json.loads(Path(request_path).read_text())
     compilation_cache.enable()
-    model = build_model(**request["model"], dtype=request["dtype"])
+    weights = load_weights(request["weights"])
+    model = build_model(**weights.model_arguments | {"dtype": request["dtype"]})
     schedule = learning_rate_schedule("constant", 6e-5, 100)
     optimiser = make_optimiser(schedule)
     mesh = make_mesh(1, 1, jax.devices()[:1])
@@ -43,28 +47,28 @@ def ours(request_path: str) -> None:
         model, optimiser, schedule, mesh,
         dropout=False, checkpoint=request["checkpoint"], unroll=request["unroll"],
     )  # fmt: skip
-    state = jax.jit(lambda: make_state(init_variables(model, 0), optimiser, 0))()
+    state = make_state(jax.tree.map(jax.numpy.asarray, weights.variables), optimiser, 0)
     clip = dict(np.load(request["clip"]))
-    begin = time.perf_counter()
+    begin = time.perf_counter(), time.process_time()
     program = step.lower(state, clip).compile()
-    compilation = time.perf_counter() - begin
-    seconds, losses = [], []
+    report = {
+        "compilation": time.perf_counter() - begin[0],
+        "cpu_compilation": time.process_time() - begin[1],
+        "temporary_gb": program.memory_analysis().temp_size_in_bytes / 1e9,
+        "software": f"jax {jax.__version__}",
+    }
+    seconds, busy, losses = [], [], []
     for _ in range(request["steps"]):
-        begin = time.perf_counter()
+        begin = time.perf_counter(), time.process_time()
         state, metrics = program(state, clip)
         losses.append(float(metrics.scalars["loss"]))
         jax.block_until_ready(state)
-        seconds.append(time.perf_counter() - begin)
-    memory = program.memory_analysis()
-    report = {
-        "losses": losses,
-        "seconds_per_step": min(seconds[1:] or seconds),
-        "first_step": seconds[0],
-        "compilation": compilation,
-        "temporary_gb": memory.temp_size_in_bytes / 1e9,
-        "peak_mib": peak_mib(),
-        "software": f"jax {jax.__version__}",
-    }
+        seconds.append(time.perf_counter() - begin[0])
+        busy.append(time.process_time() - begin[1])
+        print(f"step {len(seconds)}: {seconds[-1]:.1f} s, loss {losses[-1]:.5f}", flush=True)
+    if seconds:
+        report |= {"seconds_per_step": min(seconds[1:] or seconds), "cpu_seconds_per_step": min(busy[1:] or busy)}
+    report |= {"losses": losses, "seconds": seconds, "peak_mib": peak_mib()}
     (Path(request["output"]) / "report.json").write_text(json.dumps(report))
 
 
@@ -73,19 +77,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--release", type=Path, help="clone of the authors' release")
     parser.add_argument("--python", default=sys.executable, help="a Python that has torch, for the release")
+    parser.add_argument("--backbone", default="mit_b1")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--frames", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--checkpoint", default="none,read_outs,step", help="policies, by commas")
-    parser.add_argument("--scan", action="store_true", help="scan frames instead of writing them out")
+    parser.add_argument("--forms", default="none:unrolled,read_outs:unrolled,step:unrolled,step:scanned")
+    parser.add_argument("--prepare", action="store_true", help="only compile, into the cache")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--ours", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ours:
         ours(arguments.ours)
         return
+    forms = [tuple(form.split(":")) for form in arguments.forms.split(",") if form]
+    with tempfile.TemporaryDirectory() as place:
+        rows = _measure(arguments, forms, Path(place))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
+    print(
+        f"\n{arguments.backbone}, batch 1, T = {arguments.frames}, {arguments.size} px, {arguments.dtype}, "
+        f"{cores()} cores"
+    )
+    base = rows.get("release", {}).get("seconds_per_step")
+    print(f"{'':28}{'s':>8}{'ratio':>8}{'CPU s':>8}{'resident GiB':>14}{'temporary GB':>14}   first loss")
+    for name, row in rows.items():
+        ratio = f"{base / row['seconds_per_step']:.2f}" if base else ""
+        planned = f"{row['temporary_gb']:.2f}" if "temporary_gb" in row else ""
+        print(
+            f"{name:28}{row['seconds_per_step']:>8.1f}{ratio:>8}{row['cpu_seconds_per_step']:>8.1f}"
+            f"{row['peak_mib'] / 1024:>14.1f}{planned:>14}   {row['losses'][0]:.5f}"
+        )
 
-    from hmhi_jax.interop.compare_sides import cores, run_side
+
+def _measure(arguments: argparse.Namespace, forms: list[tuple[str, str]], folder: Path) -> dict[str, dict]:
+    """Name of a side -> its report."""
+    import jax
+
+    from hmhi_jax.data.flow import FlowRecipe
+    from hmhi_jax.interop.weights_file import save_weights
+    from hmhi_jax.models import build_model
+    from hmhi_jax.training.initialisation import init_variables
 
     generator = np.random.default_rng(0)
     shape = (1, arguments.frames, arguments.size, arguments.size)
@@ -95,44 +127,50 @@ def main() -> None:
         "masks": (generator.random((*shape, 1)) < 0.3).astype(np.uint8),
         "valid": np.ones(shape[:2], bool),
     }
-    model = {"backbone": "mit_b1", "memory_frames": arguments.frames}
-    rows = []
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        np.savez(folder / "clip.npz", **clip)
-        for policy in arguments.checkpoint.split(","):
-            request = {
-                "model": model, "clip": str(folder / "clip.npz"), "steps": arguments.steps, "dtype": arguments.dtype,
-                "checkpoint": policy, "unroll": not arguments.scan,
-            }  # fmt: skip
-            side = run_side([sys.executable, os.path.abspath(__file__), "--ours"], policy, folder, request)
-            rows.append((f"this project, recompute {policy}", side.report))
-        if arguments.release:
-            rows.append(("release", _release(arguments, folder, clip, model).report))
-            rows[-1][1]["release"] = True
-    slowest = rows[-1][1]["seconds_per_step"] if arguments.release else None
-    print(f"MiT-b1, batch 1, T = {arguments.frames}, {arguments.size} px, {arguments.dtype}, {cores()} cores")
-    for name, report in rows:
-        extra = (
-            f", temporary {report['temporary_gb']:.2f} GB, compilation {report['compilation']:.0f} s"
-            if "compilation" in report
-            else ""
-        )
-        ratio = f", {slowest / report['seconds_per_step']:.2f} x the release" if slowest else ""
-        print(f"{name}: {report['seconds_per_step']:.1f} s, resident {report['peak_mib'] / 1024:.1f} GiB{extra}{ratio}")
+    np.savez(folder / "clip.npz", **clip)
+    model = {"backbone": arguments.backbone, "memory_frames": arguments.frames}
+    draw = jax.jit(
+        lambda: init_variables(build_model(**model), 0), compiler_options={"xla_backend_optimization_level": 0}
+    )
+    variables = jax.device_get(draw())
+    weights = folder / "weights.safetensors"
+    save_weights(weights, variables, model, shape[2:], FlowRecipe())
+
+    def our_side(name: str, policy: str, frames: str, steps: int) -> dict:
+        request = {
+            "weights": str(weights), "clip": str(folder / "clip.npz"), "steps": steps, "dtype": arguments.dtype,
+            "checkpoint": policy, "unroll": frames == "unrolled",
+        }  # fmt: skip
+        command = [sys.executable, os.path.abspath(__file__), "--ours"]
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        return run_side(command, name.replace(" ", "-"), folder, request, folder / "log").report
+
+    rows = {}
+    for policy, frames in forms:
+        report = our_side(f"compiling {policy} {frames}", policy, frames, 0)
+        print(
+            f"{policy}, {frames}: temporary memory {report['temporary_gb']:.2f} GB, compiled in "
+            f"{report['cpu_compilation']:.0f} s of processor time ({report['peak_mib'] / 1024:.1f} GiB)",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+    if arguments.prepare:
+        sys.exit()
+    if arguments.release:
+        rows["release"] = _release(arguments, folder, clip, model, variables).report
+    for policy, frames in forms:
+        name = f"recompute {policy}, {frames}"
+        rows[name] = our_side(name.replace(",", ""), policy, frames, arguments.steps)
+    return rows
 
 
-def _release(arguments: argparse.Namespace, folder: Path, clip: dict[str, np.ndarray], model: dict):
+def _release(arguments: argparse.Namespace, folder: Path, clip: dict, model: dict, variables) -> Side:
     """The release's side, with weights of this project's own initialisation."""
     from hmhi_jax.data.preprocessing import normalise
     from hmhi_jax.interop import to_torch
-    from hmhi_jax.interop.compare_sides import release_command, run_side, write_clip
     from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
     from hmhi_jax.models import build_model
-    from hmhi_jax.training.initialisation import init_variables
 
-    network = build_model(**model)
-    write_torch_checkpoint(folder / "weights.pth", {"network": to_torch(network, init_variables(network, 0))})
+    write_torch_checkpoint(folder / "weights.pth", {"network": to_torch(build_model(**model), variables)})
     pictures = {name: np.asarray(normalise(clip[name])) for name in ("frames", "flows")}
     write_clip(folder / "release.npz", **pictures, masks=clip["masks"])
     switches = {"shallow_memory": True, "deep_memory": True, "sgim": True, "plam": True}
@@ -141,7 +179,8 @@ def _release(arguments: argparse.Namespace, folder: Path, clip: dict[str, np.nda
         "clip": str(folder / "release.npz"), "clone": str(arguments.release.absolute()), "device": "cpu",
         "batch": 1, "steps": arguments.steps, "learning_rate": 6e-5,
     }  # fmt: skip
-    return run_side(release_command(arguments.python), "release", folder, request)
+    print("release ...", file=sys.stderr, flush=True)
+    return run_side(release_command(arguments.python), "release", folder, request, folder / "log")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from hmhi_jax.cli.training_validation import Validation, best_metric
 from hmhi_jax.compilation_cache import enable as enable_compilation_cache
-from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.moving_blobs import write_moving_blobs
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.weights_file import CHECKPOINT_EXPORT, load_weights, save_weights
@@ -77,7 +76,7 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
             extra = {"step": int(state.step), "figures": dict(figures), "config": plain, "versions": record["versions"]}
             variables = jax.tree.map(jax.device_get, state.variables(averaged=True))
             size = tuple(config.data.sizes[-1])
-            save_weights(folder / CHECKPOINT_EXPORT, variables, plain["model"], size, FlowRecipe(), extra)
+            save_weights(folder / CHECKPOINT_EXPORT, variables, plain["model"], size, data.flow_recipe, extra)
 
         loop = Loop(
             train_step, data.batches, when, checkpoints, folder, record, evaluate=validation,

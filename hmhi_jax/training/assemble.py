@@ -3,6 +3,7 @@
 import importlib
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,10 @@ from ml_collections import ConfigDict
 from hmhi_jax.data.augmentation import Augmentation
 from hmhi_jax.data.clips import ClipSampling
 from hmhi_jax.data.device_batches import DeviceBatches, batch_shardings
+from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.data.flow_pictures import RECIPE_FILE, flow_recipe_of
 from hmhi_jax.data.inspection import check_for_training
+from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.mixture import Source, entries_of, open_sources
 from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig
 from hmhi_jax.errors import InputError
@@ -74,17 +78,18 @@ def pipeline_config(config: ConfigDict) -> PipelineConfig:
 
 @dataclass(frozen=True)
 class Data:
-    """The batches of a run and how many clips an epoch has (0: not known)."""
+    """The batches of a run, how many clips an epoch has (0: not known), and how their flow pictures were made."""
 
     batches: Batches
     clips_per_epoch: int
+    flow_recipe: FlowRecipe
 
 
 def data_of(config: ConfigDict, mesh: Mesh) -> Data:
     """The batches `config.data` describes, for this process."""
     if config.data.make:
         batches = _function(config.data.make)(config, mesh)
-        return Data(batches, getattr(batches, "clips_per_epoch", 0))
+        return Data(batches, getattr(batches, "clips_per_epoch", 0), FlowRecipe())
     if not config.data.sources:
         raise InputError("config.data.sources is empty, expected at least one data set; see docs/training.md")
     root = Path(config.data.root).expanduser()
@@ -98,7 +103,7 @@ def data_of(config: ConfigDict, mesh: Mesh) -> Data:
             )
         fields["path"] = root / Path(fields["path"]).expanduser()
         sources.append(Source(**fields))
-    datasets = []
+    datasets: list[tuple[Dataset, int]] = []
     for dataset, repeats in open_sources(sources):
         good, left_out = check_for_training(dataset, skip_bad=config.data.skip_bad)
         for problem in left_out:
@@ -107,7 +112,23 @@ def data_of(config: ConfigDict, mesh: Mesh) -> Data:
     pipeline = ClipPipeline(
         entries_of(datasets), pipeline_config(config), shard=jax.process_index(), shards=jax.process_count()
     )
-    return Data(DeviceBatches(pipeline, batch_shardings(mesh)), pipeline.clips_per_epoch)
+    batches = DeviceBatches(pipeline, batch_shardings(mesh))
+    recipe = FlowRecipe() if config.data.generate else flow_recipe([dataset for dataset, _ in datasets])
+    return Data(batches, pipeline.clips_per_epoch, recipe)
+
+
+def flow_recipe(datasets: Sequence[Dataset]) -> FlowRecipe:
+    """How the flow pictures of a mixture were made; weights trained on them want the same when they are used."""
+    log = logging.getLogger(__name__)
+    known = {dataset.name: recipe for dataset in datasets if (recipe := flow_recipe_of(dataset))}
+    if not known:
+        log.warning("how the flow pictures were made is not known (no %s beside them); default assumed", RECIPE_FILE)
+        return FlowRecipe()
+    name, recipe = next(iter(known.items()))
+    others = [other for other, its in known.items() if its != recipe]
+    if others:
+        log.warning("flow pictures of %s were made in another way than those of %s", ", ".join(others), name)
+    return recipe
 
 
 def _function(name: str) -> Any:

@@ -147,7 +147,7 @@ class Loop:
     def _steps(self, state: TrainState, start: int, interruption: Interruption) -> Outcome:
         schedule, pending, last_end = self.schedule, None, time.monotonic()
         for step in range(start + 1, schedule.total + 1):
-            self._trace(step - start)
+            self._trace(step - start, state)
             waited = self.batches.waited
             batch = next(self.batches)
             waited = self.batches.waited - waited
@@ -237,9 +237,11 @@ class Loop:
         wait_for_all(f"evaluated-{step}")
         return metrics
 
-    def _trace(self, nth: int) -> None:
+    def _trace(self, nth: int, state: TrainState) -> None:
         if not (self.profile and self.is_first):
             return
+        if nth - 1 in (PROFILED_STEPS.start, PROFILED_STEPS.stop):
+            jax.block_until_ready(state)  # the step before belongs to its own side of the border
         if nth - 1 == PROFILED_STEPS.start:
             jax.profiler.start_trace(str(self.workdir / "profile"))
             self._tracing = True

@@ -1,6 +1,7 @@
 """One training step: a pure function of state and batch, compiled once for a mesh."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -158,4 +159,17 @@ def make_train_step(
         donate_argnums=0,
         in_shardings=(everywhere, shardings),
         out_shardings=(everywhere, Metrics(everywhere, by_clip)),
+        compiler_options=_sparing_memory() if mesh.devices.flat[0].platform == "cpu" else None,
     )
+
+
+@cache
+def _sparing_memory() -> dict[str, str] | None:
+    """Options for XLA's CPU compiler. By default it orders a program so that much can run side by side, which keeps the
+    activations of all frames alive at once, whatever `jax.checkpoint` asks for."""
+    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:  # a version that does not know the option
+        return None
+    return options
