@@ -18,6 +18,7 @@ _COMMANDS: tuple[str, ...] = (
     "compare",
     "report",
     "export",
+    "plan",
 )
 
 app = typer.Typer(

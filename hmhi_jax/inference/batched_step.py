@@ -25,6 +25,7 @@ class BatchedSteps:
 
     lanes     rows of the batch: devices times lanes per device
     sharding  of everything with lanes in front
+    encode, start, step   (variables, frames, flows), (variables, features), (variables, memory, features, frame number)
     """
 
     def __init__(self, model: HMHINet, devices: Sequence[jax.Device], lanes_per_device: int) -> None:
@@ -70,9 +71,9 @@ class BatchedSteps:
         def choose(fresh: Bool[Array, ""], started: Any, continued: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(fresh, a, b), started, continued)
 
-        self._encode = jax.jit(every_lane(encode, 1))
-        self._start = jax.jit(every_lane(start, 1))
-        self._step = jax.jit(every_lane(step, 1, after=1), donate_argnums=1)
+        self.encode = jax.jit(every_lane(encode, 1))
+        self.start = jax.jit(every_lane(start, 1))
+        self.step = jax.jit(every_lane(step, 1, after=1), donate_argnums=1)
         self._choose = jax.jit(every_lane(choose, 0), donate_argnums=2)
 
     def place(self, variables: Any) -> Any:
@@ -101,14 +102,14 @@ class BatchedSteps:
             The memory, and per frame the logits `[N, 1, H, W, 1]`, still on the devices and perhaps still being
             computed.
         """
-        features = self._encode(variables, *jax.device_put((frames, flows), self.sharding))
+        features = self.encode(variables, *jax.device_put((frames, flows), self.sharding))
         outputs = []
         for t in range(steps):
-            started = self._start(variables, features) if t == 0 and (memory is None or fresh.any()) else None
+            started = self.start(variables, features) if t == 0 and (memory is None or fresh.any()) else None
             if memory is None:
                 memory, logits = started
             else:
-                memory, logits = self._step(variables, memory, features, np.int32(t))
+                memory, logits = self.step(variables, memory, features, np.int32(t))
                 if started is not None:
                     chosen = jax.device_put(fresh, self.sharding)
                     memory, logits = self._choose(chosen, started, (memory, logits))

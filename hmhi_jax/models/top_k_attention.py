@@ -8,6 +8,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
@@ -19,8 +20,9 @@ from hmhi_jax.models.attention import (
     over_pieces,
     split_queries,
 )
+from hmhi_jax.models.one_hot import LOWEST, pick, put, top_k_by_products
 from hmhi_jax.models.platforms import by_platform
-from hmhi_jax.models.selection import laid_out_index, lay_out, top_k_in_blocks, top_k_laid_out
+from hmhi_jax.models.selection import BLOCK, laid_out_index, lay_out, top_k_in_blocks, top_k_laid_out
 
 CPU_CHUNK = 128  # queries per piece on CPU: 10 MB of scores against 20,480 keys
 TRAINING_CHUNK = 256
@@ -90,31 +92,44 @@ def read_gathered(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Arra
     return join_queries(lax.map(read, split_queries(q, QUERY_CHUNK)))
 
 
-def read_dense(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
-    """For TPU: only the last score kept and its index come from the selection; the sum is a product with all values,
-    whose other weights are zero. Gathering rows is slow there, the matrix unit is not."""
+def read_by_products(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
+    """For TPU: nothing is gathered. The scores of the chosen blocks are picked by products with one-hot matrices, and
+    the weighted sum is a product with all values, whose other weights are zero: those below the last score kept."""
 
     def read(piece: Array) -> Array:
-        scores = _scores(piece, laid_out, place, limit)
-        best, index = top_k_laid_out(scores.reshape(-1, scores.shape[-1]), kept)
-        best, index = (x.reshape(*scores.shape[:2], kept) for x in (best, index))
-        last, last_index = best[..., -1:], index[..., -1:]
-        chosen = (scores > last) | ((scores == last) & (place[None, None] <= last_index))
-        weights = jnp.where(chosen, jnp.exp(scores - best[..., :1]), 0.0)
-        mixed = jnp.einsum("bnm,bmd->bnd", weights.astype(v.dtype), values, preferred_element_type=jnp.float32)
-        return (mixed / weights.sum(-1, keepdims=True)).astype(v.dtype)
+        table = _table(piece, keys, place, limit)
+        best, index = top_k_by_products(table, kept)
+        last, last_index = best[:, None, :, -1:], index[:, None, :, -1:]
+        placed = place[None, :, None]
+        chosen = (table > last) | ((table == last) & (placed <= last_index))
+        weights = jnp.where(chosen, jnp.exp(table - best[:, None, :, :1]), 0.0)
+        mixed = jnp.einsum("bsnm,bsmd->bnd", weights.astype(v.dtype), values, preferred_element_type=jnp.float32)
+        return (mixed / jnp.exp(best - best[..., :1]).sum(-1, keepdims=True)).astype(v.dtype)
 
-    laid_out, values = lay_out(k), lay_out(v)
-    place = jnp.asarray(laid_out_index(k.shape[1]))
+    keys, values, place = _in_tables(k), _in_tables(v), _places(k.shape[1])
     return join_queries(lax.map(read, split_queries(q, QUERY_CHUNK)))
 
 
-READS = {"cpu": read_by_row, "accelerator": read_gathered, "tpu": read_dense}
+READS = {"cpu": read_by_row, "accelerator": read_gathered, "tpu": read_by_products}
 
 
 def _scores(piece: Array, laid_out: Array, place: Array, limit: Array) -> Array:
     scores = jnp.einsum("bnc,bmc->bnm", piece, laid_out, preferred_element_type=jnp.float32)
     return jnp.where((place < limit)[None, None], scores, -jnp.inf)
+
+
+def _in_tables(x: Float[Array, "B M C"]) -> Float[Array, "B 32 columns C"]:
+    laid_out = lay_out(x)
+    return laid_out.reshape(x.shape[0], BLOCK, -1, x.shape[-1])
+
+
+def _places(count: int) -> Int[np.ndarray, "32 columns"]:
+    return laid_out_index(count).reshape(BLOCK, -1)
+
+
+def _table(piece: Array, keys: Array, place: Int[np.ndarray, "32 columns"], limit: Array) -> Array:
+    scores = jnp.einsum("bnc,bsmc->bsnm", piece, keys, preferred_element_type=jnp.float32)
+    return jnp.where((place < limit)[None, :, None], scores, LOWEST)
 
 
 def _select_laid_out(kept: int, piece: Array, laid_out: Array, count: int, limit: Array) -> tuple[Array, Array]:
@@ -134,7 +149,55 @@ def select(kept: int, piece: Array, k: Array, limit: Array) -> tuple[Array, Arra
     def in_columns(piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
         return _select_laid_out(kept, piece, lay_out(k), k.shape[1], limit)
 
-    return by_platform(piece, k, limit, cpu=in_blocks, accelerator=in_columns)
+    def by_products(piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
+        return top_k_by_products(_table(piece, _in_tables(k), _places(k.shape[1]), limit), kept)
+
+    return by_platform(piece, k, limit, cpu=in_blocks, accelerator=in_columns, tpu=by_products)
+
+
+def mix(weights: Float[Array, "B n k"], index: Int[Array, "B n k"], v: Float[Array, "B M D"]) -> Float[Array, "B n D"]:
+    """Sum over k of weights times the values with these indices; float32."""
+
+    def gathered(weights: Array, index: Array, v: Array) -> Array:
+        return jnp.einsum(
+            "bnk,bnkd->bnd", weights.astype(v.dtype), _gather(v, index), preferred_element_type=jnp.float32
+        )
+
+    def by_products(weights: Array, index: Array, v: Array) -> Array:
+        values = _in_tables(v)
+        table = put(weights, index, values.shape[2]).astype(v.dtype)
+        return jnp.einsum("bsnm,bsmd->bnd", table, values, preferred_element_type=jnp.float32)
+
+    return by_platform(weights, index, v, cpu=gathered, accelerator=gathered, tpu=by_products)
+
+
+def similarity(given: Float[Array, "B n D"], index: Int[Array, "B n k"], v: Float[Array, "B M D"]) -> Array:
+    """Products `[B, n, k]` of each row with the values of these indices; float32."""
+
+    def gathered(given: Array, index: Array, v: Array) -> Array:
+        return jnp.einsum("bnd,bnkd->bnk", given, _gather(v, index), preferred_element_type=jnp.float32)
+
+    def by_products(given: Array, index: Array, v: Array) -> Array:
+        return pick(jnp.einsum("bnd,bsmd->bsnm", given, _in_tables(v), preferred_element_type=jnp.float32), index)
+
+    return by_platform(given, index, v, cpu=gathered, accelerator=gathered, tpu=by_products)
+
+
+def spread(
+    weights: Float[Array, "B n k"], index: Int[Array, "B n k"], rows: Float[Array, "B n C"], count: int
+) -> Float[Array, "B M C"]:
+    """The transpose of `mix`: for each of `count` indices, the sum of weights times rows; float32."""
+
+    def scattered(weights: Array, index: Array, rows: Array) -> Array:
+        dense = _scatter(weights, index, count)
+        return jnp.einsum("bnm,bnc->bmc", dense, rows, preferred_element_type=jnp.float32)
+
+    def by_products(weights: Array, index: Array, rows: Array) -> Array:
+        table = put(weights, index, -(-count // BLOCK)).astype(rows.dtype)
+        sums = jnp.einsum("bsnm,bnc->bmsc", table, rows, preferred_element_type=jnp.float32)
+        return sums.reshape(rows.shape[0], -1, rows.shape[-1])[:, :count]
+
+    return by_platform(weights, index, rows, cpu=scattered, accelerator=scattered, tpu=by_products)
 
 
 def _gather(x: Float[Array, "B M C"], index: Int[Array, "B n k"]) -> Float[Array, "B n k C"]:
@@ -153,8 +216,7 @@ def _forward(kept: int, dropout_rate: float, q: Array, k: Array, v: Array, limit
         piece, piece_key = chunk
         best, index = select(kept, piece, k, limit)
         weights = jax.nn.softmax(best, -1)
-        used = dropout(weights, dropout_rate, piece_key).astype(v.dtype)
-        mixed = jnp.einsum("bnk,bnkd->bnd", used, _gather(v, index), preferred_element_type=jnp.float32)
+        mixed = mix(dropout(weights, dropout_rate, piece_key), index, v)
         return mixed.astype(v.dtype), weights, index
 
     chunks = split_queries(q, TRAINING_CHUNK)
@@ -172,14 +234,12 @@ def _backward(kept: int, dropout_rate: float, residuals, cotangent: Array):
         dk, dv = totals
         piece, given, weights, index, piece_key = chunk
         kept_back = dropout(jnp.ones_like(weights), dropout_rate, piece_key)
-        dweights = kept_back * jnp.einsum("bnd,bnkd->bnk", given, _gather(v, index), preferred_element_type=jnp.float32)
+        dweights = kept_back * similarity(given, index, v)
         dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
-        dq = jnp.einsum("bnk,bnkc->bnc", dscores.astype(k.dtype), _gather(k, index), preferred_element_type=jnp.float32)
+        dq = mix(dscores, index, k)
         # One [B, n, M] at a time: both would not fit the cache.
-        dk += jnp.einsum("bnm,bnc->bmc", _scatter(dscores, index, count), piece, preferred_element_type=jnp.float32)
-        dv += jnp.einsum(
-            "bnm,bnd->bmd", _scatter(kept_back * weights, index, count), given, preferred_element_type=jnp.float32
-        )
+        dk += spread(dscores, index, piece, count)
+        dv += spread(kept_back * weights, index, given, count)
         return (dk, dv), dq
 
     chunks = split_queries(q, TRAINING_CHUNK)

@@ -1,0 +1,102 @@
+"""The programs a run consists of, with the shapes of their arguments: what gets compiled, nothing is ever allocated."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from hmhi_jax.errors import InputError
+from hmhi_jax.inference.batched_step import BatchedSteps
+from hmhi_jax.training import assemble
+from hmhi_jax.training.clip_forward import CheckpointPolicy
+from hmhi_jax.training.initialisation import init_variables
+from hmhi_jax.training.mesh import DATA, SPACE
+from hmhi_jax.training.state import make_state
+from hmhi_jax.training.step import make_train_step
+
+STEPS = 1000  # of a run; only schedules see it, and their shape does not depend on it
+
+
+def planned_mesh(devices: list[Any], space: int) -> Mesh:
+    """As `training.mesh.make_mesh`, for devices that belong to no process here."""
+    if space < 1 or len(devices) % space:
+        raise InputError(f"config.mesh.space is {space}, expected a divisor of the {len(devices)} chips")
+    return Mesh(np.asarray(devices).reshape(-1, space), (DATA, SPACE))
+
+
+def lower_training(config: ConfigDict, mesh: Mesh, batch: int, checkpoint: CheckpointPolicy) -> Any:
+    """The training step of `config`, traced for the mesh.
+
+    Args:
+        batch: clips of a step over all chips.
+        checkpoint: what the backward pass computes again.
+    """
+    platform = _platform(mesh.devices.flat[0])
+    model = assemble.model_of(config)
+    optimiser, schedule = assemble.optimiser_of(config, STEPS)
+    arguments = assemble.step_arguments(config) | {"checkpoint": checkpoint}
+    if config.step.frames == "auto":
+        arguments["unroll"] = platform == "cpu"
+    data = mesh.shape[DATA] * arguments["accumulate"]
+    if batch < 1 or batch % data:
+        raise InputError(
+            f"a global batch of {batch} clips cannot be split over {mesh.shape[DATA]} chips along mesh.data x "
+            f"{arguments['accumulate']} accumulated parts; expected a multiple of {data}"
+        )
+    height, width = config.data.sizes[-1]
+    if height % (32 * mesh.shape[SPACE]):
+        raise InputError(
+            f"config.data.sizes: {height} rows cannot be split over mesh.space = {mesh.shape[SPACE]} in multiples of 32"
+        )
+    ema = config.step.ema_decay > 0
+    state = jax.eval_shape(lambda: make_state(init_variables(model, config.seed), optimiser, config.seed, ema))
+    clip = (batch, config.data.frames, height, width)
+    arrays = {name: jax.ShapeDtypeStruct((*clip, 3), jnp.uint8) for name in ("frames", "flows")}
+    arrays["masks"] = jax.ShapeDtypeStruct((*clip, 1), jnp.uint8)
+    arrays["valid"] = jax.ShapeDtypeStruct(clip[:2], jnp.bool_)
+    step = make_train_step(model, optimiser, schedule, mesh, **arguments)
+    return step.trace(state, arrays).lower(lowering_platforms=(platform,))
+
+
+def lower_inference(config: ConfigDict, devices: list[Any], lanes: int, chunk: int) -> dict[str, Any]:
+    """`encode` and `step` of whole data sets: every chip works on `lanes` videos of its own.
+
+    Args:
+        lanes: videos a chip works on at once.
+        chunk: frames of a video that are encoded together.
+
+    Returns:
+        Traced programs by name: "encode" of one chunk of all lanes, "step" of one frame of all lanes.
+    """
+    platform = _platform(devices[0])
+    config = config.copy_and_resolve_references()
+    if config.evaluation.memory_frames:
+        with config.unlocked():
+            config.model.memory_frames = config.evaluation.memory_frames
+    model = assemble.model_of(config)
+    steps = BatchedSteps(model, devices, lanes)
+    height, width = config.data.sizes[-1]
+
+    def placed(tree: Any, spec: PartitionSpec) -> Any:
+        sharding = NamedSharding(steps.mesh, spec)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+    by_lane = steps.sharding.spec
+    variables = placed(jax.eval_shape(lambda: init_variables(model, config.seed)), PartitionSpec())
+    pictures = jax.ShapeDtypeStruct((steps.lanes, chunk, height, width, 3), jnp.uint8, sharding=steps.sharding)
+    features = placed(jax.eval_shape(steps.encode, variables, pictures, pictures), by_lane)
+    memory, _ = jax.eval_shape(steps.start, variables, features)
+    index = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(steps.mesh, PartitionSpec()))
+    traced = {
+        "encode": steps.encode.trace(variables, pictures, pictures),
+        "step": steps.step.trace(variables, placed(memory, by_lane), features, index),
+    }
+    return {name: program.lower(lowering_platforms=(platform,)) for name, program in traced.items()}
+
+
+def _platform(device: Any) -> str:
+    """The name lowering knows: devices that were made up without a GPU call themselves "gpu"."""
+    return {"gpu": "cuda"}.get(device.platform, device.platform)
