@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Float
 
 from hmhi_jax.data.pipeline import ClipPipeline
 from hmhi_jax.data.preprocessing import normalise
@@ -34,15 +34,17 @@ def batch_shardings(mesh: Mesh) -> dict[str, Sharding]:
 
 
 def network_inputs(
-    arrays: Mapping[str, Array],
+    arrays: Mapping[str, Any],
 ) -> tuple[
     Float[Array, "B T H W 3"], Float[Array, "B T H W 3"], Float[Array, "B T H W 1"], Float[Array, "B T"]
 ]:  # fmt: skip
-    """Frames and flow pictures normalised, masks and validity as float32: the first lines of a jitted step."""
-    frames: UInt8[Array, "B T H W 3"] = arrays["frames"]
-    valid: Bool[Array, "B T"] = arrays["valid"]
-    masks = arrays["masks"].astype(jnp.float32)
-    return normalise(frames), normalise(arrays["flows"]), masks, valid.astype(jnp.float32)
+    """Frames and flow pictures normalised, masks and validity as float32: the first lines of a jitted step.
+
+    `arrays`: those of a `DeviceBatch`, on devices or still on the host: frames and flows uint8 `[B, T, H, W, 3]`, masks
+    uint8 `[B, T, H, W, 1]`, valid bool `[B, T]`.
+    """
+    masks, valid = (jnp.asarray(arrays[name], jnp.float32) for name in ("masks", "valid"))
+    return normalise(arrays["frames"]), normalise(arrays["flows"]), masks, valid
 
 
 class DeviceBatches(Iterator[DeviceBatch]):

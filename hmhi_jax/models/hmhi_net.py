@@ -119,14 +119,21 @@ class HMHINet(nn.Module):
         """A later frame: read both banks, let the read-outs refine each other, decode, memorise."""
         return self.finish(memory, self.read(memory, features, train))
 
-    def read(self, memory: Memory, features: Features, train: bool = False) -> Features:
-        """First half of `step`: the frame's maps with the shallow and the deep one refined by the memory."""
+    def read(
+        self, memory: Memory, features: Features, train: bool = False, written_at_most: int | None = None
+    ) -> Features:
+        """First half of `step`: the frame's maps with the shallow and the deep one refined by the memory.
+
+        `written_at_most`: see `MemoryBank.read`.
+        """
         maps = list(features)
         if self.shallow_memory:
-            maps[SHALLOW] = self.shallow_bank.read(memory.shallow, features[SHALLOW], memory.written, train)
+            maps[SHALLOW] = self.shallow_bank.read(
+                memory.shallow, features[SHALLOW], memory.written, train, written_at_most
+            )
             self.sow("intermediates", "read_shallow", maps[SHALLOW])
         if self.deep_memory:
-            maps[DEEP] = self.deep_bank.read(memory.deep, features[DEEP], memory.written, train)
+            maps[DEEP] = self.deep_bank.read(memory.deep, features[DEEP], memory.written, train, written_at_most)
             self.sow("intermediates", "read_deep", maps[DEEP])
         # Both modules see the read-outs, neither the other's result.
         shallow, deep = maps[SHALLOW], maps[DEEP]

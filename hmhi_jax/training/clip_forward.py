@@ -50,24 +50,25 @@ def clip_logits(
     def start(variables, maps):
         return model.apply(variables, maps, method="start")
 
-    def read(variables, memory, maps, key: DropoutKey):
-        return model.apply(variables, memory, maps, train, method="read", rngs=rngs(key))
+    def read(variables, memory, maps, key: DropoutKey, written_at_most: int | None):
+        return model.apply(variables, memory, maps, train, written_at_most, method="read", rngs=rngs(key))
 
     def finish(variables, memory, maps):
         return model.apply(variables, memory, maps, method="finish")
 
-    def step(variables, memory, maps, key: DropoutKey):
-        return finish(variables, memory, read(variables, memory, maps, key))
+    def step(variables, memory, maps, key: DropoutKey, written_at_most: int | None):
+        return finish(variables, memory, read(variables, memory, maps, key, written_at_most))
 
     if checkpoint == "read_outs":
-        read = jax.checkpoint(read)
+        read = jax.checkpoint(read, static_argnums=4)
     elif checkpoint == "step":
-        encode, start, step = jax.checkpoint(encode), jax.checkpoint(start), jax.checkpoint(step)
+        encode, start, step = jax.checkpoint(encode), jax.checkpoint(start), jax.checkpoint(step, static_argnums=4)
 
     if checkpoint == "step" and model.batch_norm == "frozen":
         # Frame by frame, so that the backward pass holds the encoder's activations of one frame at a time. (Batch
         # statistics that move are those of all frames, and need them together.)
-        features, moved = _encode_by_frame(encode, variables, frames, flows, encode_key, unroll), {}
+        features = _encode_by_frame(encode, variables, frames, flows, encode_key, unroll)
+        moved = {"batch_stats": variables.get("batch_stats", {})}
     else:
         features, moved = encode(variables, frames, flows, encode_key)
     memory, first = start(variables, frame(features, 0))
@@ -76,13 +77,15 @@ def clip_logits(
     if unroll or steps == 0:
         logits = [first]
         for t in range(steps):
-            memory, out = step(variables, memory, frame(features, t + 1), keys[t] if train else None)
+            # Written out, a frame knows how much of the banks can be filled, and reads no more of them.
+            key, filled = keys[t] if train else None, min(t + 1, model.memory_frames)
+            memory, out = step(variables, memory, frame(features, t + 1), key, filled)
             logits.append(out)
         return jnp.stack(logits, 1), dict(moved.get("batch_stats", {}))
 
     def body(memory, inputs):
         maps, key = inputs
-        return step(variables, memory, maps, key)
+        return step(variables, memory, maps, key, None)
 
     later = tuple(jnp.moveaxis(x[:, 1:], 1, 0) for x in features)
     _, rest = lax.scan(body, memory, (later, keys))
