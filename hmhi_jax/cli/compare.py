@@ -1,5 +1,6 @@
 """`hmhi compare`: the authors' release and ours on the same frames, map by map, with a verdict."""
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,45 +54,49 @@ def compare(
     folder.mkdir(parents=True, exist_ok=True)
     model = build_model(**arguments)
     switches = ("backbone", "memory_frames", "shallow_memory", "deep_memory", "sgim", "plam")
-    with tempfile.TemporaryDirectory(prefix=".arrays-", dir=folder) as work:
-        place = folder / "arrays" if keep else Path(work)
-        place.mkdir(exist_ok=True)
-        weights_path = _write_weights(model, weights, checkpoint, place, seed)
-        request = {
-            "clone": str(release.expanduser().absolute()),
-            "model": {name: getattr(model, name) for name in switches},
-            "device": device,
-            "weights": str(weights_path),
-            "clip": str(place / "clip.npz"),
-            "mode": "train" if train else "infer",
-            "steps": train,
-            "batch": 1,
-            "learning_rate": 6e-5,
-        }
-        pictures = _write_clip(place / "clip.npz", input, size, frames, recipe, clip_frames if train else 0)
-        sides = []
-        for name, command in (
-            ("release", compare_sides.release_command(python)),
-            ("ours", compare_sides.our_command()),
-        ):
-            with _working(f"{name}: {train} training steps" if train else f"{name}: {len(pictures)} frames"):
-                # Our side takes every argument, the release's only its switches.
-                own = {**request, "model": _plain(arguments)} if name == "ours" else request
-                sides.append(compare_sides.run_side(command, name, place, own, folder / f"{name}.log"))
-        facts = {
-            "video": Path(input).name,
-            "frames": len(pictures),
-            "size": size,
-            "backbone": arguments["backbone"],
-            "memory_frames": model.memory_frames,
-            "weights": checkpoint.name if checkpoint else f"recipe, seed {seed}",
-            "flow": json.loads(recipe.to_json()),
-            "tolerance": tolerance,
-        }
-        from hmhi_jax.cli.compare_report import report_inference, report_training
+    try:
+        with tempfile.TemporaryDirectory(prefix=".arrays-", dir=folder) as work:
+            place = folder / "arrays" if keep else Path(work)
+            place.mkdir(exist_ok=True)
+            weights_path = _write_weights(model, weights, checkpoint, place, seed)
+            request = {
+                "clone": str(release.expanduser().absolute()),
+                "model": {name: getattr(model, name) for name in switches},
+                "device": device,
+                "weights": str(weights_path),
+                "clip": str(place / "clip.npz"),
+                "mode": "train" if train else "infer",
+                "steps": train,
+                "batch": 1,
+                "learning_rate": 6e-5,
+            }
+            pictures = _write_clip(place / "clip.npz", input, size, frames, recipe, clip_frames if train else 0)
+            sides = []
+            for name, command in (
+                ("release", compare_sides.release_command(python)),
+                ("ours", compare_sides.our_command()),
+            ):
+                with _working(f"{name}: {train} training steps" if train else f"{name}: {len(pictures)} frames"):
+                    # Our side takes every argument, the release's only its switches.
+                    own = {**request, "model": _plain(arguments)} if name == "ours" else request
+                    sides.append(compare_sides.run_side(command, name, place, own, folder / f"{name}.log"))
+            facts = {
+                "video": Path(input).name,
+                "frames": len(pictures),
+                "size": size,
+                "backbone": arguments["backbone"],
+                "memory_frames": model.memory_frames,
+                "weights": checkpoint.name if checkpoint else f"recipe, seed {seed}",
+                "flow": json.loads(recipe.to_json()),
+                "tolerance": tolerance,
+            }
+            from hmhi_jax.cli.compare_report import report_inference, report_training
 
-        report = report_training if train else report_inference
-        good = report(folder, facts, *sides, pictures, weights_path)
+            report = report_training if train else report_inference
+            good = report(folder, facts, *sides, pictures, weights_path)
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if nothing came of it
     print(f"wrote {folder / 'report.json'} and {folder / 'report.html'}")
     if not good:
         raise typer.Exit(1)

@@ -31,7 +31,7 @@ def main(request_path: str) -> None:
         arrays = {name: clip[name] for name in clip.files}
     run = train if request["mode"] == "train" else infer
     report = run(model, variables, arrays, request)
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     report |= {
         "software": f"JAX {jax.__version__}, Python {sys.version.split()[0]}",
         "device": device.device_kind if device.platform != "cpu" else "cpu",
@@ -50,17 +50,15 @@ def infer(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
     def recorded(*args: Any, method: str) -> Any:
         return model.apply(*args, method=method, mutable=["intermediates"])
 
-    @jax.jit
-    def first(variables: Any, rgb: Any, flow: Any) -> Any:
-        features, encoded = recorded(variables, rgb, flow, method="encode")
-        (memory, logits), seen = recorded(variables, frame(features, 0), method="start")
-        return memory, logits, {**encoded["intermediates"], **seen["intermediates"]}
+    # Three programs, so that the encoder, most of what there is to compile, is compiled once.
+    encode = jax.jit(lambda variables, rgb, flow: recorded(variables, rgb, flow, method="encode"))
+    start = jax.jit(lambda variables, features: recorded(variables, frame(features, 0), method="start"))
+    step = jax.jit(lambda variables, memory, features: recorded(variables, memory, frame(features, 0), method="step"))
 
-    @jax.jit
-    def later(variables: Any, memory: Any, rgb: Any, flow: Any) -> Any:
-        features, encoded = recorded(variables, rgb, flow, method="encode")
-        (memory, logits), seen = recorded(variables, memory, frame(features, 0), method="step")
-        return memory, logits, {**encoded["intermediates"], **seen["intermediates"]}
+    def advance(memory: Any, rgb: Any, flow: Any) -> tuple[Any, Any, dict[str, Any]]:
+        features, encoded = encode(variables, rgb, flow)
+        outputs, seen = start(variables, features) if memory is None else step(variables, memory, features)
+        return *outputs, {**encoded["intermediates"], **seen["intermediates"]}
 
     clip = [[jnp.asarray(arrays[name][:, t : t + 1]) for name in ("frames", "flows")] for t in range(_length(arrays))]
 
@@ -68,8 +66,7 @@ def infer(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
         maps: dict[str, list[np.ndarray]] = {}
         memory = None
         for inputs in clip:
-            function = (first, variables) if memory is None else (later, variables, memory)
-            memory, logits, seen = function[0](*function[1:], *inputs)
+            memory, logits, seen = advance(memory, *inputs)
             if keep:
                 maps.setdefault("logits", []).append(np.asarray(logits))
                 for name, value in seen.items():
@@ -79,8 +76,8 @@ def infer(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
         return maps
 
     begin = time.perf_counter()
-    memory, _, _ = first(variables, *clip[0])
-    jax.block_until_ready(later(variables, memory, *clip[min(1, len(clip) - 1)])[1])
+    memory, _, _ = advance(None, *clip[0])
+    jax.block_until_ready(advance(memory, *clip[min(1, len(clip) - 1)])[1])
     warm = time.perf_counter() - begin
     begin, busy = time.perf_counter(), time.process_time()
     run(keep=False)
@@ -167,7 +164,7 @@ def _peak() -> float:
 
     from hmhi_jax.interop.compare_sides import peak_mib
 
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     return peak_mib(stats.get("peak_bytes_in_use") if stats else None)
 

@@ -148,7 +148,8 @@ class _Archive:
         if head.startswith(_LEGACY_MAGIC) or head[257:262] == b"ustar":
             raise InputError(
                 f"{self.path}: PyTorch's legacy format (before 1.6). Rewrite it once where PyTorch is installed: "
-                "python -c \"import torch; torch.save(torch.load('IN.pth', map_location='cpu'), 'OUT.pth')\""
+                "python -c \"import torch; torch.save(torch.load('IN.pth', map_location='cpu', weights_only=True), "
+                "'OUT.pth')\""
             )
         if head.lstrip()[:1] == b"<":
             found = "a web page (the download needed a confirmation)"
@@ -156,6 +157,8 @@ class _Archive:
             found = "a Git LFS pointer (run `git lfs pull`)"
         elif not size:
             found = "an empty file"
+        elif head.startswith(b"\x80"):
+            found = "a plain pickle (not executed; write it with torch.save)"
         else:
             found = f"a file that starts with {head[:8]!r}"
         raise InputError(f"{self.path}: expected a PyTorch checkpoint (zip), found {found}")
