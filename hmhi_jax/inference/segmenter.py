@@ -62,7 +62,7 @@ class VideoSegmenter:
             device: where to compute; None takes JAX's default.
         """
         compilation_cache.enable()
-        self.device = device or jax.devices()[0]
+        self.device = device or jax.local_devices()[0]
         self.chunk = chunk or CHUNK.get(self.device.platform, 8)
         self.model = model
         self.flow_recipe = flow_recipe

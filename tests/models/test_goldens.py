@@ -90,7 +90,8 @@ def test_five_training_steps_and_every_gradient_norm():
 
     optimiser = optax.adamw(golden["lr"], weight_decay=5e-4)
 
-    @jax.jit
+    # Unlike elsewhere the run costs more than compiling: the tests' level 0 would take seven times as long.
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
     def step(variables, state):
         loss, gradient = jax.value_and_grad(
             lambda v: segmentation_loss(segment_clip(model, v, *clip), jnp.asarray(target))
