@@ -155,7 +155,7 @@ def target_config(chip: Chip) -> str:
     )  # fmt: skip
 
 
-def memory_text(count: float) -> str:
+def memory_text(count: int | float) -> str:
     """Bytes for people."""
     for unit, size in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
