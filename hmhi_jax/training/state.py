@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Int, UInt32
 
 
 @struct.dataclass
 class TrainState:
-    """A pytree; every checkpoint holds one.
+    """A pytree; every checkpoint holds one. Its leaves may also be shapes or shardings, so types are not checked.
 
     Attributes:
         step: optimiser steps done, int32.
@@ -19,16 +18,16 @@ class TrainState:
         batch_stats: running statistics of batch norms; empty for backbones without.
         opt_state: of the optimiser.
         ema: average of the parameters over steps, or None.
-        key: raw random key of the run; a step's dropout comes from the key and the step's number, so nothing random is
-            lost between a checkpoint and going on from it.
+        key: raw random key of the run, uint32 `[2]`; a step's dropout comes from the key and the step's number, so
+            nothing random is lost between a checkpoint and going on from it.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Any
     batch_stats: Any
     opt_state: Any
     ema: Any
-    key: UInt32[Array, "2"]
+    key: Any
 
     def variables(self, averaged: bool = False) -> dict[str, Any]:
         """What `model.apply` takes; with the averaged parameters if wanted and kept."""
