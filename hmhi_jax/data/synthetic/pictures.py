@@ -2,13 +2,14 @@
 
 Packages of the extra `synthetic` and what is taken from them:
 
-| picture | package | licence |
+| picture | package | terms, as the package states them |
 |---|---|---|
-| brick, grass, gravel, camera, chelsea, coffee, rocket, retina, ihc | scikit-image | CC0 |
-| astronaut, hubble_deep_field, moon (NASA) | scikit-image | public domain |
-| coins (Brooklyn Museum) | scikit-image | no known copyright restrictions |
-| china (danielbuechele), flower (vultilion) | scikit-learn | CC BY 2.0 |
-| grace_hopper (U.S. Navy) | Matplotlib | public domain |
+| brick, grass, gravel, camera, chelsea, coffee, retina | scikit-image | CC0 |
+| astronaut, hubble_deep_field (NASA), rocket (SpaceX) | scikit-image | public domain |
+| coins (Brooklyn Museum), ihc | scikit-image | no known copyright restrictions |
+| moon | scikit-image | not stated for the picture; the package is under the BSD licence |
+| china, flower (Flickr: danielbuechele, vultilion) | scikit-learn | CC BY 2.0 |
+| grace_hopper (portrait by the U.S. Navy) | Matplotlib | not stated; a work of the U.S. government (public domain) |
 
 Without them everything still works: textures are then all procedural.
 """

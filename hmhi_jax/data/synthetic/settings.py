@@ -22,9 +22,9 @@ class Settings:
     same_texture: float = 0.08  # object and background share a texture: motion alone decides
     several_objects: float = 0.1  # two or three objects move together
     tracking: float = 0.5  # the camera follows the object
-    relief: float = 0.45  # the backdrop is not flat: near parts move more when the camera travels
-    props: float = 0.6  # near planes that stand still: poles, trunks, bushes, fences, behind or before the object
-    static_distractors: float = 0.6  # objects that look the part but stand still
+    relief: float = 0.35  # the backdrop is not flat: near parts move more when the camera travels
+    props: float = 0.45  # near planes that stand still: poles, trunks, bushes, fences, behind or before the object
+    static_distractors: float = 0.5  # objects that look the part but stand still
     moving_distractors: float = 0.2  # small objects that move but are not salient
     shadows: float = 0.4
     wakes: float = 0.12
