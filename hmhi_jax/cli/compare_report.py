@@ -11,6 +11,11 @@ from hmhi_jax.interop import comparison, comparison_page
 from hmhi_jax.interop.compare_sides import Side, cores
 
 _MOST_STRIPS = 8
+_STAGES_NOTE = (
+    "Absolute. quantile: 99 % of the values deviate less, in the worst frame; scale: root mean square of the release's "
+    "map. Single large values in read_shallow, and what follows from them, are pairs of scores so close that rounding "
+    "decides which of the two is among the highest that are kept."
+)
 
 
 def report_inference(
@@ -39,7 +44,7 @@ def report_inference(
         for row in masks
     ]
     tables = [
-        ("Deviation by map, over all frames", "Absolute; scale is the root mean square of the release's map.", stages),
+        ("Deviation by map, over all frames", _STAGES_NOTE, stages),
         ("Masks", "Logit above 0, at the network's size.", agreement),
         ("Time and memory", "Frame by frame, one process each, after a warm-up.", sides),
     ]
