@@ -128,7 +128,7 @@ def make_plan(
             "step": f"one frame of {lanes} videos a chip",
         }
         for name, lowered in lower_inference(config, devices, lanes, chunk).items():
-            steps.append(planned(titles[name], lanes, lowered, topology, {"lanes": topology.count}))
+            steps.append(planned(titles[name], float(lanes), lowered, topology, {"lanes": topology.count}))
     settings = {
         "backbone": config.model.backbone, "size": list(config.data.sizes[-1]), "frames": config.data.frames,
         "memory_frames": config.model.memory_frames, "dtype": config.model.dtype, "accumulate": config.step.accumulate,
