@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--forms", default="none:unrolled,read_outs:unrolled,step:unrolled,step:scanned")
     parser.add_argument("--prepare", action="store_true", help="only compile, into the cache")
+    parser.add_argument("--prepared", action="store_true", help="all forms are in the cache: do not look first")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--ours", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -114,11 +115,13 @@ def _measure(arguments: argparse.Namespace, forms: list[tuple[str, str]], folder
     """Name of a side -> its report."""
     import jax
 
+    from hmhi_jax import compilation_cache
     from hmhi_jax.data.flow import FlowRecipe
     from hmhi_jax.interop.weights_file import save_weights
     from hmhi_jax.models import build_model
     from hmhi_jax.training.initialisation import init_variables
 
+    compilation_cache.enable()
     generator = np.random.default_rng(0)
     shape = (1, arguments.frames, arguments.size, arguments.size)
     clip = {
@@ -146,7 +149,7 @@ def _measure(arguments: argparse.Namespace, forms: list[tuple[str, str]], folder
         return run_side(command, name.replace(" ", "-"), folder, request, folder / "log").report
 
     rows = {}
-    for policy, frames in forms:
+    for policy, frames in () if arguments.prepared else forms:
         report = our_side(f"compiling {policy} {frames}", policy, frames, 0)
         print(
             f"{policy}, {frames}: temporary memory {report['temporary_gb']:.2f} GB, compiled in "
