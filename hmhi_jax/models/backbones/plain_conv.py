@@ -58,7 +58,7 @@ class PlainConvNet(nn.Module):
     @nn.compact
     def __call__(
         self, pictures: Float[Array, "N H W 3"], *, flow_rows: int, train: bool = False
-    ) -> tuple[Float[Array, "N _ _ _"], ...]:
+    ) -> tuple[Float[Array, "M _ _ _"], ...]:
         def adapted(x: Array, name: str) -> Array:
             if not self.flow_adapters or self.joint:
                 return x
