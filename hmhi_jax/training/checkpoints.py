@@ -223,9 +223,9 @@ class _explained:
 
 
 def _silence_closed_writers() -> None:
-    """A failed save is reported once, by `_explained`. Orbax, and the writers it leaves behind when one of them failed
-    (their event loop is closed by then, which they tell Python's hooks for lost errors), would add pages of tracebacks.
-    """
+    """A failed save is reported once, by `_explained`, and a damaged checkpoint by `restore_newest`. Orbax, and the
+    readers and writers it leaves behind when one of them failed (their event loop is closed by then, which they tell
+    Python's hooks for lost errors), would add pages of tracebacks."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", message=r"coroutine '.*' was never awaited", category=RuntimeWarning)
 
@@ -245,7 +245,9 @@ def _silence_closed_writers() -> None:
         lost = sys.unraisablehook
 
         def lost_hook(lost_error) -> None:
-            if not closed_loop(lost_error.exc_value):
+            code = getattr(lost_error.object, "cr_code", None)
+            left_behind = code is not None and "orbax" in code.co_filename
+            if not (left_behind or closed_loop(lost_error.exc_value)):
                 lost(lost_error)
 
         lost_hook.silences_closed_writers = True

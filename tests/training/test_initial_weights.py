@@ -55,6 +55,10 @@ def test_another_run_gives_weights_and_if_wanted_its_optimiser(tmp_path):
         results[kept] = losses(run)
     assert results["fresh"][1] == results["kept"][1] < losses(first)[1]
     assert results["fresh"][2] != results["kept"][2]
+    output = train(run, "--config.steps=3", f"--config.init_from={first}", "--config.optimiser.schedule=constant",
+                   "--config.optimiser.warmup_steps=0")  # fmt: skip
+    assert "going on from step 2" in output  # a run's own checkpoints come before `init_from`
+    assert "arrays from" not in output
 
 
 def _paths(params, prefix=""):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def on_one(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices") / "one"
-    train(folder)
+    train(folder, "--profile")
     return folder
 
 
@@ -31,6 +31,7 @@ def same_losses(one, other):
 
 def test_eight_devices_give_the_losses_of_one(on_one, on_eight):
     same_losses(on_one, on_eight)
+    assert list((on_one / "profile").rglob("*.xplane.pb"))
 
 
 def test_two_processes_give_the_losses_of_one(on_one, tmp_path):

@@ -28,17 +28,43 @@ def batch(clips=4, frames=3, size=64):
     }
 
 
-@pytest.mark.slow
-def test_recomputing_gives_the_gradients_of_the_plain_clip():
-    model = build_model(tiny_run_config.BACKBONE, memory_frames=2, feedforward=16, top_k=8)
-    variables = init_variables(model, 0)
+SMALL = {"backbone": tiny_run_config.BACKBONE, "memory_frames": 2, "feedforward": 16, "top_k": 8}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Variables, clips, and the loss and gradients of the clip's plain definition."""
+    model = build_model(**SMALL)
+    variables = jax.jit(lambda: init_variables(model, 0, "fan_in"))()
     clips = batch(2)
 
-    def plain(params):
+    def loss(params):
         logits = segment_clip(model, {"params": params}, normalise(clips["frames"]), normalise(clips["flows"]))
         return segmentation_loss(logits, clips["masks"].astype(np.float32), clips["valid"])
 
-    expected_loss, expected = jax.jit(jax.value_and_grad(plain))(variables["params"])
+    return variables, clips, *jax.jit(jax.value_and_grad(loss))(variables["params"])
+
+
+@pytest.mark.slow
+def test_half_precision_gives_nearly_the_same_loss_and_gradient(plain):
+    variables, clips, expected_loss, expected = plain
+    model = build_model(**SMALL, dtype="bfloat16")
+
+    def loss(params):
+        return batch_loss(model, params, {}, clips, None, checkpoint="read_outs")[0]
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(variables["params"])
+    assert value.dtype == np.float32
+    assert {x.dtype.name for x in jax.tree.leaves(gradients)} == {"float32"}
+    np.testing.assert_allclose(value, expected_loss, rtol=0.01)
+    one, other = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (gradients, expected))
+    assert one @ other > 0.98 * np.linalg.norm(one) * np.linalg.norm(other)
+
+
+@pytest.mark.slow
+def test_recomputing_gives_the_gradients_of_the_plain_clip(plain):
+    model = build_model(**SMALL)
+    variables, clips, expected_loss, expected = plain
     for policy, unroll in (("read_outs", True), ("step", False)):
 
         def loss(params, policy=policy, unroll=unroll):

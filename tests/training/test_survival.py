@@ -9,6 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 from training_process import array_files, checkpoint_steps, finish, losses, signal_after, start, train
 
+from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.interop.weights_file import load_weights
+
 pytestmark = pytest.mark.slow
 
 
@@ -86,6 +89,31 @@ def test_a_full_disk_is_one_line_and_leaves_older_checkpoints(reference, tmp_pat
     assert checkpoint_steps(run) == before[:1]
     train(run)
     assert losses(run) == losses(reference)
+
+
+def test_a_bad_set_is_refused_with_its_list_or_goes_on_without(reference, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(reference / "data", run / "data")
+    flows = run / "data" / "Flows" / "480p"
+    next((flows / "train02").glob("*.jpg")).unlink()
+    cut = run / "data" / "JPEGImages" / "480p" / "train05" / "00001.jpg"
+    cut.write_bytes(cut.read_bytes()[:100])
+    recipe = FlowRecipe(camera="affine")
+    for folder in flows.iterdir():
+        (folder / "flow_recipe.json").write_text(recipe.to_json())
+    output = train(run, "--config.data.generate=0", *own_data(run), code=2)
+    assert "2 problems in 2 of 8 videos" in output
+    assert "train02: none for 1 of 8 frames" in output
+    assert str(cut) in output
+    output = train(run, "--config.data.generate=0", *own_data(run), "--skip-bad")
+    assert output.count("left out") == 2
+    assert len(losses(run)) == 12
+    assert load_weights(run / "weights.safetensors").flow_recipe == recipe
+
+
+def own_data(run):
+    """Arguments that train on a data set in the run's folder as on one that was not generated."""
+    return f"--config.data.root={run}", "--config.data.sources=({'path': 'data', 'split': 'train'},)"
 
 
 def test_a_corrupt_picture_is_named_and_skipped_or_fatal(reference, tmp_path):
