@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.platforms import by_platform
+from hmhi_jax.models.platforms import by_platform, differentiated_as
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -154,11 +154,14 @@ class ChannelwiseConv(nn.Module):
         k = self.kernel_size
         kernel = self.param("kernel", self.kernel_init, (k, k, 1, self.features), jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-        outputs = by_platform(
-            x.astype(self.dtype), kernel.astype(self.dtype),
-            cpu=partial(_grouped_patches, stride=self.stride),
-            accelerator=partial(_grouped_native, stride=self.stride),
-        )  # fmt: skip
+        patches, native = (partial(form, stride=self.stride) for form in (_grouped_patches, _grouped_native))
+        # On GPUs the native form's kernel gradient makes the compiler collect a batch that is split over chips on all of
+        # them, and takes fifteen times the memory; on TPUs the patches would.
+        forms = differentiated_as(
+            partial(by_platform, cpu=patches, accelerator=patches, tpu=native),
+            partial(by_platform, cpu=patches, accelerator=native),
+        )
+        outputs = forms(x.astype(self.dtype), kernel.astype(self.dtype))
         return outputs + bias.astype(self.dtype)[None, None, None]
 
 
