@@ -155,8 +155,8 @@ class ChannelwiseConv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (k, k, 1, self.features), jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
         patches, native = (partial(form, stride=self.stride) for form in (_grouped_patches, _grouped_native))
-        # On GPUs the native form's kernel gradient makes the compiler collect a batch that is split over chips on all of
-        # them, and takes fifteen times the memory; on TPUs the patches would.
+        # On GPUs the native form's kernel gradient makes the compiler collect a batch that is split over chips on all
+        # of them, and takes fifteen times the memory; on TPUs the patches take three times the native form's.
         forms = differentiated_as(
             partial(by_platform, cpu=patches, accelerator=patches, tpu=native),
             partial(by_platform, cpu=patches, accelerator=native),
