@@ -67,8 +67,9 @@ def collectives(program: Program, mesh: dict[str, int]) -> list[Collective]:
 def first_group(instruction: Instruction) -> list[int] | None:
     """Partitions that exchange with each other, one group of them; None: all."""
     text = instruction.rest
-    if match := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", text):
-        return [int(match[1]), int(match[2])]
+    if match := re.search(r"source_target_pairs=\{([\d,{}]*)\}", text):
+        pairs = [[int(n) for n in pair] for pair in re.findall(r"\{(\d+),(\d+)\}", match[0])]
+        return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
     if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
         sizes = [int(n) for n in match[3].split(",")]
         ids = np.arange(np.prod(sizes)).reshape(sizes)
@@ -97,6 +98,6 @@ def short_source(source: str) -> str:
 
 
 _NOISE = re.compile(
-    r"^(jit\(.*\)|jvp\(.*|transpose\(.*|while|body|cond|closed_call|checkpoint|rematted_computation|branch_\d+_fun|"
+    r"^(\(.*|jit\(.*\)|jvp\(.*|transpose\(.*|while|body|cond|closed_call|checkpoint|rematted_computation|branch_\d+_fun|"
     r"remat\d*|shmap_body|HMHINet\..*|custom_[vj][a-z]+_call.*)$"
 )

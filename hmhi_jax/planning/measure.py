@@ -18,7 +18,7 @@ from hmhi_jax.planning.hlo import parse
 from hmhi_jax.planning.topology import Topology
 
 _KINDS = ("argument", "output", "alias", "temp", "generated_code")
-_FORMAT = 1  # of stored measurements; to be raised when what they hold, or how it is counted, changes
+_FORMAT = 2  # of stored measurements; to be raised when what they hold, or how it is counted, changes
 _REFUSED = re.compile(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) (?:hbm|HBM)", re.IGNORECASE)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 

@@ -146,6 +146,7 @@ def test_collectives_in_a_loop_count_every_turn():
         ("replica_groups=[2,4]<=[4,2]T(1,0)", [0, 2, 4, 6], "data"),
         ("replica_groups=[1,8]<=[8]", list(range(8)), "data+space"),
         ("source_target_pairs={{0,2},{2,4}}", [0, 2], "data"),
+        ("source_target_pairs={{0,0},{2,3}}, channel_id=4", [2, 3], "space"),
         ("channel_id=1", None, "data+space"),
     ],
 )
