@@ -62,7 +62,7 @@ def variants(weights: str, wanted: str) -> Iterator[tuple[str, VideoSegmenter]]:
 
 def score_videos(segmenter: VideoSegmenter, dataset: Dataset, videos: list[str], name: str) -> dict:
     """J and F of every video and their means, by reading; and frames per second, flow and pictures included."""
-    chosen = [video for video in dataset if not videos or video.name in videos]
+    chosen = [video for video in dataset.videos if not videos or video.name in videos]
     frames, started = 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         for video in track(chosen, description=f"{name:18}", transient=True):
