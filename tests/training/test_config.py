@@ -10,7 +10,7 @@ from hmhi_jax.training import assemble
 from hmhi_jax.training.config import check_same, default_config, differences, to_plain
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-TRAINING = ("ytvos_mit_b1", "davis_mit_b1", "ytvos_swin_tiny", "vsod_mit_b1", "smoke")
+TRAINING = ("ytvos_mit_b1", "davis_mit_b1", "ytvos_swin_tiny", "vsod_mit_b1", "smoke", "tiny_synthetic")
 
 
 @pytest.mark.parametrize("name", TRAINING)

@@ -1,0 +1,35 @@
+"""PLAM's strided convolution: the form for CPU against XLA's own, values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hmhi_jax.models.convolution import ChannelwiseConv, _grouped_native, _grouped_patches
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "stride", "features"),
+    [((2, 8, 12, 3), 7, 4, 6), ((1, 5, 9, 2), 7, 4, 2), ((1, 6, 5, 4), 3, 2, 12)],
+)
+def test_the_forms_agree(shape, size, stride, features):
+    x = jax.random.normal(jax.random.key(0), shape)
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 1, features))
+
+    def value_and_gradients(form):
+        outputs, pullback = jax.vjp(lambda x, kernel: form(x, kernel, stride), x, kernel)
+        return outputs, *pullback(jnp.cos(outputs))
+
+    for ours, expected in zip(value_and_gradients(_grouped_patches), value_and_gradients(_grouped_native), strict=True):
+        assert ours.shape == expected.shape
+        np.testing.assert_allclose(ours, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_every_channel_is_seen_by_its_own_filters_alone():
+    layer = ChannelwiseConv(4, 3, 2, jnp.dtype("float32"))
+    x = jnp.zeros((1, 4, 4, 2)).at[..., 1].set(1.0)
+    variables = layer.init(jax.random.key(0), x)
+    outputs = layer.apply(variables, x)
+    assert outputs.shape == (1, 2, 2, 4)
+    assert not np.asarray(outputs[..., :2]).any()
+    assert np.asarray(outputs[..., 2:]).all()
