@@ -11,8 +11,8 @@
 Two stages. `frames`: single frames with the memory off, 32,000 of them, which teaches the encoder and the decoder for
 a third of what clips cost. `memory`: clips of four with both banks, SGIM and PLAM.
 Cost: 4,000 clips are some 25,000 frames, made at 10 (busy) to 20 (idle) a second on one core of an AMD EPYC 9004
-(AVX-512). On two cores, with other work beside it, the first stage ran at 14 frames a second (40 minutes in all) and the second at 4 clips of four frames
-(16 minutes), each after a minute of compilation.
+(AVX-512). On two cores, with other work beside it, the first stage ran at 14 frames a second (40 minutes in all) and
+the second at 4 clips of four frames (16 minutes), each after a minute of compilation.
 Expected: what docs/weights.md says of the shipped weights, which also says how their training differed from this.
 """
 
