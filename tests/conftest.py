@@ -3,12 +3,9 @@
 import os
 from pathlib import Path
 
-os.environ.setdefault("XLA_FLAGS", "")
-if "xla_force_host_platform_device_count" not in os.environ["XLA_FLAGS"]:
-    os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
-if "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:
-    # Tests spend their time in the compiler, not in what it makes: this halves it and leaves the numbers alone.
-    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+from quick_compiler import compiler_flags
+
+os.environ.setdefault("XLA_FLAGS", compiler_flags(devices=8))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from jaxtyping import install_import_hook

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+from quick_compiler import compiler_flags
 from small_videos import moving_square, save_network
 
 from hmhi_jax.cli.evaluation_config import default_evaluation, evaluation_section, listed_readings, network_size
@@ -188,7 +189,7 @@ def test_two_processes_share_the_videos(data, weights, tmp_path):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT / "tests"),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": compiler_flags(devices=2),
     }
     processes = [
         subprocess.Popen(

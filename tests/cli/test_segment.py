@@ -61,9 +61,8 @@ def refused(outcome, message):
     """Exit code 2, and one line that matches."""
     code, _, err = outcome
     assert code == 2, err
-    line = err.strip()
+    (line,) = [line for line in err.strip().splitlines() if not line.endswith(" left")]  # progress apart
     assert line.startswith("error: "), line
-    assert "\n" not in line
     assert re.search(message, line), line
 
 
@@ -279,7 +278,7 @@ def wait_for(condition, process):
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_started_again(tmp_path, hmhi, weights, kind):
     """Masks as if nothing had happened, no half file, and the second start does not begin from the beginning."""
-    frames = 150
+    frames = 400
     clip = write_video(tmp_path / "long.mp4", moving_square(frames))
     out = tmp_path / "out"
     command = (clip, "-o", out, "--weights", weights, "--save-every", 20)

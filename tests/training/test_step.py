@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 import tiny_run_config
+from small_network import random_variables
 
 from hmhi_jax.data.preprocessing import normalise
 from hmhi_jax.models import build_model, segment_clip
 from hmhi_jax.training import assemble
-from hmhi_jax.training.initialisation import init_variables
 from hmhi_jax.training.losses import segmentation_loss
 from hmhi_jax.training.mesh import make_mesh
 from hmhi_jax.training.state import make_state
@@ -35,7 +35,7 @@ SMALL = {"backbone": tiny_run_config.BACKBONE, "memory_frames": 2, "feedforward"
 def plain():
     """Variables, clips, and the loss and gradients of the clip's plain definition."""
     model = build_model(**SMALL)
-    variables = jax.jit(lambda: init_variables(model, 0, "fan_in"))()
+    variables = random_variables(model)
     clips = batch(2)
 
     def loss(params):
@@ -51,7 +51,7 @@ def test_half_precision_gives_nearly_the_same_loss_and_gradient(plain):
     model = build_model(**SMALL, dtype="bfloat16")
 
     def loss(params):
-        return batch_loss(model, params, {}, clips, None, checkpoint="read_outs")[0]
+        return batch_loss(model, params, {}, clips, None, checkpoint="read_outs", unroll=False)[0]
 
     value, gradients = jax.jit(jax.value_and_grad(loss))(variables["params"])
     assert value.dtype == np.float32
@@ -86,7 +86,7 @@ def test_accumulated_parts_give_the_step_of_the_whole_batch():
     results = []
     for parts in (1, 2):
         step = make_train_step(model, optimiser, schedule, mesh, accumulate=parts, dropout=False, ema_decay=0.5)
-        state = make_state(init_variables(model, 0), optimiser, 0, ema=True)
+        state = make_state(random_variables(model), optimiser, 0, ema=True)
         results.append(step(state, batch(4)))
     (first, one), (second, other) = results
     np.testing.assert_allclose(one.clip_losses, other.clip_losses, rtol=1e-6)

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from quick_compiler import compiler_flags
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "tests" / "training" / "tiny_run_config.py"
 CACHE = os.environ.get("HMHI_TEST_CACHE", str(Path.home() / ".cache" / "hmhi-jax" / "tests"))
@@ -17,7 +19,7 @@ def start(workdir: Path, *arguments: str, devices: int = 1, limit: int | None = 
     """Start a run; `limit` is the largest file it may write, in bytes."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": compiler_flags(devices),
         "JAX_COMPILATION_CACHE_DIR": CACHE,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }

@@ -1,0 +1,11 @@
+"""Compiler flags of the tests and of the processes they start: compiling costs more than running what is compiled."""
+
+from importlib.metadata import version
+
+
+def compiler_flags(devices: int) -> str:
+    """XLA_FLAGS for so many CPU devices, compiled quickly; the numbers stay the same to rounding."""
+    flags = [f"--xla_force_host_platform_device_count={devices}", "--xla_backend_optimization_level=0"]
+    if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # an unknown flag would end the process
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    return " ".join(flags)
