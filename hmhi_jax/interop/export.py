@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jax import export as jax_export
 from jaxtyping import Array, UInt8
 
@@ -55,16 +56,18 @@ def programs(model: HMHINet) -> dict[str, Any]:
 
     def encode(parameters, frames: UInt8[Array, "B H W 3"], flows: UInt8[Array, "B H W 3"]) -> Features:
         features = model.apply(
-            unflatten(parameters), normalise(frames)[:, None], normalise(flows)[:, None], method="encode"
+            unflatten_dict(parameters, sep="/"), normalise(frames)[:, None], normalise(flows)[:, None], method="encode"
         )  # fmt: skip
         return frame(features, 0)
 
     def start(parameters, features):
-        memory, logits = model.apply(unflatten(parameters), features, method="start")
+        memory, logits = model.apply(unflatten_dict(parameters, sep="/"), features, method="start")
         return memory_to_dict(memory), logits
 
     def step(parameters, memory, features):
-        memory, logits = model.apply(unflatten(parameters), memory_from_dict(memory), features, method="step")
+        memory, logits = model.apply(
+            unflatten_dict(parameters, sep="/"), memory_from_dict(memory), features, method="step"
+        )
         return memory_to_dict(memory), logits
 
     return {"encode": encode, "start": start, "step": step}
@@ -233,15 +236,3 @@ def flatten(variables: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndar
         else:
             flat[prefix + name] = np.asarray(value)
     return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *folders, name = path.split("/")
-        inside = tree
-        for part in folders:
-            inside = inside.setdefault(part, {})
-        inside[name] = value
-    return tree

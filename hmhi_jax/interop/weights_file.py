@@ -96,7 +96,9 @@ def load_weights(name_or_path: str | Path) -> Weights:
     path = find_weights(name_or_path)
     header, arrays = _read(path)
     floating = {name: array if _whole(array.dtype) else array.astype(np.float32) for name, array in arrays.items()}
-    return Weights(variables=_unflatten(floating), path=path, **header)
+    from flax.traverse_util import unflatten_dict
+
+    return Weights(variables=unflatten_dict(floating, sep="/"), path=path, **header)
 
 
 def find_weights(name_or_path: str | Path) -> Path:
@@ -213,17 +215,6 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value if hasattr(value, "dtype") else np.asarray(value)
     return flat
-
-
-def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *folders, name = path.split("/")
-        inside = tree
-        for folder in folders:
-            inside = inside.setdefault(folder, {})
-        inside[name] = value
-    return tree
 
 
 def _by_module(names: list[str], universe: set[str], prefix: str = "") -> list[str]:

@@ -35,13 +35,6 @@ def _depthwise_shifted(x: Array, kernel: Array) -> Array:
     return sum(taps[1:], start=taps[0])
 
 
-def _depthwise_native(x: Array, kernel: Array) -> Array:
-    padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), padding, dimension_numbers=_NHWC, feature_group_count=x.shape[-1]
-    )
-
-
 def _kernel_gradient_shifted(x: Array, kernel: Array, cotangent: Array) -> Array:
     """One sum over all pixels for each tap.
 
@@ -65,14 +58,14 @@ def _kernel_gradient_shifted(x: Array, kernel: Array, cotangent: Array) -> Array
 
 
 def _kernel_gradient_native(x: Array, kernel: Array, cotangent: Array) -> Array:
-    _, pullback = jax.vjp(lambda k: _depthwise_native(x, k), kernel)
+    _, pullback = jax.vjp(lambda k: _grouped_native(x, k), kernel)
     return pullback(cotangent)[0]
 
 
 @jax.custom_vjp
 def depthwise_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw 1 C"]) -> Float[Array, "B H W C"]:
     """Depthwise convolution, stride 1, zero padding that keeps the size; the kernel's sides are odd."""
-    return lax.platform_dependent(x, kernel, cpu=_depthwise_shifted, default=_depthwise_native)
+    return lax.platform_dependent(x, kernel, cpu=_depthwise_shifted, default=_grouped_native)
 
 
 def _forward(x, kernel):
@@ -110,7 +103,7 @@ class DepthwiseConv(nn.Module):
         )
 
 
-def _grouped_native(x: Array, kernel: Array, stride: int) -> Array:
+def _grouped_native(x: Array, kernel: Array, stride: int = 1) -> Array:
     padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=_NHWC, feature_group_count=x.shape[-1]

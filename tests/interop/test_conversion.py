@@ -9,6 +9,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 from goldens import cases
 from typer.testing import CliRunner
 
@@ -151,14 +152,7 @@ def test_batch_statistics_and_window_positions_are_written_for_strict_loaders():
             variables[entry.path] = np.broadcast_to(
                 np.float32(0), entry.layout.from_torch(np.broadcast_to(np.float32(0), entry.shape)).shape
             )
-        nested: dict = {}
-        for path, array in variables.items():
-            *folders, leaf = path.split("/")
-            place = nested
-            for folder in folders:
-                place = place.setdefault(folder, {})
-            place[leaf] = array
-        state = to_torch(backbone, nested)
+        state = to_torch(backbone, unflatten_dict(variables, sep="/"))
         assert {n for n in state if not UNUSED.fullmatch(n)} == set(shapes)
         if content is not None:
             np.testing.assert_array_equal(state[name], content)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from block_programs import block_programs, forget_programs
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from goldens import cases
 
 from hmhi_jax.interop.torch_weights import encoder_from_torch, expected_encoder_entries, variable_shapes
@@ -122,15 +122,7 @@ def numbered_variables(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.
     return flat
 
 
-def nested(flat: dict[str, np.ndarray]) -> dict:
-    tree: dict = {}
-    for path, array in flat.items():
-        *folders, leaf = path.split("/")
-        place = tree
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[leaf] = array
-    return tree
+nested = partial(unflatten_dict, sep="/")
 
 
 @pytest.mark.slow

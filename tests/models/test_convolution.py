@@ -39,7 +39,7 @@ def test_depthwise_values_and_gradients(height, width, size):
         np.testing.assert_allclose(one, other, atol=2e-4)
 
 
-@pytest.mark.parametrize("form", [convolution._depthwise_shifted, convolution._depthwise_native])
+@pytest.mark.parametrize("form", [convolution._depthwise_shifted, convolution._grouped_native])
 def test_depthwise_forms(form):
     x, kernel, _ = _arrays(12, 10, 3)
     np.testing.assert_allclose(jax.jit(form)(x, kernel), _reference(x, kernel), atol=1e-5)
