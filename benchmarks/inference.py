@@ -5,8 +5,8 @@
 Every side is a process of its own, with its own peak of resident memory, and waits while another works; they take turns
 frame by frame, so that a machine that gets slower gets slower for all. Both sides have the same weights (the release's
 own fresh ones) and the same pictures, and the logits are compared. Ratios are of the fastest frames. The peak of each
-side is read after the frames and before its parts are timed by themselves. Without --release only this package is
-measured.
+side is read after the frames and before its parts are timed by themselves. This package's processes get their memory in
+large pages, as the `hmhi` command does, the release's as it comes. Without --release only this package is measured.
 """
 
 import argparse
@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hmhi_jax.large_pages import environment
+
 HERE = Path(__file__).resolve().parent
 RELEASE_SCRIPT = HERE.parent / "hmhi_jax" / "interop" / "release_process.py"
 
@@ -26,12 +28,13 @@ RELEASE_SCRIPT = HERE.parent / "hmhi_jax" / "interop" / "release_process.py"
 class Side:
     """A process that does on command and says how long it took."""
 
-    def __init__(self, command: list[str], script: str, request: dict) -> None:
+    def __init__(self, command: list[str], script: str, request: dict, large_pages: bool) -> None:
         self.process = subprocess.Popen(
             [*command, str(HERE / script), json.dumps(request)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=environment(os.environ) if large_pages else None,
         )
         self.ready = self._answer()
         self.seconds: dict[str, list[float]] = {}
@@ -71,8 +74,10 @@ def measure(arguments: argparse.Namespace, memory_frames: int, folder: Path) -> 
 
     def start(name: str, command: list[str], script: str, **more) -> None:
         print(f"memory {memory_frames}: starting {name}", file=sys.stderr, flush=True)
-        sides[name] = Side(command, script, {**shared, "logits": str(folder / f"{name}.npy"), **more})
+        large_pages = script == ours or arguments.large_pages_for_release
+        sides[name] = Side(command, script, {**shared, "logits": str(folder / f"{name}.npy"), **more}, large_pages)
 
+    ours = "inference_our_side.py"
     if arguments.release:
         release = {"clone": str(arguments.release.resolve()), "release_script": str(RELEASE_SCRIPT)}
         script = "inference_release_side.py"
@@ -81,7 +86,6 @@ def measure(arguments: argparse.Namespace, memory_frames: int, folder: Path) -> 
             start("release, compiled", [arguments.python], script, **release | {"weights": ""}, compiled=True)
     else:
         _fresh_weights(memory_frames, weights)
-    ours = "inference_our_side.py"
     start("ours", [sys.executable], ours, dtype="float32", cache=not arguments.cold)
     if arguments.bfloat16:
         start("ours, bfloat16", [sys.executable], ours, dtype="bfloat16", cache=not arguments.cold)
@@ -204,6 +208,9 @@ def main() -> None:
     parser.add_argument("--memory", type=int, nargs="+", default=[5, 3], help="capacities of the memory")
     parser.add_argument("--size", type=int, nargs=2, default=[512, 512], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--large-pages-for-release", action="store_true", help="give the release the memory pages that `hmhi` asks for"
+    )
     parser.add_argument("--cold", action="store_true", help="compile anew instead of using the compilation cache")
     parser.add_argument("--json", type=Path, default=Path("inference_benchmark.json"), help="where results go")
     arguments = parser.parse_args()

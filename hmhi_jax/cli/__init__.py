@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from hmhi_jax import large_pages
 from hmhi_jax.errors import InputError
 
 # Modules with `register(app)`, in the order the help shows them.
@@ -46,6 +47,7 @@ for _name in _COMMANDS:
 def main() -> None:
     """Entry point: bad input is one line and exit code 2; Ctrl-C is exit code 130."""
     try:
+        large_pages.restart()
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -11,10 +11,7 @@ from hmhi_jax.models.platforms import by_platform, differentiated_as
 
 # Queries are read in pieces: a piece's scores are all that ever exists, and they should stay in cache.
 QUERY_CHUNK = 512
-CHUNK_SCORES = 2**20  # of a piece, on CPU
-# Loops over pieces that run side by side: XLA's CPU backend runs the elementwise part of a loop's body on one thread,
-# so one loop would leave the other cores to its matrix products alone.
-LANES = 2
+CHUNK_SCORES = 2**21  # of a piece, on CPU
 
 DropoutKey = PRNGKeyArray | UInt32[Array, "2"] | None
 
@@ -76,7 +73,7 @@ def _attend_matrix(q: Float[Array, "N d"], k: Float[Array, "M d"], v: Float[Arra
         mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return (mixed / weights.sum(-1, keepdims=True)).astype(v.dtype)
 
-    return read(q) if count * keys <= 4 * CHUNK_SCORES else over_pieces(read, q, max(1, CHUNK_SCORES // keys))
+    return read(q) if count * keys <= 2 * CHUNK_SCORES else over_pieces(read, q, max(1, CHUNK_SCORES // keys))
 
 
 def attend_batched(q: Array, k: Array, v: Array, limit: Array | None) -> Array:
@@ -144,9 +141,6 @@ def join_queries(chunks: Array) -> Array:
 
 
 def over_pieces(read, queries: Float[Array, "N d"], largest: int) -> Float[Array, "N e"]:
-    """`read` over pieces of one row's queries, in `LANES` loops side by side."""
+    """`read` over pieces of one row's queries."""
     count = queries.shape[0]
-    lanes = LANES if count % LANES == 0 else 1
-    pieces = pieces_of(count // lanes, largest)
-    outputs = [lax.map(read, lane) for lane in queries.reshape(lanes, pieces, -1, queries.shape[1])]
-    return jnp.concatenate(outputs).reshape(count, -1)
+    return lax.map(read, queries.reshape(pieces_of(count, largest), -1, queries.shape[1])).reshape(count, -1)

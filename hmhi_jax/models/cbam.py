@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from hmhi_jax.models.conv3x3 import Conv3x3
 from hmhi_jax.models.convolution import conv
 from hmhi_jax.models.initialisers import kaiming_uniform
 
@@ -18,7 +19,7 @@ class CBAM(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         channels = x.shape[-1]
         settings = {"dtype": self.dtype, "kernel_init": kaiming_uniform}
-        x = conv(channels, 3, **settings, name="conv")(x)
+        x = Conv3x3(channels, **settings, name="conv")(x)
 
         squeeze = nn.Dense(channels, **settings, name="channel_squeeze")
         excite = nn.Dense(channels, **settings, name="channel_excite")

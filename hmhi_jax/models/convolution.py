@@ -129,6 +129,26 @@ def _grouped_patches(x: Array, kernel: Array, stride: int) -> Array:
     return jnp.einsum("bhwct,tcm->bhwcm", windows, weights).reshape(batch, rows, columns, -1)
 
 
+def _grouped_shifted(x: Array, kernel: Array, stride: int) -> Array:
+    """Sum over the taps, as in `_depthwise_shifted`. A tap sees every `stride`-th row and column, so these are laid out
+    next to each other first."""
+    batch, height, width, channels = x.shape
+    taps_high, taps_wide = kernel.shape[:2]
+    rows, columns = -(-height // stride), -(-width // stride)
+    padded = _pad_same(x, kernel)
+    padded = jnp.pad(padded, ((0, 0), (0, -padded.shape[1] % stride), (0, -padded.shape[2] % stride), (0, 0)))
+    phases = padded.reshape(batch, -1, stride, padded.shape[2] // stride, stride, channels).transpose(0, 2, 4, 1, 3, 5)
+    # Output channels of a group stand next to each other; here they come in front, for whole vectors of channels.
+    weights = kernel.reshape(taps_high, taps_wide, channels, -1).swapaxes(2, 3)
+    total = 0.0
+    for i in range(taps_high):
+        for j in range(taps_wide):
+            top, left = i // stride, j // stride
+            seen = phases[:, i % stride, j % stride, top : top + rows, left : left + columns]
+            total = total + seen[:, :, :, None] * weights[i, j][None, None, None]
+    return total.swapaxes(-1, -2).reshape(batch, rows, columns, -1)
+
+
 class ChannelwiseConv(nn.Module):
     """A strided convolution in which every input channel has filters of its own (as many groups as input channels).
 
@@ -147,12 +167,14 @@ class ChannelwiseConv(nn.Module):
         k = self.kernel_size
         kernel = self.param("kernel", self.kernel_init, (k, k, 1, self.features), jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-        patches, native = (partial(form, stride=self.stride) for form in (_grouped_patches, _grouped_native))
+        native, patches, shifted = (
+            partial(form, stride=self.stride) for form in (_grouped_native, _grouped_patches, _grouped_shifted)
+        )
         # On GPUs the native form's kernel gradient makes the compiler collect a batch that is split over chips on all
         # of them, and takes fifteen times the memory; on TPUs the patches take three times the native form's.
         forms = differentiated_as(
             partial(by_platform, cpu=patches, accelerator=patches, tpu=native),
-            partial(by_platform, cpu=patches, accelerator=native),
+            partial(by_platform, cpu=shifted, accelerator=native),
         )
         outputs = forms(x.astype(self.dtype), kernel.astype(self.dtype))
         return outputs + bias.astype(self.dtype)[None, None, None]

@@ -8,9 +8,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from hmhi_jax.models.cbam import CBAM
+from hmhi_jax.models.conv3x3 import Conv3x3
 from hmhi_jax.models.convolution import conv
 from hmhi_jax.models.initialisers import decoder_conv
-from hmhi_jax.models.resampling import enlarge
 
 
 class Decoder(nn.Module):
@@ -26,7 +26,7 @@ class Decoder(nn.Module):
         x = None
         for level, features in reversed(list(enumerate(maps, start=1))):
             lateral = jax.nn.relu(conv(self.width, 1, **settings, name=f"lateral{level}")(features))
-            x = lateral if x is None else jnp.concatenate([lateral, enlarge(x, 2)], -1)
-            x = jax.nn.relu(conv(self.width, 3, **settings, name=f"blend{level}")(x))
+            # The coarser level's map joins as further channels, enlarged.
+            x = jax.nn.relu(Conv3x3(self.width, **settings, name=f"blend{level}")(lateral, x))
             x = CBAM(self.dtype, name=f"cbam{level}")(x)
         return conv(1, 3, **settings, name="predictor")(x)

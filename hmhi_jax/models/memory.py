@@ -15,10 +15,13 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from hmhi_jax.models.activations import gelu
 from hmhi_jax.models.attention import DropoutKey, attend, dropout
 from hmhi_jax.models.convolution import DepthwiseConv, conv
 from hmhi_jax.models.initialisers import torch_bias, torch_kernel
+from hmhi_jax.models.parameters import KernelAndBias
 from hmhi_jax.models.positions import halved, rotate_halves, sine_table
+from hmhi_jax.models.token_feed_forward import FeedForwardWeights, expanded, projected, token_feed_forward
 from hmhi_jax.models.top_k_attention import attend_top_k
 
 DROPOUT = 0.1
@@ -112,9 +115,9 @@ class ReferenceEncoder(nn.Module):
 
         mask = jax.nn.sigmoid(coarse_logits)
         mask = plain(hidden, kernel, kernel**2, "mask_conv", self.mask_stride)(mask)
-        mask = jax.nn.gelu(norm("mask_norm")(mask), approximate=False)
+        mask = gelu(norm("mask_norm")(mask))
         mask = plain(c, 1, hidden, "mask_expand")(mask)
-        mask = jax.nn.gelu(norm("mask_expand_norm")(mask), approximate=False)
+        mask = gelu(norm("mask_expand_norm")(mask))
         x = plain(c, 1, c, "feature_proj")(features) + mask
 
         for index in range(2):
@@ -133,7 +136,7 @@ class FuserBlock(nn.Module):
         y = DepthwiseConv(7, self.dtype, torch_kernel, torch_bias(49), name="dwconv")(x)
         y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(y)
         y = torch_dense(4 * c, c, self.dtype, "expand")(y)
-        y = torch_dense(c, 4 * c, self.dtype, "project")(jax.nn.gelu(y, approximate=False))
+        y = torch_dense(c, 4 * c, self.dtype, "project")(gelu(y))
         gamma = self.param("gamma", nn.initializers.constant(1e-6), (c,), jnp.float32)
         return x + y * gamma.astype(self.dtype)[None, None, None]
 
@@ -189,8 +192,9 @@ class ReadOutLayer(nn.Module):
     def setup(self):
         self.self_attn = Projections(self.channels, True, self.dtype)
         self.cross_attn = Projections(self.channels, self.rotary_memory, self.dtype)
-        self.expand = torch_dense(self.feedforward, self.channels, self.dtype)
-        self.project = torch_dense(self.channels, self.feedforward, self.dtype)
+        narrow, wide = self.channels, self.feedforward
+        self.expand = KernelAndBias((narrow, wide), self.dtype, torch_kernel, torch_bias(narrow))
+        self.project = KernelAndBias((wide, narrow), self.dtype, torch_kernel, torch_bias(wide))
         self.norm1, self.norm2, self.norm3, self.norm = (nn.LayerNorm(epsilon=1e-5, dtype=self.dtype) for _ in range(4))
 
     def key_value(
@@ -218,8 +222,12 @@ class ReadOutLayer(nn.Module):
         mixed = cross_attend(self.cross_attn.q(self.norm2(x)), keys[2])
         x = x + dropout(self.cross_attn.out(mixed), DROPOUT, keys[3])
 
-        hidden = dropout(jax.nn.relu(self.expand(self.norm3(x))), DROPOUT, keys[4])
-        x = x + dropout(self.project(hidden), DROPOUT, keys[5])
+        weights, n = FeedForwardWeights(*self.expand(), *self.project()), self.norm3(x)
+        if train:
+            hidden = dropout(expanded(n, weights), DROPOUT, keys[4])
+            x = x + dropout(projected(hidden, weights), DROPOUT, keys[5])
+        else:
+            x = x + token_feed_forward(n, weights)
         return self.norm(x).reshape(batch, height, width, channels)
 
 

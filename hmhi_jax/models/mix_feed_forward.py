@@ -2,18 +2,18 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from hmhi_jax.models.activations import gelu
 from hmhi_jax.models.convolution import depthwise_conv
 from hmhi_jax.models.initialisers import segformer_depthwise, transformer_linear
 from hmhi_jax.models.parameters import KernelAndBias
 from hmhi_jax.models.platforms import by_platform, differentiated_as
 
-BAND = 16  # picture rows of a band
+BAND = 32  # picture rows of a band
 CACHED = 2**20  # hidden numbers that stay in cache anyway; below, bands gain nothing
 MOST_BANDS = 32  # each band is a copy of the program
 
@@ -33,7 +33,7 @@ def feed_forward(x: Float[Array, "N H W C"], weights: MixWeights) -> Float[Array
     """The plain form."""
     hidden = x @ weights.expand + weights.expand_bias[None, None, None]
     hidden = depthwise_conv(hidden, weights.depthwise) + weights.depthwise_bias[None, None, None]
-    return jax.nn.gelu(hidden, approximate=False) @ weights.project + weights.project_bias[None, None, None]
+    return gelu(hidden) @ weights.project + weights.project_bias[None, None, None]
 
 
 def feed_forward_in_bands(x: Float[Array, "N H W C"], weights: MixWeights, band: int = BAND) -> Float[Array, "N H W C"]:

@@ -34,21 +34,34 @@ def top_k_in_blocks(
     """
     rows, count = scores.shape
     level = jnp.pad(scores, ((0, 0), (0, -count % BLOCK)), constant_values=-jnp.inf)
-    index = jnp.broadcast_to(jnp.arange(level.shape[1], dtype=jnp.int32)[None], level.shape)
-    if limit is not None:
-        level = jnp.where(index < limit, level, -jnp.inf)
-    for block in (BLOCK, SMALL_BLOCK):
-        if level.shape[1] <= block * k:
-            continue
-        blocks = level.reshape(rows, -1, block)
-        best = k_best_places(ordered_bits(blocks.max(-1)), k)
-        row = jnp.arange(rows, dtype=jnp.int32)[:, None]
-        first = index.reshape(rows, -1, block)[:, :, 0].at[row, best].get(mode="promise_in_bounds")
-        index = (first[:, :, None] + jnp.arange(block, dtype=jnp.int32)[None, None]).reshape(rows, -1)
-        level = blocks.at[row, best].get(mode="promise_in_bounds").reshape(rows, -1)
+    limit = jnp.int32(count) if limit is None else limit
+    place = jnp.arange(level.shape[1], dtype=jnp.int32)
+    if level.shape[1] > BLOCK * (k + 1):
+        # Masking all scores would cost as much as finding their maxima. Blocks past the limit are left out instead; the
+        # one that it cuts may be taken for better than it is, which is why there is room for one more.
+        blocks, starts = level.reshape(rows, -1, BLOCK), place[None, ::BLOCK]
+        maxima = jnp.where(starts < limit, blocks.max(-1), -jnp.inf)
+        level, index = _blocks_at(blocks, starts, k_best_places(ordered_bits(maxima), k + 1))
+    else:
+        index = jnp.broadcast_to(place[None], level.shape)
+    level = jnp.where(index < limit, level, -jnp.inf)
+    if level.shape[1] > SMALL_BLOCK * k:
+        blocks, starts = level.reshape(rows, -1, SMALL_BLOCK), index[:, ::SMALL_BLOCK]
+        level, index = _blocks_at(blocks, starts, k_best_places(ordered_bits(blocks.max(-1)), k))
     best = k_best_places(ordered_bits(level), k)
     row = jnp.arange(rows, dtype=jnp.int32)[:, None]
     return level.at[row, best].get(mode="promise_in_bounds"), index.at[row, best].get(mode="promise_in_bounds")
+
+
+def _blocks_at(
+    blocks: Float[Array, "R B b"], starts: Int[Array, "_ B"], places: Int[Array, "R n"]
+) -> tuple[Float[Array, "R nb"], Int[Array, "R nb"]]:
+    """Scores of the blocks at these places, and their indices, of which `starts` has each block's first."""
+    rows, _, size = blocks.shape
+    row = jnp.arange(rows, dtype=jnp.int32)[:, None]
+    first = jnp.broadcast_to(starts, (rows, starts.shape[1])).at[row, places].get(mode="promise_in_bounds")
+    index = first[:, :, None] + jnp.arange(size, dtype=jnp.int32)[None, None]
+    return blocks.at[row, places].get(mode="promise_in_bounds").reshape(rows, -1), index.reshape(rows, -1)
 
 
 def lay_out(keys: Float[Array, "B M C"]) -> Float[Array, "B L C"]:
@@ -99,15 +112,29 @@ def k_best_places(keys: Int[Array, "R L"], k: int) -> Int[Array, "R k"]:
 
 def kth_largest(keys: Int[Array, "R L"], k: int) -> Int[Array, "R"]:
     """Bisection on the value, one bit at a time: the largest t with at least k keys >= t."""
+    # Padding is never counted where it matters: each row has k keys >= the lowest integer without it.
+    keys = jnp.pad(keys, ((0, 0), (0, -keys.shape[1] % _WORD)), constant_values=_LOWEST)
     # The sign bit first. A loop and not 32 copies: the copies are no faster and take three times as long to compile.
-    start = jnp.where((keys >= 0).sum(-1, dtype=jnp.int32) >= k, 0, _LOWEST)
+    start = jnp.where(_count(keys >= 0) >= k, 0, _LOWEST)
 
     def next_bit(i: Array, threshold: Array) -> Array:
         candidate = threshold + (jnp.int32(1) << (30 - i))
-        enough = (keys >= candidate[:, None]).sum(-1, dtype=jnp.int32) >= k
-        return jnp.where(enough, candidate, threshold)
+        return jnp.where(_count(keys >= candidate[:, None]) >= k, candidate, threshold)
 
     return lax.fori_loop(0, 31, next_bit, start)
+
+
+def _count(flags: Bool[Array, "R L"]) -> Int[Array, "R"]:
+    """How many of each row are set; L is a multiple of 32.
+
+    Bytes are added, 64 to a vector register, no more of them at a time than a byte can count; and no sum has more than
+    32 terms, because longer ones XLA's CPU backend takes apart into loops of their own, which are not vectorised.
+    """
+    rows, length = flags.shape
+    groups = length // _WORD
+    flags = jnp.pad(flags.reshape(rows, groups, _WORD), ((0, 0), (0, -groups % min(groups, _WORD)), (0, 0)))
+    parts = flags.astype(jnp.int8).reshape(rows, -1, min(groups, _WORD), _WORD).sum(2, dtype=jnp.int8)
+    return parts.astype(jnp.int32).sum(-1).sum(-1)
 
 
 def packed(mask: Bool[Array, "R L"]) -> UInt32[Array, "R W"]:

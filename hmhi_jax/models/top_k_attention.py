@@ -24,7 +24,7 @@ from hmhi_jax.models.one_hot import LOWEST, pick, put, top_k_by_products
 from hmhi_jax.models.platforms import by_platform
 from hmhi_jax.models.selection import BLOCK, laid_out_index, lay_out, top_k_in_blocks, top_k_laid_out
 
-CPU_CHUNK = 128  # queries per piece on CPU: 10 MB of scores against 20,480 keys
+CPU_CHUNK = 256  # queries per piece on CPU: 20 MB of scores against 20,480 keys
 TRAINING_CHUNK = 256
 
 

@@ -1,18 +1,19 @@
-"""PLAM's strided convolution: the form for CPU against XLA's own, values and gradients."""
+"""PLAM's strided convolution: the forms for CPU against XLA's own, values and gradients."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmhi_jax.models.convolution import ChannelwiseConv, _grouped_native, _grouped_patches
+from hmhi_jax.models.convolution import ChannelwiseConv, _grouped_native, _grouped_patches, _grouped_shifted
 
 
 @pytest.mark.parametrize(
     ("shape", "size", "stride", "features"),
-    [((2, 8, 12, 3), 7, 4, 6), ((1, 5, 9, 2), 7, 4, 2), ((1, 6, 5, 4), 3, 2, 12)],
+    [((2, 8, 12, 3), 7, 4, 6), ((1, 5, 9, 2), 7, 4, 2), ((1, 6, 5, 4), 3, 2, 12), ((1, 9, 8, 2), 3, 4, 4)],
 )
-def test_the_forms_agree(shape, size, stride, features):
+@pytest.mark.parametrize("ours", [_grouped_patches, _grouped_shifted])
+def test_the_forms_agree(ours, shape, size, stride, features):
     x = jax.random.normal(jax.random.key(0), shape)
     kernel = jax.random.normal(jax.random.key(1), (size, size, 1, features))
 
@@ -20,9 +21,9 @@ def test_the_forms_agree(shape, size, stride, features):
         outputs, pullback = jax.vjp(lambda x, kernel: form(x, kernel, stride), x, kernel)
         return outputs, *pullback(jnp.cos(outputs))
 
-    for ours, expected in zip(value_and_gradients(_grouped_patches), value_and_gradients(_grouped_native), strict=True):
-        assert ours.shape == expected.shape
-        np.testing.assert_allclose(ours, expected, atol=2e-5, rtol=1e-5)
+    for found, expected in zip(value_and_gradients(ours), value_and_gradients(_grouped_native), strict=True):
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-5)
 
 
 def test_every_channel_is_seen_by_its_own_filters_alone():

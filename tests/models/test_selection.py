@@ -66,9 +66,10 @@ def test_any_mixture_of_ties_and_infinities(shape, seed, levels, masked):
     _check(np.where(rng.random(scores.shape) < masked, np.float32(-np.inf), scores), k)
 
 
-@pytest.mark.parametrize("limit", [50, 1000, 2048, 4096])
+@pytest.mark.parametrize("limit", [20, 50, 1000, 2048, 2049, 2079, 4096])
 def test_limit_equals_masking(limit):
     scores = np.random.default_rng(limit).normal(size=(8, 4096)).astype(np.float32)
+    scores[:, limit:] += 100  # the block that the limit cuts looks like the best one
     masked = np.where(np.arange(4096) < limit, scores, -np.inf).astype(np.float32)
     value, index = _in_blocks(scores, 50, jnp.int32(limit))
     expected_value, expected_index = _in_blocks(masked, 50)

@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from hmhi_jax.models.activations import gelu
 from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, dense, norm
 from hmhi_jax.models.backbones.registry import BackboneSpec, register
 from hmhi_jax.models.convolution import PatchConv
@@ -111,7 +112,7 @@ class SwinBlock(nn.Module):
         attention = WindowAttention(self.heads, self.shift, self.flow_adapters, self.dtype, name="attn")
         x = x + drop(attention(norm(EPSILON, self.dtype, "norm1")(x), flow_rows))
         hidden = dense(4 * channels, self.dtype, "expand")(norm(EPSILON, self.dtype, "norm2")(x))
-        x = x + drop(dense(channels, self.dtype, "project")(jax.nn.gelu(hidden, approximate=False)))
+        x = x + drop(dense(channels, self.dtype, "project")(gelu(hidden)))
         if self.flow_adapters:
             x = add_to_flow_rows(x, x, flow_rows, FlowAdapter(channels, self.dtype, name="adapter"))
         return x

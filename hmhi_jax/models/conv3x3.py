@@ -1,0 +1,84 @@
+"""The 3x3 convolutions between wide maps, where most of the network's arithmetic is."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float
+
+from hmhi_jax.models.platforms import by_platform, differentiated_as
+from hmhi_jax.models.resampling import enlarge
+from hmhi_jax.models.winograd import TILE, transform_kernel, winograd_conv, winograd_conv_joined
+
+# Measured on CPU: with fewer tiles, transforming the kernel costs more than the products it saves; with fewer channels,
+# the transforms of inputs and outputs do.
+FEWEST_TILES = 64
+FEWEST_CHANNELS = 64
+
+
+def conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:
+    """Stride 1, zero padding that keeps the size.
+
+    On CPU a value in float32 is computed with a quarter of the multiplications. Gradients, half precision (whose
+    rounding the transforms would enlarge) and accelerators, whose convolutions are better fed than small matrix
+    products, take the plain form.
+    """
+    return (_in_platform_form if _pays(x, kernel) else plain_conv3x3)(x, kernel)
+
+
+def conv3x3_joined(
+    x: Float[Array, "B H W C"], small: Float[Array, "B h w E"], kernel: Float[Array, "3 3 _ D"]
+) -> Float[Array, "B H W D"]:
+    """`conv3x3` of `x` with `small`, enlarged bicubically to twice its size, as further channels."""
+    return (_joined_in_platform_form if _pays(x, kernel) else plain_conv3x3_joined)(x, small, kernel)
+
+
+def plain_conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:
+    return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def plain_conv3x3_joined(
+    x: Float[Array, "B H W C"], small: Float[Array, "B h w E"], kernel: Float[Array, "3 3 _ D"]
+) -> Float[Array, "B H W D"]:
+    return plain_conv3x3(jnp.concatenate([x, enlarge(small, 2)], -1), kernel)
+
+
+def _pays(x: Array, kernel: Array) -> bool:
+    tiles = x.shape[0] * (x.shape[1] // TILE) * (x.shape[2] // TILE)
+    return x.dtype == jnp.float32 and tiles >= FEWEST_TILES and min(kernel.shape[2:]) >= FEWEST_CHANNELS
+
+
+def _forms(x: Array, kernel: Array) -> Array:
+    def transformed(x: Array, kernel: Array) -> Array:
+        return winograd_conv(x, transform_kernel(kernel))
+
+    return by_platform(x, kernel, cpu=transformed, accelerator=plain_conv3x3)
+
+
+def _joined_forms(x: Array, small: Array, kernel: Array) -> Array:
+    def transformed(x: Array, small: Array, kernel: Array) -> Array:
+        return winograd_conv_joined(x, small, transform_kernel(kernel))
+
+    return by_platform(x, small, kernel, cpu=transformed, accelerator=plain_conv3x3_joined)
+
+
+_in_platform_form = differentiated_as(plain_conv3x3, _forms)
+_joined_in_platform_form = differentiated_as(plain_conv3x3_joined, _joined_forms)
+
+
+class Conv3x3(nn.Module):
+    """`conv3x3`, or `conv3x3_joined` where `small` is given, with its kernel `[3, 3, channels, features]` and bias."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], small: Float[Array, "B h w E"] | None = None
+    ) -> Float[Array, "B H W D"]:
+        channels = x.shape[-1] + (0 if small is None else small.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, (3, 3, channels, self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        outputs = conv3x3(x, kernel) if small is None else conv3x3_joined(x, small.astype(self.dtype), kernel)
+        return outputs + bias.astype(self.dtype)[None, None, None]

@@ -1,0 +1,54 @@
+"""The read-out layers' feed-forward in pieces against the plain form, and the GELU against its definition."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hmhi_jax.models import token_feed_forward as module
+from hmhi_jax.models.activations import gelu
+from hmhi_jax.models.token_feed_forward import (
+    FeedForwardWeights,
+    feed_forward,
+    feed_forward_in_pieces,
+    token_feed_forward,
+)
+
+
+def _inputs(batch: int, tokens: int):
+    shapes = ((batch, tokens, 6), (6, 20), (20,), (20, 6), (6,))
+    x, *weights = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+    return x, FeedForwardWeights(*weights)
+
+
+@pytest.mark.parametrize(("batch", "tokens"), [(1, 64), (2, 48), (1, 7), (1, 31)])
+def test_pieces_equal_the_plain_form(batch, tokens, monkeypatch):
+    monkeypatch.setattr(module, "PIECE", 16)
+    x, weights = _inputs(batch, tokens)
+    found = jax.jit(feed_forward_in_pieces)(x, weights)
+    np.testing.assert_allclose(found, feed_forward(x, weights), atol=1e-5)
+
+
+def test_gradients_are_those_of_the_plain_form(monkeypatch):
+    monkeypatch.setattr(module, "PIECE", 16)
+    x, weights = _inputs(1, 64)
+
+    def gradients(form):
+        return jax.jit(jax.grad(lambda x, w: jnp.sin(form(x, w)).sum(), (0, 1)))(x, weights)
+
+    ours, plain = gradients(token_feed_forward), gradients(feed_forward)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_gelu():
+    x = np.linspace(-8, 8, 4001).astype(np.float32)
+    exact = [float(v) / 2 * (1 + math.erf(float(v) / math.sqrt(2))) for v in x]
+    np.testing.assert_allclose(gelu(jnp.asarray(x)), exact, atol=1e-6)
+    half = jnp.asarray(x, jnp.bfloat16)
+    assert gelu(half).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(gelu(half), gelu(half.astype(jnp.float32)).astype(jnp.bfloat16))
+    slope = jax.vmap(jax.grad(gelu))(jnp.asarray([-1.0, 0.0, 2.0]))
+    np.testing.assert_allclose(slope, [-0.0833155, 0.5, 1.0852318], atol=1e-6)
