@@ -44,10 +44,15 @@ for _name in _COMMANDS:
     importlib.import_module(f"{__name__}.{_name}").register(app)
 
 
+def command() -> None:
+    """The console script: `main`, in a process with large memory pages."""
+    large_pages.restart()
+    main()
+
+
 def main() -> None:
-    """Entry point: bad input is one line and exit code 2; Ctrl-C is exit code 130."""
+    """Bad input is one line and exit code 2; Ctrl-C is exit code 130."""
     try:
-        large_pages.restart()
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
