@@ -23,7 +23,18 @@ from hmhi_jax.interop.torch_names import UNUSED
 from hmhi_jax.interop.torch_weights import expected_encoder_entries, expected_entries, from_torch, to_torch
 from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.models import build_model
+from hmhi_jax.models.backbones import BackboneSpec, register
+from hmhi_jax.models.backbones.swin import SwinTransformer
 
+register(
+    "swin_test",
+    BackboneSpec(
+        channels=(2, 4, 8, 16),
+        decoder_width=16,
+        build=SwinTransformer,
+        arguments={"width": 2, "depths": (2, 1, 1, 1), "heads": (1, 1, 1, 1)},
+    ),
+)
 ARGUMENTS = {"backbone": "mit_tiny", "decoder_width": 16, "feedforward": 64, "plam": False}
 
 
@@ -139,6 +150,43 @@ def test_an_encoder_alone(tmp_path):
     )
     convert(tmp_path / "encoder.safetensors", tmp_path / "back.pth")
     same(read_torch_checkpoint(tmp_path / "back.pth"), plain)
+
+
+def test_a_file_of_swin_s_authors(tmp_path):
+    """data/swin.pth: their names and buffers under `model` in a network of widths 2 to 16, saved by torch 2.13."""
+    path = Path(__file__).parent / "data" / "swin.pth"
+    text = convert("--check", path)
+    for line in (
+        "PyTorch checkpoint, under 'model'\n",
+        "names     of Swin's authors, timm before 0.9\n",
+        "network   an encoder alone: backbone swin_test\n",
+        "dropped   2: classifier head: head.weight, head.bias\n",
+        "dropped   2: norm before the classifier: norm.weight, norm.bias\n",
+        "dropped   5: relative-position indices, a constant: layers.*.blocks.*.attn.relative_position_index (5)\n",
+        "dropped   1: attention masks, a constant: layers.0.blocks.1.attn_mask\n",
+        "fits      yes\n",
+    ):
+        assert line in text
+
+    convert(path, tmp_path / "encoder.safetensors")
+    shapes = {name: entry.shape for name, entry in expected_encoder_entries("swin_test").items()}
+    drawn = cases.recipe.state_dict({name.removeprefix("backbone."): shape for name, shape in shapes.items()}, 11)
+    encoder = load_weights(tmp_path / "encoder.safetensors").variables["params"]["encoder"]
+    for ours, theirs in {
+        "stage1_block1/attn/qkv": "layers.0.blocks.1.attn.qkv",
+        "stage2_merge": "layers.0.downsample.reduction",  # opens our stage, closes their layer
+        "stage4_block0/project": "layers.3.blocks.0.mlp.fc2",
+    }.items():
+        module = encoder
+        for name in ours.split("/"):
+            module = module[name]
+        np.testing.assert_array_equal(module["kernel"], drawn[f"{theirs}.weight"].T, err_msg=ours)
+
+    convert(tmp_path / "encoder.safetensors", tmp_path / "back.pth")
+    back = read_torch_checkpoint(tmp_path / "back.pth", verify=True)["model"]
+    assert {name for name in back if not UNUSED.fullmatch(name)} == set(drawn)
+    for name, array in drawn.items():
+        np.testing.assert_array_equal(back[name], array, err_msg=name)
 
 
 def test_batch_statistics_and_window_positions_are_written_for_strict_loaders():
