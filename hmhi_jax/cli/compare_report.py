@@ -1,12 +1,12 @@
 """What `hmhi compare` prints and writes."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hmhi_jax.complete_files import write_text
 from hmhi_jax.interop import comparison, comparison_page
 from hmhi_jax.interop.compare_sides import Side, cores
 
@@ -175,15 +175,9 @@ def _publish(
         f"{facts['video']} ({facts['frames']} frames), weights: {facts['weights']}, {cores()} cores"
     )
     page = comparison_page.render_page("HMHI-Net: JAX and PyTorch", line, verdict, good, tables, chart, strips)
-    _write(folder / "report.json", json.dumps(data, indent=1))
-    _write(folder / "report.html", page)
+    write_text(folder / "report.json", json.dumps(data, indent=1))
+    write_text(folder / "report.html", page)
     _print(line, verdict, good, tables)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _print(line: str, verdict: str, good: bool, tables: list[tuple[str, str, list[dict[str, Any]]]]) -> None:

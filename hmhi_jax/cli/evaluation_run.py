@@ -1,7 +1,6 @@
 """Inference on data sets and their scores: puts together inference and evaluation, which know nothing of each other."""
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 
 from hmhi_jax.cli.evaluation_config import checked_set, evaluation_section, listed_readings, network_size
 from hmhi_jax.cli.progress import frame_progress
+from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.layouts import Dataset, open_dataset
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.frame_scores import Measures
@@ -179,6 +179,4 @@ def _predict(
 
 
 def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1, allow_nan=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(value, indent=1, allow_nan=True) + "\n")

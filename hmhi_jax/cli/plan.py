@@ -1,7 +1,6 @@
 """`hmhi plan`: what a training run needs on chips this machine does not have."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +45,7 @@ def plan(
     quiet_environment()
     from rich.console import Console
 
+    from hmhi_jax.complete_files import write_text
     from hmhi_jax.planning.plan import make_plan
     from hmhi_jax.planning.report import as_json, as_text
     from hmhi_jax.planning.run_config import changed, load_config
@@ -59,10 +59,7 @@ def plan(
         )  # fmt: skip
     typer.echo(as_text(made), nl=False)
     if json_file:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        partial = json_file.with_name(f".{json_file.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(as_json(made), indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, json_file)
+        write_text(json_file, json.dumps(as_json(made), indent=2) + "\n")
 
 
 def register(app: typer.Typer) -> None:

@@ -37,6 +37,7 @@ def synthesise(
     import os
     from itertools import islice
 
+    from hmhi_jax.complete_files import completed
     from hmhi_jax.data.flow import FlowRecipe
     from hmhi_jax.data.synthetic.packs import contact_sheet, read_clip, write_pack
     from hmhi_jax.data.synthetic.settings import Settings
@@ -74,8 +75,8 @@ def synthesise(
         from PIL import Image
 
         picture = contact_sheet(read_clip(video) for video in islice(pack, 12))
-        Image.fromarray(picture).save(out / "sheet.png.partial", format="png")
-        (out / "sheet.png.partial").replace(out / "sheet.png")
+        with completed(out / "sheet.png") as partial:
+            Image.fromarray(picture).save(partial, format="png")
     print(f"{out}: {len(pack)} clips, {sum(len(video.frame_names) for video in pack)} frames")
 
 

@@ -1,7 +1,6 @@
 """A training run from its config: puts the rooms together that must not know each other. `train.py` calls it."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from hmhi_jax.cli.training_validation import Validation, best_metric
 from hmhi_jax.compilation_cache import enable as enable_compilation_cache
+from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.moving_blobs import write_moving_blobs
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.weights_file import CHECKPOINT_EXPORT, load_weights, save_weights
@@ -119,6 +119,4 @@ def _with_generated_data(config: ConfigDict, folder: Path) -> ConfigDict:
 def _write_json(path: Path, value: Any) -> None:
     if jax.process_index() != 0:
         return
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(value, indent=2) + "\n")

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from hmhi_jax.complete_files import completed
 from hmhi_jax.data.camera import known_flow, remove_camera
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
@@ -211,12 +212,11 @@ def read_flo(path: str | Path) -> Float[np.ndarray, "h w 2"]:
 def write_flo(path: str | Path, flow: Float[np.ndarray, "h w 2"]) -> None:
     """Write a Middlebury `.flo` file (float32, little endian), under a temporary name first."""
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     height, width = flow.shape[:2]
     header = np.float32(_MAGIC).astype("<f4").tobytes() + np.array([width, height], "<i4").tobytes()
     try:
-        partial.write_bytes(header + flow.astype("<f4").tobytes())
-        partial.replace(path)
+        with completed(path) as partial:
+            partial.write_bytes(header + flow.astype("<f4").tobytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 

@@ -1,6 +1,5 @@
 """Flow pictures of a whole data set, made once and kept beside the frames."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from hmhi_jax.complete_files import completed
 from hmhi_jax.data.decoding import Picture, PictureError, read_picture
 from hmhi_jax.data.flow import FlowRecipe, flow_picture
 from hmhi_jax.data.layouts import Dataset, VideoRecord
@@ -211,9 +211,8 @@ def _there(picture: Picture | None) -> Picture:
 
 
 def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        with completed(path) as partial:
+            partial.write_bytes(data)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error

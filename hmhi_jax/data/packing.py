@@ -29,6 +29,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+from hmhi_jax.complete_files import write_text
 from hmhi_jax.errors import InputError
 
 INDEX = "index.json"
@@ -334,7 +335,5 @@ class _encoder:
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".partial")
     with _writing(path):
-        temporary.write_text(text)
-        os.replace(temporary, path)
+        write_text(path, text)

@@ -1,12 +1,12 @@
 """Write scores as files: `scores.json`, `scores.csv`, `frames.csv`, `scores.md` and the page `report.html`."""
 
 import datetime
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import hmhi_jax
+from hmhi_jax.complete_files import write_text
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pictures import READINGS, VoidLabel
 from hmhi_jax.evaluation.report_markup import Page, frame_measure, lead_figure, main_scores, worst_and_best
@@ -143,11 +143,8 @@ def _write(runs: Sequence[Run], folder: Path, page: Page) -> Path:
         "report.html": render(page),
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            partial = folder / f".{name}.{os.getpid()}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(folder / name)
+            write_text(folder / name, text)
     except OSError as error:
         raise InputError(f"{folder}: the report cannot be written ({error.strerror}); choose another folder") from error
     return folder / "report.html"

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from hmhi_jax.complete_files import write_text
 from hmhi_jax.errors import InputError
 
 MANIFEST = "predictions.json"
@@ -121,10 +122,7 @@ def check_manifest(root: Path, settings: Mapping[str, Any], overwrite: bool, wri
     if not writer:
         return
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(dict(settings), indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, json.dumps(dict(settings), indent=1) + "\n")
     except OSError as error:
         raise InputError(f"{root}: cannot be written to ({error.strerror}); choose another folder") from error
 

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import math
 import os
-import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from hmhi_jax.complete_files import completed
 from hmhi_jax.errors import InputError
 
 TINT = (255, 40, 110)  # of what was segmented, RGB
@@ -40,14 +40,8 @@ def writing(path: str | Path) -> Iterator[None]:
 
 def write_file(path: Path, data: bytes, workplace: Path) -> None:
     """Write bytes to a file in `workplace` (on the same disk), then give it its name. Raises `InputError`."""
-    partial = workplace / f"{path.name}.{threading.get_ident()}.partial"
-    with writing(path):
-        try:
-            partial.write_bytes(data)
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+    with writing(path), completed(path, workplace) as partial:
+        partial.write_bytes(data)
 
 
 def write_png(path: Path, picture: UInt8[np.ndarray, "H W *channels"], workplace: Path) -> None:

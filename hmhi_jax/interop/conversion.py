@@ -1,8 +1,6 @@
 """From recognised weights to a file of another kind."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.identify import Identity
@@ -139,20 +138,16 @@ def _write_named(target: Path, kind: str, entries: Mapping[str, np.ndarray], met
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "safetensors":
-            arrays = {name: np.asarray(array, order="C") for name, array in entries.items()}
-            save_file(arrays, partial, metadata={"hmhi": metadata})
-        else:
-            with partial.open("wb") as file:
-                np.savez(file, **{METADATA: np.asarray(metadata)}, **entries)
-        os.replace(partial, target)
+        with completed(target) as partial:
+            if kind == "safetensors":
+                arrays = {name: np.asarray(array, order="C") for name, array in entries.items()}
+                save_file(arrays, partial, metadata={"hmhi": metadata})
+            else:
+                with partial.open("wb") as file:
+                    np.savez(file, **{METADATA: np.asarray(metadata)}, **entries)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{target}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_orbax(target: Path, variables: Mapping[str, Any], header: Mapping[str, Any]) -> None:
@@ -160,19 +155,9 @@ def _write_orbax(target: Path, variables: Mapping[str, Any], header: Mapping[str
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: exists already; name a folder that does not, or remove it")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial").absolute()
+    parts = {ORBAX_VARIABLES: ocp.args.StandardSave(dict(variables)), ORBAX_HEADER: ocp.args.JsonSave(dict(header))}
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            parts = {
-                ORBAX_VARIABLES: ocp.args.StandardSave(dict(variables)),
-                ORBAX_HEADER: ocp.args.JsonSave(dict(header)),
-            }
+        with completed(target) as partial, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             checkpointer.save(partial, args=ocp.args.Composite(**parts))
-        if target.exists():
-            target.rmdir()
-        os.replace(partial, target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -12,7 +12,6 @@ Features are a tuple; the memory is a dict of arrays. Both are handed in and bac
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from flax.traverse_util import unflatten_dict
 from jax import export as jax_export
 from jaxtyping import Array, UInt8
 
+from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.preprocessing import normalise
 from hmhi_jax.errors import InputError
@@ -115,23 +115,20 @@ def write_export(
         "flow": json.loads(flow_recipe.to_json()),
         "jax": jax.__version__,
     }
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-        for name, data in serialized.items():
-            (partial / f"{name}.stablehlo").write_bytes(data)
-        if not parameters_inside:
-            from safetensors.numpy import save_file
+        with completed(folder) as partial:
+            partial.mkdir()
+            for name, data in serialized.items():
+                (partial / f"{name}.stablehlo").write_bytes(data)
+            if not parameters_inside:
+                from safetensors.numpy import save_file
 
-            save_file(parameters, partial / WEIGHTS)
-        (partial / HEADER).write_text(json.dumps(header, indent=2) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+                save_file(parameters, partial / WEIGHTS)
+            (partial / HEADER).write_text(json.dumps(header, indent=2) + "\n")
+            if folder.exists():
+                shutil.rmtree(folder)
     except OSError as error:
         raise InputError(f"{folder}: the export cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

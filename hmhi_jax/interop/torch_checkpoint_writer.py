@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hmhi_jax.complete_files import completed
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.torch_checkpoint import STORAGES
 
@@ -20,23 +21,19 @@ def write_torch_checkpoint(path: str | os.PathLike[str], value: Mapping[str, Any
     under its name only when it is complete.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     storages: list[np.ndarray] = []
     pickle = b"\x80\x02" + b"".join(_pickled(value, storages)) + b"."
     root = "archive"
     try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        with completed(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             archive.writestr(f"{root}/data.pkl", pickle)
             archive.writestr(f"{root}/byteorder", b"little")
             for index, array in enumerate(storages):
                 little = array.astype(array.dtype.newbyteorder("<"), copy=False)
                 _write_aligned(archive, f"{root}/data/{index}", memoryview(little.reshape(-1).view(np.uint8)))
             archive.writestr(f"{root}/version", b"3\n")
-        os.replace(partial, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _pickled(value: Any, storages: list[np.ndarray]) -> Iterator[bytes]:

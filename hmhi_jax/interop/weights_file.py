@@ -5,10 +5,8 @@ entry, `hmhi`, a JSON object: `model` (keyword arguments of `build_model`), `inp
 were trained for), `flow` (a `FlowRecipe`) and `extra` (whatever the writer wants to keep, such as scores).
 """
 
-import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 
@@ -76,16 +75,11 @@ def save_weights(
         "extra": dict(extra or {}),
     }
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(save(arrays, metadata={"hmhi": json.dumps(header)}))  # `save_file` hides it from others
-        os.replace(partial, path)
+        with completed(path) as partial:
+            partial.write_bytes(save(arrays, metadata={"hmhi": json.dumps(header)}))  # `save_file` hides it from others
     except OSError as error:
         raise InputError(f"{path}: weights cannot be written ({error.strerror})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def load_weights(name_or_path: str | Path) -> Weights:

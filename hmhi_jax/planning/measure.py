@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hmhi_jax.compilation_cache import cache_folder
+from hmhi_jax.complete_files import write_text
 from hmhi_jax.planning.arithmetic import program_flops
 from hmhi_jax.planning.collectives import Collective, collectives
 from hmhi_jax.planning.estimate import estimate
@@ -65,10 +66,7 @@ def measure(lowered: Any, topology: Topology, mesh: dict[str, int]) -> Measured:
     if stored.exists():
         return Measured.from_json(json.loads(stored.read_text(encoding="utf-8")))
     measured = _compile(lowered, topology, mesh)
-    stored.parent.mkdir(parents=True, exist_ok=True)
-    partial = stored.with_name(f".{stored.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(dataclasses.asdict(measured)), encoding="utf-8")
-    os.replace(partial, stored)
+    write_text(stored, json.dumps(dataclasses.asdict(measured)))
     return measured
 
 

@@ -1,7 +1,6 @@
 """What a run tells: a JSON line per step, TensorBoard, and a progress bar. Only process 0 of a run logs."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -12,6 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from hmhi_jax.complete_files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -41,12 +42,9 @@ class MetricsLog:
         if not active:
             return
         folder = Path(workdir).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS_FILE
         kept = last_logged_lines(path, start_step)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             from tensorboardX import SummaryWriter

@@ -200,7 +200,7 @@ def test_broken_flo_files_are_explained(tmp_path):
     with pytest.raises(InputError, match="width -1"):
         read_flo(path)
     with pytest.raises(InputError, match="cannot be written"):
-        write_flo(tmp_path / "missing" / "a.flo", np.zeros((4, 6, 2), np.float32))
+        write_flo(path / "a.flo", np.zeros((4, 6, 2), np.float32))  # in a file
 
 
 def test_real_flow_files_agree_with_estimated_flow(davis):
