@@ -51,7 +51,10 @@ def compare(
     arguments, weights, recipe = _weights(checkpoint, backbone, seed, memory_frames, recipe)
     compare_sides.check_release(release.expanduser().absolute(), python, arguments)
     folder = (out or Path(f"compare-{arguments['backbone']}{'-train' if train else ''}")).expanduser().absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder}: no folder can be made there ({error.strerror})") from None
     model = build_model(**arguments)
     switches = ("backbone", "memory_frames", "shallow_memory", "deep_memory", "sgim", "plam")
     try:

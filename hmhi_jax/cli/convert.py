@@ -52,12 +52,18 @@ def convert(
         raise InputError("no OUT given, expected a .safetensors, .npz or .pth file or a folder (or --check)")
     if target is not None and not check:
         format_of(target)
+    if input_size is not None and any(side < 32 or side % 32 for side in input_size):
+        raise InputError(f"--input-size is {input_size[0]} {input_size[1]}, expected two multiples of 32")
     recipe = FlowRecipe.from_json(flow) if flow is not None else None
     found = identify(read_source(source), backbone)
     describe(found)
     if check:
         raise typer.Exit(0 if found.fit else 1)
     assert target is not None
+    if not found.fit:
+        counts = ((found.fit.missing, "missing"), (found.fit.unused, "left over"), (found.fit.misshapen, "misshapen"))
+        listed = ", ".join(f"{len(names)} {kind}" for names, kind in counts if names)
+        raise InputError(f"{source}: does not fit {found.backbone} ({listed}, see above); nothing was written")
     header = header_of(found, memory_frames=memory_frames, input_size=input_size, flow_recipe=recipe)
     write_weights(found, target, header, torch_names=names == "torch", dtype=dtype)
     print(f"wrote     {target}: {json.dumps(header['model'])}")

@@ -117,6 +117,7 @@ def test_training_steps_of_a_checkpoint(video, both_sides_ours, tmp_path):
         (["--size", 100], "multiple of 32"),
         (["--checkpoint", "encoder.pth"], "an encoder alone, expected weights of a whole network"),
         (["--input", "missing.mp4"], "no such file"),
+        (["--out", "encoder.pth"], r"--out .*encoder\.pth: no folder can be made there \(File exists\)"),
         (["--flow", "{}}"], "not JSON"),
     ],
 )
