@@ -39,9 +39,13 @@ def expected_entries(model: HMHINet) -> dict[str, Entry]:
     return _entries(variable_shapes(model), model.backbone)
 
 
-@functools.lru_cache(maxsize=8)
 def expected_encoder_entries(backbone: str, flow_adapters: bool | None = None) -> dict[str, Entry]:
     """The same for an encoder alone, names with `backbone.`; `flow_adapters` None takes the backbone's default."""
+    return _encoder_entries(backbone, spec(backbone).flow_adapters if flow_adapters is None else flow_adapters)
+
+
+@functools.lru_cache(maxsize=8)
+def _encoder_entries(backbone: str, flow_adapters: bool) -> dict[str, Entry]:
     encoder = spec(backbone).make(flow_adapters=flow_adapters)
     pictures = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
     shapes = jax.eval_shape(lambda key, x: encoder.init(key, x, flow_rows=1), jax.random.key(0), pictures)

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from goldens import cases
 
 from hmhi_jax.interop.torch_weights import encoder_from_torch, expected_encoder_entries, variable_shapes
-from hmhi_jax.models import build_model, frame, segment_clip
+from hmhi_jax.models import build_model, frame
 from hmhi_jax.models.backbones import backbone_names, mit, plain_conv, resnet, spec, swin
 
 # Encoder alone: the release's classes (with adapters where it has them), torchvision's models without classifier
@@ -88,12 +88,6 @@ def test_the_published_backbones_are_registered():
     assert set(PARAMETERS) <= set(backbone_names())
 
 
-@pytest.mark.parametrize("backbone", PARAMETERS)
-def test_parameter_count(backbone):
-    entries = expected_encoder_entries(backbone)
-    assert sum(int(np.prod(e.shape)) for e in entries.values() if e.path.startswith("params/")) == PARAMETERS[backbone]
-
-
 @pytest.mark.parametrize(
     ("backbone", "width"),
     [
@@ -104,10 +98,6 @@ def test_parameter_count(backbone):
 )
 def test_decoder_width(backbone, width):
     assert spec(backbone).decoder_width == width
-
-
-def small_model(backbone: str, **changes):
-    return build_model(backbone, memory_frames=1, feedforward=64, decoder_width=16, drop_path=0.0, top_k=8, **changes)
 
 
 def numbered_variables(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
@@ -126,17 +116,23 @@ nested = partial(unflatten_dict, sep="/")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", sorted({*PARAMETERS, *OURS} - {"mit_b0", "swin_base"}))
+@pytest.mark.parametrize("backbone", [*PARAMETERS, *OURS])
 def test_a_clip_and_its_gradient(backbone):
-    """Every entry but two whose blocks differ from another's in width alone (half a minute of compiling each)."""
-    # Without the banks: what they add is the same for every encoder but for its widths, which the next test checks.
-    model = small_model(backbone, shallow_memory=False, deep_memory=False)
-    clip = np.random.default_rng(1).standard_normal((1, 2, 64, 64, 3)).astype(np.float32)
-    variables = nested(numbered_variables(variable_shapes(model)))
-    encoder = jax.tree.map(jnp.asarray, variables["params"].pop("encoder"))
+    """The whole network of every entry, with the parameters its publishers count: two frames and all gradients."""
+    model = build_model(backbone, memory_frames=1, feedforward=64, decoder_width=16, drop_path=0.0, top_k=8)
+    shapes = variable_shapes(model)
+    if backbone in PARAMETERS:
+        sizes = {path: leaf.size for path, leaf in shapes.items() if path.startswith("params/encoder/")}
+        assert sum(sizes.values()) == PARAMETERS[backbone]
+    # PLAM's grouped convolution follows the ratio of the widths: each shallow channel gives as many deep ones.
+    widths = spec(backbone).channels
+    assert shapes["params/plam_module/downsample/kernel"].shape == (7, 7, 1, widths[3])
 
-    def loss(encoder):
-        whole = {**variables, "params": {**variables["params"], "encoder": encoder}}
+    clip = np.random.default_rng(1).standard_normal((1, 2, 64, 64, 3)).astype(np.float32)
+    variables = jax.tree.map(jnp.asarray, nested(numbered_variables(shapes)))
+
+    def loss(params):
+        whole = {**variables, "params": params}
         features = model.apply(whole, clip, -clip, method="encode")
         memory, first = model.apply(whole, frame(features, 0), method="start")
         _, second = model.apply(whole, memory, frame(features, 1), method="step")
@@ -144,40 +140,18 @@ def test_a_clip_and_its_gradient(backbone):
         return jnp.square(logits - 1).mean(), (features, logits)
 
     with block_programs():
-        (_, (features, logits)), gradient = jax.value_and_grad(loss, has_aux=True)(encoder)
+        (_, (features, logits)), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
     assert [x.shape[2:] for x in features] == [
-        (64 // stride, 64 // stride, channels)
-        for stride, channels in zip((4, 8, 16, 32), spec(backbone).channels, strict=True)
+        (64 // stride, 64 // stride, channels) for stride, channels in zip((4, 8, 16, 32), widths, strict=True)
     ]
     assert logits.shape == (1, 2, 64, 64, 1)
     assert np.isfinite(np.asarray(logits)).all()
-    for path, g in flatten_dict(gradient, sep="/").items():
-        largest = np.abs(np.asarray(g)).max()
-        assert 0 < largest < np.inf, path
-
-
-@pytest.mark.parametrize(
-    ("backbone", "groups", "outputs"),
-    [("mit_b0", 64, 256), ("mit_tiny", 64, 128), ("swin_base", 256, 1024), ("resnet50", 512, 2048)],
-)
-def test_the_whole_network_takes_its_widths(backbone, groups, outputs):
-    """A clip with banks, SGIM and PLAM, traced with its gradient but not computed; the others share these widths."""
-    model = build_model(backbone)
-    clip = jax.ShapeDtypeStruct((1, 2, 64, 96, 3), jnp.float32)
-    shapes = nested(variable_shapes(model))
-    assert {"shallow_bank", "deep_bank", "sgim_module", "plam_module"} <= set(shapes["params"])
-    # PLAM's grouped convolution follows the ratio of the widths: as many groups as the shallow bank has channels.
-    assert shapes["params"]["plam_module"]["downsample"]["kernel"].shape == (7, 7, 1, outputs)
-    assert spec(backbone).channels[1] == groups
-
-    def loss(params, rest, frames, flows):
-        logits = segment_clip(model, {**rest, "params": params}, frames, flows)
-        assert logits.shape == (1, 2, 64, 96, 1)
-        return logits.mean()
-
-    rest = {name: tree for name, tree in shapes.items() if name != "params"}
-    gradient = jax.eval_shape(jax.grad(loss), shapes["params"], rest, clip, clip)
-    assert jax.tree.map(lambda x: x.shape, gradient) == jax.tree.map(lambda x: x.shape, shapes["params"])
+    largest = {path: np.abs(np.asarray(g)).max() for path, g in flatten_dict(gradient, sep="/").items()}
+    assert all(np.isfinite(size) for size in largest.values())
+    # Untrained numbers saturate a gate of the decoder behind a hundred layers, which has no gradient then.
+    assert all(size > 0 for path, size in largest.items() if path.startswith("encoder/")), largest
+    reached = {path.split("/")[0] for path, size in largest.items() if size > 0}
+    assert reached == {"encoder", "decoder", "shallow_bank", "deep_bank", "sgim_module", "plam_module"}
 
 
 SHALLOW = {
