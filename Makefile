@@ -35,7 +35,7 @@ demo: $(VENV)/installed $(CLIP)
 	@find $(DEMO) -name sheet.png -o -name overlay.mp4 -o -name summary.json | sort | sed 's/^/  /'
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q -n auto --dist loadscope --durations=25
+	$(BIN)/python -m pytest -q -n auto --dist loadscope --no-loadscope-reorder --durations=25
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

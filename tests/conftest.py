@@ -1,5 +1,6 @@
 """Eight CPU devices, strict rank promotion, shapes checked at every call, and a persistent compilation cache."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,6 +22,20 @@ jax.config.update(
     os.environ.get("HMHI_TEST_CACHE", str(Path.home() / ".cache" / "hmhi-jax" / "tests")),
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: with several workers none is left alone with one of them in the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Tracing makes millions of objects, and looking through all that was imported each time costs a tenth of it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -6,12 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from block_programs import block_programs, forget_programs
 from goldens import cases
 
 from hmhi_jax.models import segment_clip
 
 MAPS = ("fused1", "fused2", "fused3", "fused4", "mem_shallow", "mem_deep", "coarse_logits")
 LATER_MAPS = ("read_shallow", "read_deep", "sgim", "plam")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs():
+    yield
+    forget_programs()
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,8 @@ def test_logits_of_every_frame(main_case):
 def test_switches(name):
     case = cases.load(name)
     model, variables = cases.model_and_variables(case)
-    logits = jax.jit(partial(segment_clip, model))(variables, *case.clip())
+    with block_programs():
+        logits = model.apply(variables, *case.clip())
     assert np.abs(np.asarray(logits) - case.expected["logits"]).max() < 2e-4
 
 
@@ -67,7 +75,8 @@ def test_batch_of_two_at_256():
 def test_bfloat16_compute_agrees_on_signs():
     case = cases.load("mit_b1_128")
     model, variables = cases.model_and_variables(case, dtype=jnp.bfloat16)
-    logits = jax.jit(partial(segment_clip, model))(variables, *case.clip())
+    with block_programs():
+        logits = model.apply(variables, *case.clip())
     assert logits.dtype == jnp.float32
     assert {x.dtype.name for x in jax.tree.leaves(variables)} == {"float32"}
     assert np.mean((np.asarray(logits) > 0) == (case.expected["logits"] > 0)) >= 0.99

@@ -6,11 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from block_programs import block_programs, forget_programs
 from flax import serialization
 from small_network import random_variables, small_model
 
 import hmhi_jax as hmhi
 from hmhi_jax.models import Bank, frame, segment_features
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs():
+    yield
+    forget_programs()
 
 
 @cache
@@ -19,11 +26,15 @@ def tiny(**arguments):
     return model, random_variables(model)
 
 
-@cache
+def applied(variables, *inputs, method="__call__", **arguments):
+    """The unrolled network or a part of it, in programs that these tests share."""
+    with block_programs():
+        return small_model(**arguments).apply(variables, *inputs, method=method)
+
+
 def parts(**arguments):
-    """`encode`, `start` and `step`, jitted."""
-    model, _ = tiny(**arguments)
-    return tuple(jax.jit(partial(model.apply, method=name)) for name in ("encode", "start", "step"))
+    """`encode`, `start` and `step`."""
+    return tuple(partial(applied, method=name, **arguments) for name in ("encode", "start", "step"))
 
 
 def clip(batch=1, time=5, height=64, width=64, seed=0):
@@ -51,30 +62,25 @@ def test_later_frames_change_nothing_earlier():
 
 
 def test_no_gradient_flows_back_in_time_and_the_memory_carries_it_forward():
-    model, variables = tiny()
+    _, variables = tiny()
     frames, flows = clip()
-
-    @jax.jit
-    def gradient(frames):
-        return jax.grad(lambda x: hmhi.segment_clip(model, variables, x, flows)[:, 2].sum())(frames)
-
-    per_frame = np.abs(np.asarray(gradient(frames))).max((0, 2, 3, 4))
+    gradient = jax.grad(lambda x: applied(variables, x, flows)[:, 2].sum())(frames)
+    per_frame = np.abs(np.asarray(gradient)).max((0, 2, 3, 4))
     assert per_frame[3] == 0
     assert (per_frame[:3] > 0).all()
 
 
 def test_scan_equals_the_unrolled_loop():
-    model, variables = tiny()
-    segment, _ = jitted()
+    segment, variables = jitted()
     inputs = clip()
-    close(segment(variables, *inputs), jax.jit(model.apply)(variables, *inputs))
+    close(segment(variables, *inputs), applied(variables, *inputs))
 
 
 def test_batch_of_two_equals_two_batches_of_one_and_vmap():
     segment, variables = jitted()
     model, _ = tiny()
     frames, flows = clip(batch=2)
-    together = segment(variables, frames, flows)
+    together = applied(variables, frames, flows)
     alone = [segment(variables, frames[i : i + 1], flows[i : i + 1]) for i in range(2)]
     close(together, jnp.concatenate(alone))
     mapped = jax.jit(jax.vmap(lambda x, y: hmhi.segment_clip(model, variables, x[None], y[None])[0]))
@@ -133,7 +139,7 @@ def test_the_bank_holds_exactly_the_last_entries(capacity):
 
 def test_a_wrapped_ring_reads_like_one_that_did_not():
     """Frames 3.. of a video see the last M frames; a fresh memory filled with just those must give the same."""
-    _, variables = tiny(memory_frames=2)
+    _, variables = tiny()
     encode, start, step = parts(memory_frames=2)
     frames, flows = clip(time=6)
     features = encode(variables, frames, flows)
@@ -151,17 +157,15 @@ def test_a_wrapped_ring_reads_like_one_that_did_not():
 
 def test_slots_never_written_do_not_matter():
     """With more capacity than frames, only the order of summation may differ."""
-    wide, variables = jitted(memory_frames=7)
-    exact, _ = jitted(memory_frames=4)
+    _, variables = tiny()
     inputs = clip()
-    close(wide(variables, *inputs), exact(variables, *inputs))
+    close(applied(variables, *inputs, memory_frames=7), applied(variables, *inputs, memory_frames=4))
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 32)])
 def test_sizes_that_are_not_square(size):
-    segment, variables = jitted()
-    frames, flows = clip(time=3, height=size[0], width=size[1])
-    logits = segment(variables, frames, flows)
+    _, variables = tiny()
+    logits = applied(variables, *clip(time=3, height=size[0], width=size[1]))
     assert logits.shape == (1, 3, *size, 1)
     assert np.isfinite(logits).all()
 
@@ -193,14 +197,14 @@ def test_square_and_non_square_code_agree_on_the_shared_part():
     ],
 )
 def test_every_switch_runs_and_matters(switches):
-    segment, variables = jitted(**switches)
+    _, variables = tiny(**switches)
     inputs = clip()
-    logits = segment(variables, *inputs)
+    logits = applied(variables, *inputs, **switches)
     assert np.isfinite(logits).all()
     # Weights are drawn by name, so what both networks have is the same; a switched-off module has none.
-    full, full_variables = jitted()
+    _, full_variables = tiny()
     assert set(variables["params"]) <= set(full_variables["params"])
-    assert np.abs(logits - full(full_variables, *inputs)).max() > 1e-4
+    assert np.abs(logits - applied(full_variables, *inputs)).max() > 1e-4
 
 
 def test_dropout_follows_its_key():
@@ -218,7 +222,7 @@ def test_dropout_follows_its_key():
 def test_one_frame_is_a_clip():
     segment, variables = jitted()
     frames, flows = clip()
-    close(segment(variables, frames[:, :1], flows[:, :1]), segment(variables, frames, flows)[:, :1], 1e-5)
+    close(applied(variables, frames[:, :1], flows[:, :1]), segment(variables, frames, flows)[:, :1], 1e-5)
 
 
 def test_segment_features_is_the_second_half_of_segment_clip():

@@ -16,7 +16,7 @@ def test_layers_keep_the_size_of_what_they_get():
     model = build_model("mit_tiny", feedforward=16)
     shapes = jax.eval_shape(lambda: init_variables(model, 0))["params"]
     ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
-    drawn = jax.device_get(jax.jit(fan_in_scaled)(ones, jax.random.PRNGKey(0)))
+    drawn = jax.device_get(jax.jit(fan_in_scaled)(ones, jax.random.key(0, impl="rbg")))
     kernels = dict(zip(jax.tree.leaves(parameter_paths(drawn)), jax.tree.leaves(drawn), strict=True))
 
     def times_fan_in(name):

@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
     c.model.deep_memory = False
     c.model.memory_frames = 2
     c.data.generate = 8
-    c.data.sizes = ((64, 64),)
+    c.data.sizes = ((32, 32),)
     c.data.frames = 3
     c.data.batch_size = 8
     c.data.threads = 1
