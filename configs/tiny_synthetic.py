@@ -29,34 +29,37 @@ def get_config(stage: str = "frames") -> ConfigDict:
         raise ValueError(f"stage {stage!r}; write configs/tiny_synthetic.py:{STAGES[0]} or :{STAGES[1]}")
     with_memory = stage == "memory"
     c = default_config()
-    c.model.backbone = "conv_tiny"
-    c.model.memory_frames = 3
+    c.model.backbone = "conv_joint"
+    c.model.memory_frames = 5
     c.model.feedforward = 256
     for part in ("shallow_memory", "deep_memory", "sgim", "plam"):
         c.model[part] = with_memory
     c.initialisation = "fan_in"
 
     c.data.sources = ({"path": "train"},)
-    c.data.sizes = ((96, 160),)
+    c.data.sizes = ((128, 224),)
     c.data.frames = 4 if with_memory else 1
     c.data.batch_size = 4 if with_memory else 16
-    c.data.reach = 1
+    c.data.reach = 2
     c.data.crop = (0.3, 1.0)
+    c.data.hue = 90
+    c.data.still = 0.25
     c.data.reading = "fast"
 
-    c.steps = 1000 if with_memory else 2000
-    c.optimiser.learning_rate = 1e-3 if with_memory else 1.5e-3
+    c.steps = 3000 if with_memory else 4500
+    c.optimiser.learning_rate = 8e-4 if with_memory else 2e-3
     c.optimiser.schedule = "cosine"
-    c.optimiser.warmup_steps = 40 if with_memory else 150
+    c.optimiser.warmup_steps = 100
     c.optimiser.final_fraction = 0.02
     c.optimiser.weight_decay = 0.02
     c.optimiser.decay_mask = "spare_vectors"
     c.optimiser.clip_norm = 1.0
     c.step.dropout = False
-    c.step.ema_decay = 0.99 if with_memory else 0.998
+    c.step.map_weight = 5.0
+    c.step.ema_decay = 0.998
 
     c.evaluation.sets = ({"path": "val", "name": "made-up"},)
-    c.evaluation.every_steps = 250 if with_memory else 500
-    c.checkpoints.every_steps = 100
+    c.evaluation.every_steps = 750 if with_memory else 1500
+    c.checkpoints.every_steps = 150
     c.logging.every_steps = 10
     return c

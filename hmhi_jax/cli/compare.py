@@ -161,7 +161,7 @@ def _write_clip(
 
     import numpy as np
 
-    from hmhi_jax.data.flow import flow_picture
+    from hmhi_jax.data.flow import flow_picture, neighbours_of
     from hmhi_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, resize_picture
     from hmhi_jax.data.video import open_videos
     from hmhi_jax.errors import InputError
@@ -173,9 +173,10 @@ def _write_clip(
     if len(taken) < 2:
         raise InputError(f"{video}: has {len(taken)} frames, expected at least 2 (flow goes from one to the next)")
     rgb = taken[:wanted]
-    # Flow goes to the next frame; that of a video's last frame back to the one before it.
-    neighbours = [taken[t + 1] if t + 1 < len(taken) else taken[t - 1] for t in range(len(rgb))]
-    flows = [flow_picture(a, b, recipe) for a, b in zip(rgb, neighbours, strict=True)]
+    flows = []
+    for t in range(len(rgb)):
+        other, opposite = neighbours_of(t, len(taken))
+        flows.append(flow_picture(taken[t], taken[other], recipe, None if opposite is None else taken[opposite]))
 
     def ready(pictures: list[np.ndarray]) -> np.ndarray:
         small = np.stack([resize_picture(picture, (size, size)) for picture in pictures])

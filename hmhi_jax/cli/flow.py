@@ -21,6 +21,7 @@ def flow(
         str | None, typer.Option(help="Flow recipe as JSON; the options below change single fields.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="ultrafast, fast or medium (DIS).")] = None,
+    neighbours: Annotated[str | None, typer.Option(help="next, or both: see docs/data.md.")] = None,
     camera: Annotated[str | None, typer.Option(help="none, or affine: take the camera's motion out.")] = None,
     size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width at which flow is estimated.")] = None,
     normalisation: Annotated[str | None, typer.Option(help="max or robust: what length gets full colour.")] = None,
@@ -43,7 +44,7 @@ def flow(
     from hmhi_jax.data.layouts import open_dataset
     from hmhi_jax.errors import InputError
 
-    given = {"preset": preset, "camera": camera, "size": size, "normalisation": normalisation}
+    given = {"preset": preset, "neighbours": neighbours, "camera": camera, "size": size, "normalisation": normalisation}
     fields = {name: value for name, value in given.items() if value is not None}
     chosen = dataclasses.replace(FlowRecipe.from_json(recipe) if recipe else FlowRecipe(), **fields)
     videos = open_dataset(dataset, layout=layout, split=split, flows=out)

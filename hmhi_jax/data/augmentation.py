@@ -31,6 +31,8 @@ class Augmentation:
     per          flip and colours are drawn once per "clip", or per "frame" as in the release
     crop         None, or the least and largest share of the picture's area a random window keeps; drawn once per clip
     crop_aspect  the window's aspect ratio is the picture's times a factor between these
+    still        probability that a frame after the clip's first loses its flow picture: it becomes white, as if nothing
+                 moved. What the object is must then come from the memory
     """
 
     flip: int | float = 0.5
@@ -42,10 +44,12 @@ class Augmentation:
     per: str = "clip"
     crop: Range | None = None
     crop_aspect: Range = (3 / 4, 4 / 3)
+    still: int | float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.flip <= 1:
-            raise InputError(f"augmentation: flip is {self.flip}, expected a probability")
+        for name in ("flip", "still"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise InputError(f"augmentation: {name} is {value}, expected a probability")
         if self.per not in ("clip", "frame"):
             raise InputError(f"augmentation: per is {self.per!r}, expected 'clip' or 'frame'")
         if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
@@ -75,11 +79,13 @@ class ColourChange:
 
 @dataclass(frozen=True)
 class ClipChange:
-    """What was drawn for a clip: the window of all frames; for each frame, whether it is flipped, and its colours."""
+    """What was drawn for a clip: the window of all frames; for each frame, whether it is flipped, its colours, and
+    whether it seems to stand still."""
 
     window: Window | None
     flips: tuple[bool, ...]
     colours: tuple[ColourChange | None, ...]
+    still: tuple[bool, ...]
 
 
 def draw_change(rng: np.random.Generator, augmentation: Augmentation, frames: int) -> ClipChange:
@@ -89,7 +95,8 @@ def draw_change(rng: np.random.Generator, augmentation: Augmentation, frames: in
     flips = tuple(bool(rng.random() < augmentation.flip) for _ in range(draws))
     colours = tuple(_draw_colours(rng, augmentation) if augmentation.photometric else None for _ in range(draws))
     repeats = frames // draws
-    return ClipChange(window, flips * repeats, colours * repeats)
+    still = (False, *(bool(rng.random() < augmentation.still) for _ in range(frames - 1)))
+    return ClipChange(window, flips * repeats, colours * repeats, still)
 
 
 def _draw_window(rng: np.random.Generator, augmentation: Augmentation) -> Window:

@@ -8,6 +8,7 @@ from jaxtyping import Bool, UInt8
 
 from hmhi_jax.data.augmentation import ClipChange, change_colours, flip
 from hmhi_jax.data.decoding import Picture, PictureError, read_mask, read_picture
+from hmhi_jax.data.flow import NO_MOTION
 from hmhi_jax.data.layouts import VideoRecord
 
 
@@ -65,6 +66,8 @@ def load_clip(video: VideoRecord, numbers: Sequence[int], change: ClipChange, re
                 flip(picture, kept[place])
             else:
                 kept[place] = picture
+        if change.still[place]:
+            out.flows[place] = NO_MOTION
         out.valid[place] = mask is not None
 
 

@@ -18,11 +18,13 @@ from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
 
 __all__ = [
+    "NO_MOTION",
     "FlowRecipe",
     "draw_flow",
     "estimate_flow",
     "flow_picture",
     "flow_to_picture",
+    "neighbours_of",
     "read_flo",
     "remove_camera",
     "write_flo",
@@ -36,9 +38,11 @@ _PRESETS = {
 _CHOICES = {
     "estimator": ("dis",),
     "preset": tuple(_PRESETS),
+    "neighbours": ("next", "both"),
     "camera": ("none", "affine"),
     "normalisation": ("max", "robust"),
 }
+NO_MOTION = 255  # the colour wheel's centre is white
 _SMALLEST = 12  # DIS needs at least one 8-pixel patch at a level it can smooth
 
 
@@ -49,6 +53,9 @@ class FlowRecipe:
     estimator      "dis": dense inverse search (Kroeger et al., ECCV 2016) as in OpenCV
     preset         "ultrafast", "fast" or "medium"
     size           (height, width) at which flow is estimated; None for the pictures' own size
+    neighbours     "next": the flow to the next frame; or "both": that and the flow to the frame before, turned round;
+                   at every pixel the shorter one, once the camera's part is taken away. Beside a moving object one of
+                   the two smears into background that the other neighbour still shows, and noise is rarely in both
     camera         "none", or "affine": subtract a robust affine fit, so that only what moves by itself keeps colour
     normalisation  what vector length gets full colour: "max", the longest vector of the picture; or "robust", the 99th
                    percentile of lengths, but never less than `least_motion` times the diagonal (longer vectors are cut
@@ -59,6 +66,7 @@ class FlowRecipe:
     estimator: str = "dis"
     preset: str = "medium"
     size: tuple[int, int] | None = None
+    neighbours: str = "next"
     camera: str = "none"
     normalisation: str = "max"
     least_motion: int | float = 0.005
@@ -126,17 +134,48 @@ def estimate_flow(
     return cv2.DISOpticalFlow_create(_PRESETS[recipe.preset]).calc(*grey, None)
 
 
+def neighbours_of(number: int, count: int) -> tuple[int, int | None]:
+    """Which frames a frame's flow is estimated to: the next one, and the one before (None where there is none).
+
+    The last frame's flow goes back to the one before it, a single frame's to itself, which says "nothing moves".
+    """
+    if number + 1 < count:
+        return number + 1, number - 1 if number else None
+    return max(number - 1, 0), None
+
+
 def flow_picture(
-    first: UInt8[np.ndarray, "H W 3"], second: UInt8[np.ndarray, "H2 W2 3"], recipe: FlowRecipe = FlowRecipe()
+    frame: UInt8[np.ndarray, "H W 3"],
+    neighbour: UInt8[np.ndarray, "H2 W2 3"],
+    recipe: FlowRecipe = FlowRecipe(),
+    opposite: UInt8[np.ndarray, "H3 W3 3"] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The whole recipe: estimate, remove the camera if asked, draw. `[h, w]` is `recipe.size` or the frames' own."""
-    return draw_flow(estimate_flow(first, second, recipe), recipe)
+    """The whole recipe: estimate, remove the camera if asked, draw. `[h, w]` is `recipe.size` or the frames' own.
+
+    `neighbour` and `opposite` are the frames on either side of `frame`, see `neighbours_of`; only a recipe of both
+    neighbours looks at `opposite`, and does without it at a video's ends.
+    """
+    flow = _moving(estimate_flow(frame, neighbour, recipe), recipe)
+    if recipe.neighbours == "both" and opposite is not None:
+        flow = _shorter(flow, -_moving(estimate_flow(frame, opposite, recipe), recipe))
+    return _draw(flow, recipe)
 
 
 def draw_flow(flow: Float[np.ndarray, "h w 2"], recipe: FlowRecipe) -> UInt8[np.ndarray, "h w 3"]:
     """The recipe's second half, for a flow that is already there (a `.flo` file, an exact synthetic flow)."""
-    if recipe.camera == "affine":
-        flow = remove_camera(flow)
+    return _draw(_moving(flow, recipe), recipe)
+
+
+def _moving(flow: Float[np.ndarray, "h w 2"], recipe: FlowRecipe) -> Float[np.ndarray, "h w 2"]:
+    return remove_camera(flow) if recipe.camera == "affine" else flow
+
+
+def _shorter(one: Float[np.ndarray, "h w 2"], other: Float[np.ndarray, "h w 2"]) -> Float[np.ndarray, "h w 2"]:
+    squares = [(flow**2).sum(-1, keepdims=True) for flow in (one, other)]
+    return np.where(squares[0] <= squares[1], one, other)
+
+
+def _draw(flow: Float[np.ndarray, "h w 2"], recipe: FlowRecipe) -> UInt8[np.ndarray, "h w 3"]:
     if recipe.normalisation == "max":
         return flow_to_picture(flow)
     lengths = np.hypot(flow[..., 0], flow[..., 1])[known_flow(flow)]

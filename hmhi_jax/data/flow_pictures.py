@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.decoding import Picture, PictureError, read_picture
-from hmhi_jax.data.flow import FlowRecipe, flow_picture
+from hmhi_jax.data.flow import FlowRecipe, flow_picture, neighbours_of
 from hmhi_jax.data.layouts import Dataset, VideoRecord
 from hmhi_jax.data.packing import PackedDataset
 from hmhi_jax.errors import InputError
@@ -191,11 +191,11 @@ def _make(task: _Task, recipe: FlowRecipe, format: FlowFormat) -> list[str]:
         return pictures[number]
 
     for number in task.numbers:
-        last = number == len(video) - 1
-        other = max(number - 1, 0) if last else number + 1
+        other, opposite = neighbours_of(number, len(video))
         name = video.frame_names[number]
         try:
-            picture = flow_picture(frame(number), frame(other), recipe)
+            behind = None if opposite is None or recipe.neighbours == "next" else frame(opposite)
+            picture = flow_picture(frame(number), frame(other), recipe, behind)
         except InputError as error:
             where = "" if isinstance(error, PictureError) else f"{video.frames[number]}: "
             problems.append(f"{where}{error}")

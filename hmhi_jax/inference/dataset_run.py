@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from hmhi_jax.data.decoding import read_picture
-from hmhi_jax.data.flow import FlowRecipe, flow_picture
+from hmhi_jax.data.flow import FlowRecipe, flow_picture, neighbours_of
 from hmhi_jax.data.layouts import VideoRecord
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
@@ -131,11 +131,12 @@ class DatasetRun:
         def flow(number: int) -> np.ndarray:
             if self._work.flow_recipe is None:
                 return read_picture(video.flows[number])
-            # The last frame's flow goes back to the one before; a single frame's to itself.
-            other = number + 1 if number + 1 < len(video) else max(number - 1, 0)
+            recipe = self._work.flow_recipe
+            other, opposite = neighbours_of(number, len(video))
             if picture(number).shape != picture(other).shape:
                 raise InputError(f"{video.frames[other]}: is of another size than {video.frame_names[number]}")
-            return flow_picture(picture(number), picture(other), self._work.flow_recipe)
+            behind = None if opposite is None or recipe.neighbours == "next" else picture(opposite)
+            return flow_picture(picture(number), picture(other), recipe, behind)
 
         frames, flows, sizes = [], [], []
         for number in range(piece.start, piece.stop):

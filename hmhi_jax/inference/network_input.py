@@ -57,14 +57,14 @@ def jobs(frames: Iterable[Frame], flow_of: FlowOf, previous: UInt8[np.ndarray, "
     held: Frame | None = None
     for frame in frames:
         if held is not None:
-            yield Job(held, _flow_to(held, frame.picture, flow_of), False)
+            yield Job(held, _flow_to(held, frame.picture, previous, flow_of), False)
             previous = held.picture
         else:
             check_size(frame.picture.shape[:2], f"frame {frame.name}")
         held = frame
     if held is not None:
         neighbour = held.picture if previous is None else previous
-        yield Job(held, _flow_to(held, neighbour, flow_of), True)
+        yield Job(held, _flow_to(held, neighbour, None, flow_of), True)
     if isinstance(flow_of, Iterator) and next(flow_of, None) is not None:
         raise InputError("flows: there are more flow pictures than frames, expected one per frame")
 
@@ -90,9 +90,11 @@ def prepare(
     return Prepared(frame.index, frame.name, frame_size, picture, flow, kept, frame.picture if due else None, due)
 
 
-def _flow_to(frame: Frame, neighbour: UInt8[np.ndarray, "H W 3"], flow_of: FlowOf) -> Callable[[], np.ndarray]:
+def _flow_to(
+    frame: Frame, neighbour: UInt8[np.ndarray, "H W 3"], opposite: UInt8[np.ndarray, "H W 3"] | None, flow_of: FlowOf
+) -> Callable[[], np.ndarray]:
     if isinstance(flow_of, FlowRecipe):
-        return lambda: flow_picture(frame.picture, neighbour, flow_of)
+        return lambda: flow_picture(frame.picture, neighbour, flow_of, opposite)
     if isinstance(flow_of, Iterator):
         picture = next(flow_of, None)  # now and not in a thread: it must stay in step
         if picture is None:

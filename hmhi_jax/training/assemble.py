@@ -66,8 +66,13 @@ def pipeline_config(config: ConfigDict) -> PipelineConfig:
         seed=config.seed,
         sampling=ClipSampling(frames=d.frames, reach=d.reach, among=d.among),
         augmentation=Augmentation(
-            flip=d.flip, photometric=d.photometric, per=d.augment_per, crop=tuple(d.crop) if d.crop else None
-        ),
+            flip=d.flip,
+            photometric=d.photometric,
+            hue=d.hue,
+            per=d.augment_per,
+            crop=tuple(d.crop) if d.crop else None,
+            still=d.still,
+        ),  # fmt: skip
         reading=d.reading,
         on_corrupt=d.on_corrupt,
         workers=d.workers,
@@ -153,6 +158,7 @@ def step_arguments(config: ConfigDict) -> dict[str, Any]:
         "unroll": unroll,
         "dropout": bool(s.dropout),
         "ema_decay": s.ema_decay or None,
+        "map_weight": s.map_weight,
     }
 
 

@@ -53,6 +53,8 @@ def default_config() -> ConfigDict:
     c.data.sizes = ((512, 512),)
     c.data.flip = 0.5
     c.data.photometric = True
+    c.data.hue = 18  # +- degrees of 180 that hues are shifted by
+    c.data.still = 0.0  # share of frames after a clip's first whose flow picture is made to say "nothing moves"
     c.data.augment_per = "clip"  # "frame": as the release
     c.data.crop = config_dict.placeholder(tuple)  # (least, largest) share of the area a random window keeps
     c.data.reading = "exact"
@@ -81,6 +83,7 @@ def default_config() -> ConfigDict:
     c.step.checkpoint = "none"  # or "read_outs", "step": what the backward pass computes again
     c.step.frames = "auto"  # of a clip: "scanned", or "unrolled", which is faster (and slower to compile) on CPU
     c.step.dropout = True
+    c.step.map_weight = 20.0  # of focal + bce / 2 against dice in the loss
     c.step.ema_decay = 0.0  # 0: no averaged parameters
 
     c.mesh = ConfigDict()

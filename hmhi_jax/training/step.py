@@ -44,6 +44,7 @@ def batch_loss(
     *,
     checkpoint: CheckpointPolicy = "none",
     unroll: bool = False,
+    map_weight: float | int = MAP_WEIGHT,
 ) -> tuple[Float[Array, ""], tuple[Float[Array, "B"], dict[str, Float[Array, ""]], dict]]:
     """Mean over clips of the loss summed over frames, as `segmentation_loss`; and the parts it is made of.
 
@@ -51,6 +52,7 @@ def batch_loss(
         batch: `frames`, `flows` uint8 `[B, T, H, W, 3]`, `masks` uint8 `[B, T, H, W, 1]`, `valid` bool `[B, T]`.
         key: of dropout and drop path; None switches them off.
         checkpoint, unroll: as for `clip_logits`.
+        map_weight: of focal + bce / 2 against dice.
 
     Returns:
         loss, (loss by clip, means of the terms over annotated frames, moved batch statistics).
@@ -59,7 +61,7 @@ def batch_loss(
     frames, flows, masks, valid = network_inputs(batch)
     logits, moved = clip_logits(model, variables, frames, flows, key, checkpoint=checkpoint, unroll=unroll)
     terms = frame_losses(logits, masks)
-    total = MAP_WEIGHT * (terms["focal"] + BCE_WEIGHT * terms["bce"]) + terms["dice"]
+    total = map_weight * (terms["focal"] + BCE_WEIGHT * terms["bce"]) + terms["dice"]
     # Not a product with `valid`: a non-finite loss of an unannotated frame must not count either.
     by_clip = jnp.where(valid > 0, total, 0.0).sum(1)
     annotated = jnp.maximum(valid.sum(), 1)
@@ -78,6 +80,7 @@ def make_train_step(
     unroll: bool = False,
     dropout: bool = True,
     ema_decay: float | None = None,
+    map_weight: float | int = MAP_WEIGHT,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The compiled step. The state handed in is donated: its memory becomes that of the state handed back.
 
@@ -86,13 +89,16 @@ def make_train_step(
         checkpoint, unroll: as for `clip_logits`.
         dropout: dropout and drop path.
         ema_decay: weight of the past in the averaged parameters (rising to it over the first steps); None keeps none.
+        map_weight: as for `batch_loss`.
     """
 
     shardings = batch_shardings(mesh)
 
     def gradients(params: Any, batch_stats: Any, batch: Batch, key: Array | None):
         def loss(params: Any):
-            return batch_loss(model, params, batch_stats, batch, key, checkpoint=checkpoint, unroll=unroll)
+            return batch_loss(
+                model, params, batch_stats, batch, key, checkpoint=checkpoint, unroll=unroll, map_weight=map_weight
+            )
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 

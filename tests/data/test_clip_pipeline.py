@@ -89,6 +89,21 @@ def test_what_is_in_a_batch_is_what_is_on_disk(entries):
                 np.testing.assert_array_equal(batch["masks"][clip, place], expected)
 
 
+def test_frames_that_seem_to_stand_still_keep_all_but_their_flow(entries):
+    still = dataclasses.replace(CONFIG, augmentation=dataclasses.replace(CONFIG.augmentation, still=0.5))
+    whole, lost = (batches(entries, 6, config=config) for config in (CONFIG, still))
+    gone = []
+    for one, other in zip(whole, lost, strict=True):
+        for name in ("frames", "masks", "index"):
+            np.testing.assert_array_equal(one[name], other[name])
+        same = (one["flows"] == other["flows"]).all((2, 3, 4))
+        white = (other["flows"] == 255).all((2, 3, 4))
+        assert (same | white).all()
+        assert same[:, 0].all()  # the first frame, which reads no memory, keeps its flow
+        gone.append(white[:, 1:])
+    assert 0.3 < np.mean(gone) < 0.7
+
+
 def test_an_epoch_has_every_video_as_often_as_repeated(folder, tmp_path):
     other = release_tree(tmp_path / "other", videos=3, count=4)
     sources = [Source(folder, repeats=2), Source(other, repeats=3, split="train", name="more")]

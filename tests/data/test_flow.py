@@ -11,6 +11,7 @@ from hmhi_jax.data.flow import (
     estimate_flow,
     flow_picture,
     flow_to_picture,
+    neighbours_of,
     read_flo,
     remove_camera,
     write_flo,
@@ -140,6 +141,33 @@ def test_flow_picture_is_the_whole_recipe():
     still = flow_picture(first, second, FlowRecipe(size=(32, 48), camera="affine", normalisation="robust"))
     assert still.shape == (32, 48, 3)
     assert still[8:-8, 8:-8].mean() > 230 > raw[8:-8, 8:-8].mean()
+
+
+def test_both_neighbours_show_the_object_where_one_smears_it():
+    """A square moves over ground that stands still: what both flows agree on lies nearer to the square."""
+    ground, square = _texture(96, 160), 255 - _texture(40, 40, seed=1)
+    frames = []
+    for t in range(3):
+        frames.append(ground.copy())
+        frames[t][30:70, 40 + 8 * t : 80 + 8 * t] = square
+    truth = np.zeros((96, 160), bool)
+    truth[30:70, 48:88] = True
+
+    def overlap(recipe, opposite):
+        moving = flow_picture(frames[1], frames[2], recipe, opposite).min(-1) < 150
+        return (moving & truth).sum() / (moving | truth).sum()
+
+    one, both = (FlowRecipe(normalisation="robust", neighbours=which) for which in ("next", "both"))
+    assert overlap(both, frames[0]) > overlap(one, frames[0]) + 0.05
+    assert overlap(both, None) == overlap(one, None) == overlap(one, frames[0])
+    # Seen from the other side it is the same picture but for its direction.
+    flow = flow_picture(frames[1], frames[0], both, frames[2])
+    np.testing.assert_allclose(flow.min(-1), flow_picture(frames[1], frames[2], both, frames[0]).min(-1), atol=1)
+
+
+def test_neighbours_of_a_frame():
+    assert [neighbours_of(t, 3) for t in range(3)] == [(1, None), (2, 0), (1, None)]
+    assert neighbours_of(0, 1) == (0, None)
 
 
 @pytest.mark.parametrize(

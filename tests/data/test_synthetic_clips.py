@@ -65,6 +65,19 @@ def test_flow_pictures_are_what_the_recipe_makes_of_the_frames():
     assert checked >= 3
 
 
+def test_flow_pictures_of_both_neighbours():
+    recipe = dataclasses.replace(SMALL.recipe, neighbours="both")
+    maker = ClipMaker(dataclasses.replace(SMALL, recipe=recipe, exact_flow=0.0, one_sided=0.0, backward_flow=0.0))
+    checked = 0
+    for index in range(8):
+        clip = maker(2, index)
+        if clip.traits["stride"] == clip.traits["gap"]:
+            expected = flow_picture(clip.frames[1], clip.frames[2], recipe, clip.frames[0])
+            np.testing.assert_array_equal(clip.flows[1], expected)
+            checked += 1
+    assert checked >= 3
+
+
 def _scene(settings: Settings, seed: int):
     maker = SceneMaker(settings, TextureMaker([]))
     return maker.draw(np.random.default_rng(seed), 0.0, 8.0)

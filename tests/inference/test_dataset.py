@@ -22,7 +22,7 @@ from hmhi_jax.inference.segmenter import VideoSegmenter
 
 LENGTHS = {"ant": 7, "bee": 3, "cow": 5, "dog": 1}
 SIZE = (64, 96)
-RECIPE = FlowRecipe(preset="ultrafast")
+RECIPE = FlowRecipe(preset="ultrafast", neighbours="both")
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,20 @@ def test_half_precision_gives_nearly_the_same_loss_and_gradient(plain):
 
 
 @pytest.mark.slow
+def test_the_maps_weight_is_what_it_says(plain):
+    """Without the map terms the loss is dice alone."""
+    variables, clips, *_ = plain
+    model = build_model(**SMALL)
+    losses = jax.jit(
+        lambda params: [batch_loss(model, params, {}, clips, None, map_weight=weight)[:2] for weight in (0, 20)]
+    )
+    (dice_alone, _), (whole, (_, means, _)) = losses(variables["params"])
+    annotated = clips["valid"].sum() / len(clips["valid"])
+    np.testing.assert_allclose(dice_alone, means["dice"] * annotated, rtol=1e-5)
+    np.testing.assert_allclose(whole - dice_alone, 20 * (means["focal"] + means["bce"] / 2) * annotated, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_recomputing_gives_the_gradients_of_the_plain_clip(plain):
     model = build_model(**SMALL)
     variables, clips, expected_loss, expected = plain

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hmhi_jax.data.flow import draw_flow, flow_picture
+from hmhi_jax.data.flow import draw_flow, flow_picture, remove_camera
+from hmhi_jax.data.synthetic.layers import Target
 from hmhi_jax.data.synthetic.motion import Wander, log_uniform
 from hmhi_jax.data.synthetic.pictures import find_pictures
 from hmhi_jax.data.synthetic.scene import Scene, SceneMaker
@@ -15,7 +16,10 @@ from hmhi_jax.data.synthetic.settings import DEFAULTS, Settings
 from hmhi_jax.data.synthetic.textures import TextureMaker
 
 # The salient object must be seen: at least this share of the picture in the middle of the clip, and not more than that.
-_LEAST_AREA, _MOST_AREA = 0.006, 0.45
+_LEAST_AREA, _MOST_AREA = 0.008, 0.45
+# And it must move by itself: half of its pixels at least this far between the two frames of its flow, as a fraction of
+# the picture's diagonal. Without a visible motion nothing says which of the things in a picture is the salient one.
+_LEAST_MOTION = 0.003
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +62,8 @@ class ClipMaker:
         gaps = [-float(gap) if backward else float(gap)] * count
         if not backward and rng.random() < 0.5:
             gaps[-1] = -float(gap)  # as a whole video ends
-        first, last = min(0.0, *(t + g for t, g in zip(times, gaps, strict=True))), times[-1] + gap
-        scene = self._scene(rng, first, last, times)
+        first, last = -float(gap), times[-1] + gap
+        scene = self._scene(rng, first, last, times, gaps)
         recorder = _Recorder(rng, s, scene, times[-1])
         exact = rng.random() < s.exact_flow
         records = [recorder.record(time) for time in times]
@@ -71,7 +75,9 @@ class ClipMaker:
                     flow = _resize_flow(flow, s.recipe.size)
                 flows.append(draw_flow(flow, s.recipe))
             else:
-                flows.append(flow_picture(frame, recorder.record(time + step)[1], s.recipe))
+                both = s.recipe.neighbours == "both" and rng.random() >= s.one_sided
+                opposite = recorder.record(time - step)[1] if both else None
+                flows.append(flow_picture(frame, recorder.record(time + step)[1], s.recipe, opposite))
         traits = scene.traits | {
             "seed": seed, "index": index, "stride": stride, "gap": gap, "exact_flow": bool(exact),
             "backward": bool(backward),
@@ -81,14 +87,30 @@ class ClipMaker:
             json.loads(json.dumps(traits)), tuple(jpeg for jpeg, *_ in records),
         )  # fmt: skip
 
-    def _scene(self, rng: np.random.Generator, first: float, last: float, times: list[float]) -> Scene:
-        """Draw until the object can be seen; the tenth try is taken as it is."""
+    def _scene(
+        self, rng: np.random.Generator, first: float, last: float, times: list[float], gaps: list[float]
+    ) -> Scene:
+        """Draw until the object can be seen and moves; the tenth try is taken as it is."""
+        hardly_moving = rng.random() < self.settings.hardly_moving
+        middle = len(times) // 2
         for _ in range(10):
             scene = self.scenes.draw(rng, first, last)
-            shares = [float((scene.render(times[i]).mask > 0.5).mean()) for i in (0, len(times) // 2)]
-            if _LEAST_AREA <= shares[1] <= _MOST_AREA and (shares[0] >= _LEAST_AREA / 2 or rng.random() < 0.3):
+            if not _LEAST_AREA <= float((scene.render(times[middle]).mask > 0.5).mean()) <= _MOST_AREA:
+                continue
+            opening = scene.render(times[0], times[0] + gaps[0])
+            if (opening.mask > 0.5).mean() < _LEAST_AREA / 2:
+                if rng.random() < 0.3:  # it enters later
+                    break
+                continue
+            if hardly_moving or _motion(opening) >= _LEAST_MOTION * np.hypot(*self.settings.size):
                 break
         return scene
+
+
+def _motion(target: Target) -> float:
+    """Median length of the object's exact flow after the camera's affine part, in pixels."""
+    residual = remove_camera(target.flow)[target.mask > 0.5]
+    return float(np.median(np.hypot(residual[:, 0], residual[:, 1])))
 
 
 class _Recorder:

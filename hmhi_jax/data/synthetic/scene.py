@@ -60,7 +60,7 @@ class SceneMaker:
                 self._paste_distractor(rng, canvas)
 
         body = random_body(rng, articulated=rng.random() < s.articulated)
-        share = log_uniform(rng, 0.012, 0.3)
+        share = log_uniform(rng, 0.015, 0.32)
         motion = self._object_motion(rng, body, share, middle, duration, horizon)
         depth = rng.uniform(1.0, 1.5)
         tracked = rng.random() < s.tracking
@@ -111,7 +111,7 @@ class SceneMaker:
         area, top, base = body_extent(body)
         squash = 1.0 if body.upright else float(rng.uniform(0.6, 1))
         unit = float(np.sqrt(share * height * width / (area * squash)))
-        speed = min(log_uniform(rng, 0.6, 9) * scale, 0.8 * width / duration)
+        speed = min(log_uniform(rng, 1.0, 10) * scale, 0.8 * width / duration)
         sideways = rng.choice([0.0, np.pi])
         heading = sideways + rng.normal(0, 0.3) if body.upright or rng.random() < 0.4 else rng.uniform(0, 2 * np.pi)
         velocity = speed * np.array([np.cos(heading), np.sin(heading)])

@@ -7,7 +7,7 @@ from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 
 # Flow that shows what moves by itself: the camera is taken away, noise of still scenes stays pale.
-COMPENSATED = FlowRecipe(size=(160, 288), camera="affine", normalisation="robust")
+COMPENSATED = FlowRecipe(size=(160, 288), neighbours="both", camera="affine", normalisation="robust")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,25 +20,27 @@ class Settings:
     recipe: FlowRecipe = COMPENSATED
     articulated: float = 1.0  # bodies with joints among the objects (else only blobs and polygons)
     same_texture: float = 0.08  # object and background share a texture: motion alone decides
-    several_objects: float = 0.1  # two or three objects move together
+    several_objects: float = 0.12  # two or three objects move together
     tracking: float = 0.5  # the camera follows the object
     relief: float = 0.35  # the backdrop is not flat: near parts move more when the camera travels
     props: float = 0.45  # near planes that stand still: poles, trunks, bushes, fences, behind or before the object
     static_distractors: float = 0.5  # objects that look the part but stand still
-    moving_distractors: float = 0.2  # small objects that move but are not salient
+    hardly_moving: float = 0.15  # clips whose object may stand nearly still from the beginning
+    moving_distractors: float = 0.1  # small objects that move but are not salient
     shadows: float = 0.4
     wakes: float = 0.12
     reflections: float = 0.1
     waves: float = 0.25  # water or foliage that moves in place
-    stops: float = 0.2  # the object stops, or starts, within the clip
+    stops: float = 0.25  # the object stops, or starts, within the clip
     edge: float = 0.1  # the object enters or leaves
     soft: float = 0.25  # the whole object bends
     light: float = 0.25  # brightness changes over time
     motion_blur: float = 0.2
     noise: float = 0.7
-    exact_flow: float = 0.08  # flow pictures from the exact flow instead of the estimated one
+    exact_flow: float = 0.05  # flow pictures from the exact flow instead of the estimated one
     backward_flow: float = 0.15  # flow to an earlier frame, as for the last frame of a video
-    pictures: float = 0.35  # share of textures that are photographs
+    one_sided: float = 0.15  # frames whose flow looks at one neighbour alone, as at a video's ends
+    pictures: float = 0.5  # share of textures that are photographs
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
