@@ -72,7 +72,7 @@ def pipeline_config(config: ConfigDict) -> PipelineConfig:
             per=d.augment_per,
             crop=tuple(d.crop) if d.crop else None,
             still=d.still,
-        ),  # fmt: skip
+        ),
         reading=d.reading,
         on_corrupt=d.on_corrupt,
         workers=d.workers,
