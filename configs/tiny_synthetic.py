@@ -46,20 +46,21 @@ def get_config(stage: str = "frames") -> ConfigDict:
     c.data.still = 0.25
     c.data.reading = "fast"
 
-    c.steps = 3000 if with_memory else 4500
-    c.optimiser.learning_rate = 8e-4 if with_memory else 2e-3
+    c.steps = 2200 if with_memory else 4500
+    c.optimiser.learning_rate = 1e-3 if with_memory else 2e-3
     c.optimiser.schedule = "cosine"
     c.optimiser.warmup_steps = 100
     c.optimiser.final_fraction = 0.02
     c.optimiser.weight_decay = 0.02
     c.optimiser.decay_mask = "spare_vectors"
     c.optimiser.clip_norm = 1.0
+    c.optimiser.backbone_rate = 0.5 if with_memory else 1.0
     c.step.dropout = False
     c.step.map_weight = 5.0
     c.step.ema_decay = 0.998
 
     c.evaluation.sets = ({"path": "val", "name": "made-up"},)
-    c.evaluation.every_steps = 750 if with_memory else 1500
+    c.evaluation.every_steps = 1100 if with_memory else 1500
     c.checkpoints.every_steps = 150
     c.logging.every_steps = 10
     return c
