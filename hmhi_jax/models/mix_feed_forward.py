@@ -1,5 +1,6 @@
 """The feed-forward of a mix transformer block (MODEL.md 2.1): linear, depthwise 3x3, GELU, linear."""
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from hmhi_jax.models.activations import gelu
 from hmhi_jax.models.convolution import depthwise_conv
 from hmhi_jax.models.initialisers import segformer_depthwise, transformer_linear
 from hmhi_jax.models.parameters import KernelAndBias
-from hmhi_jax.models.platforms import by_platform, differentiated_as
+from hmhi_jax.models.platforms import by_platform
 
 BAND = 32  # picture rows of a band
 CACHED = 2**20  # hidden numbers that stay in cache anyway; below, bands gain nothing
@@ -58,11 +59,118 @@ def feed_forward_in_bands(x: Float[Array, "N H W C"], weights: MixWeights, band:
     return jnp.concatenate(outputs, 1)
 
 
-def _in_platform_form(x: Array, weights: MixWeights) -> Array:
-    return by_platform(x, weights, cpu=feed_forward_in_bands, accelerator=feed_forward)
+class _Totals(NamedTuple):
+    """A picture's part of the gradient of `MixWeights`, in float32."""
+
+    expand: Array
+    expand_bias: Array
+    depthwise: Array
+    depthwise_bias: Array
+    project: Array
+    project_bias: Array
 
 
-mix_feed_forward = differentiated_as(feed_forward, _in_platform_form)
+@jax.custom_vjp
+def feed_forward_recomputed(x: Float[Array, "N H W C"], weights: MixWeights) -> Float[Array, "N H W C"]:
+    """For CPU: `feed_forward_in_bands`, of which the backward pass keeps nothing but `x`.
+
+    The hidden maps of all blocks would be most of what a training step keeps. Recomputed a band at a time they are
+    never written to memory, and the whole takes a third of the time.
+    """
+    return feed_forward_in_bands(x, weights)
+
+
+def _recomputed_forward(x: Array, weights: MixWeights) -> tuple[Array, tuple[Array, MixWeights]]:
+    return feed_forward_in_bands(x, weights), (x, weights)
+
+
+def _recomputed_backward(residuals: tuple[Array, MixWeights], cotangent: Array) -> tuple[Array, MixWeights]:
+    """One band of one picture after the other; a loop, since its bodies' copies would take long to compile."""
+    x, weights = residuals
+    pictures, height = x.shape[:2]
+    band = min(BAND, height)
+    bands = -(-height // band)
+    below = bands * band - height
+    padded = jnp.pad(x, ((0, 0), (2, 2 + below), (0, 0), (0, 0)))
+    given = jnp.pad(cotangent, ((0, 0), (1, 1 + below), (0, 0), (0, 0)))
+
+    def one(carry: tuple[Array, _Totals], index: Array) -> tuple[tuple[Array, _Totals], None]:
+        gradient, totals = carry
+        picture, first = index // bands, index % bands * band
+        rows, rows_given = (
+            lax.dynamic_slice(a, (picture, first, 0, 0), (1, band + halo, *a.shape[2:]))
+            for a, halo in ((padded, 4), (given, 2))
+        )
+        dx, part = _band_gradient(rows, rows_given, weights, first, height)
+        # Written on its own: an operation fused with the write into the whole runs on one thread.
+        gradient = lax.dynamic_update_slice(gradient, lax.optimization_barrier(dx), (picture, first, 0, 0))
+        return (gradient, jax.tree.map(jnp.add, totals, part)), None
+
+    zeros = _Totals(*(jnp.zeros(w.shape, jnp.float32) for w in weights))
+    empty = jnp.zeros((pictures, bands * band, *x.shape[2:]), x.dtype)
+    (gradient, totals), _ = lax.scan(one, (empty, zeros), jnp.arange(pictures * bands))
+    return gradient[:, :height], MixWeights(
+        *(total.astype(w.dtype) for total, w in zip(totals, weights, strict=True))
+    )  # fmt: skip
+
+
+def _band_gradient(
+    x: Float[Array, "1 b4 W C"], given: Float[Array, "1 b2 W C"], weights: MixWeights, first: Array, height: int
+) -> tuple[Float[Array, "1 b W C"], _Totals]:
+    """Of `x` with two rows more above and below, and the cotangent with one: the band's gradients.
+
+    Barriers keep maps that several operations read from being computed anew in each of them.
+    """
+    band, width = x.shape[1] - 4, x.shape[2]
+    taps = [(i, j) for i in range(3) for j in range(3)]
+    kernel = weights.depthwise
+
+    def inside(rows: int, above: int) -> Array:
+        """Rows that the picture has: the convolution sees zeros beyond, not what a padded `x` gives."""
+        row = first - above + jnp.arange(rows)
+        return ((row >= 0) & (row < height)).astype(x.dtype)[None, :, None, None]
+
+    def padded(a: Array) -> Array:
+        return jnp.pad(lax.optimization_barrier(a), ((0, 0), (0, 0), (1, 1), (0, 0)))
+
+    hidden = padded((x @ weights.expand + weights.expand_bias[None, None, None]) * inside(band + 4, 2))
+    mixed = sum(hidden[:, i : i + band + 2, j : j + width] * kernel[None, None, i, j] for i, j in taps)
+    mixed = lax.optimization_barrier(mixed + weights.depthwise_bias[None, None, None])
+    below = 0.5 + 0.5 * lax.erf(mixed * jnp.asarray(0.5**0.5, x.dtype))
+    slope = below + mixed * jnp.exp(-0.5 * mixed * mixed) * jnp.asarray((2 * math.pi) ** -0.5, x.dtype)
+    active = lax.optimization_barrier((mixed * below)[:, 1:-1])
+    dmixed = padded((given @ weights.project.T) * slope * inside(band + 2, 1))
+    dhidden = sum(dmixed[:, 2 - i : 2 - i + band, 2 - j : 2 - j + width] * kernel[None, None, i, j] for i, j in taps)
+    dhidden = lax.optimization_barrier(dhidden * inside(band, 0))
+    own, own_given = dmixed[:, 1:-1, 1:-1], given[:, 1:-1]
+
+    def sums(a: Array) -> Float[Array, "_"]:
+        return a.astype(jnp.float32).sum((0, 1, 2))
+
+    def products(a: Array, b: Array) -> Float[Array, "_ _"]:
+        """Sum over pixels of outer products."""
+        a, b = (y.reshape(-1, y.shape[-1]) for y in (a, b))
+        return jnp.matmul(a.T, b, preferred_element_type=jnp.float32)
+
+    # The wider map stands to the right: twice as fast as the other way round.
+    return dhidden @ weights.expand.T, _Totals(
+        expand=products(x[:, 2:-2], dhidden),
+        expand_bias=sums(dhidden),
+        depthwise=jnp.stack(
+            [sums(hidden[:, 1 + i : 1 + i + band, j : j + width] * own) for i, j in taps]
+        ).reshape(weights.depthwise.shape),
+        depthwise_bias=sums(own),
+        project=products(own_given, active).T,
+        project_bias=sums(own_given),
+    )  # fmt: skip
+
+
+feed_forward_recomputed.defvjp(_recomputed_forward, _recomputed_backward)
+
+
+def mix_feed_forward(x: Float[Array, "N H W C"], weights: MixWeights) -> Float[Array, "N H W C"]:
+    """Linear, depthwise 3x3, GELU, linear in the platform's form."""
+    return by_platform(x, weights, cpu=feed_forward_recomputed, accelerator=feed_forward)
 
 
 class MixFeedForward(nn.Module):

@@ -225,29 +225,71 @@ def _forward(kept: int, dropout_rate: float, q: Array, k: Array, v: Array, limit
 
 
 def _backward(kept: int, dropout_rate: float, residuals, cotangent: Array):
-    """Softmax's gradient on the k chosen scores. For keys and values it is scattered into a piece's full row, so that
-    the sums over queries are matrix products."""
+    """Softmax's gradient on the k chosen scores."""
     q, k, v, weights, index, key = residuals
+    kept_back = lax.map(
+        lambda piece: dropout(jnp.ones_like(piece[0]), dropout_rate, piece[1]),
+        (weights, _piece_keys(key, weights.shape[0])),
+    )
+    arrays = q, k, v, cotangent, weights, index, kept_back
+    gradients = by_platform(*arrays, cpu=gradient_by_rank, accelerator=gradient_in_pieces)
+    return *(dx.astype(x.dtype) for dx, x in zip(gradients, (q, k, v), strict=True)), None, None
+
+
+def gradient_by_rank(
+    q: Array, k: Array, v: Array, given: Array, weights: Array, index: Array, kept_back: Array
+) -> tuple[Array, Array, Array]:
+    """For CPU: for each of the k places in turn, the row of keys or values that every query chose is fetched, or added
+    to. That touches k rows per query, where products with all keys would cost twenty times as much."""
+    weights, index, kept_back = (join_queries(x) for x in (weights, index, kept_back))
+
+    def row(arrays: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+        q, k, v, given, weights, places, kept_back = arrays
+        weights, places, kept_back = weights.T, places.T, kept_back.T
+
+        def chosen(x: Array, place: Array) -> Array:
+            return x.at[place].get(mode="promise_in_bounds").astype(jnp.float32)
+
+        dweights = kept_back * lax.map(lambda place: (given * chosen(v, place)).sum(-1), places)
+        dscores = weights * (dweights - (weights * dweights).sum(0, keepdims=True))
+
+        def rank(totals: tuple[Array, Array, Array], here: tuple[Array, Array, Array]):
+            dq, dk, dv = totals
+            place, dscore, weight = here
+            dq += dscore[:, None] * chosen(k, place)
+            dk = dk.at[place].add(dscore[:, None] * q, mode="promise_in_bounds")
+            dv = dv.at[place].add(weight[:, None] * given, mode="promise_in_bounds")
+            return (dq, dk, dv), None
+
+        zeros = tuple(jnp.zeros(x.shape, jnp.float32) for x in (q, k, v))
+        return lax.scan(rank, zeros, (places, dscores, weights * kept_back))[0]
+
+    arrays = q, k, v, given, weights, index, kept_back
+    return lax.map(row, arrays) if q.shape[0] > 1 else tuple(x[None] for x in row(tuple(x[0] for x in arrays)))
+
+
+def gradient_in_pieces(
+    q: Array, k: Array, v: Array, given: Array, weights: Array, index: Array, kept_back: Array
+) -> tuple[Array, Array, Array]:
+    """For accelerators: for keys and values what was chosen is scattered into a piece's full row, so that the sums over
+    queries are matrix products."""
     count = k.shape[1]
 
     def piece_gradient(totals, chunk):
         dk, dv = totals
-        piece, given, weights, index, piece_key = chunk
-        kept_back = dropout(jnp.ones_like(weights), dropout_rate, piece_key)
+        piece, given, weights, index, kept_back = chunk
         dweights = kept_back * similarity(given, index, v)
         dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
         dq = mix(dscores, index, k)
-        # One [B, n, M] at a time: both would not fit the cache.
         dk += spread(dscores, index, piece, count)
         dv += spread(kept_back * weights, index, given, count)
         return (dk, dv), dq
 
     chunks = split_queries(q, TRAINING_CHUNK)
-    given = split_queries(cotangent, TRAINING_CHUNK)
+    given = split_queries(given, TRAINING_CHUNK)
     zeros = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
-    keys = _piece_keys(key, chunks.shape[0])
-    (dk, dv), dq = lax.scan(piece_gradient, zeros, (chunks, given, weights, index, keys))
-    return join_queries(dq).astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
+    (dk, dv), dq = lax.scan(piece_gradient, zeros, (chunks, given, weights, index, kept_back))
+    return join_queries(dq), dk, dv
 
 
 def _scatter(chosen: Float[Array, "B n k"], index: Int[Array, "B n k"], count: int) -> Float[Array, "B n M"]:

@@ -92,6 +92,25 @@ def test_top_k_gradients(monkeypatch):
         np.testing.assert_allclose(one, other, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_top_k_gradient_forms(batch):
+    """Both forms give the gradient that JAX derives from the plain definition, with rows dropped."""
+    q, k, v, given = (_tokens(i, batch, n, 16) for i, n in enumerate((32, 90, 90, 32)))
+    index = jnp.argsort(_tokens(5, batch, 32, 90), -1)[..., :6]
+    kept_back = jnp.where(_tokens(6, batch, 32, 6) > 0, 1.5, 0.0)
+
+    def plain(q, k, v):
+        k_chosen, v_chosen = (jax.vmap(lambda x, i: x[i])(x, index) for x in (k, v))
+        weights = jax.nn.softmax(jnp.einsum("bnc,bnjc->bnj", q, k_chosen), -1)
+        return jnp.einsum("bnj,bnjd->bnd", weights * kept_back, v_chosen), weights
+
+    _, pullback, weights = jax.vjp(plain, q, k, v, has_aux=True)
+    arguments = q, k, v, given, weights[None], index[None], kept_back[None]
+    for form in (top_k_attention.gradient_by_rank, top_k_attention.gradient_in_pieces):
+        for found, expected in zip(jax.jit(form)(*arguments), pullback(given), strict=True):
+            np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
 def test_top_k_dropout_has_the_gradient_of_its_value():
     """The backward pass draws the same dropout again: compare with finite differences."""
     q, k, v, g = (_tokens(i, 1, n, 8).astype(jnp.float32) for i, n in enumerate((16, 60, 60, 16)))

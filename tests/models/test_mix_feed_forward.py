@@ -31,10 +31,11 @@ def test_bands_equal_the_plain_form(height, band, monkeypatch):
     np.testing.assert_allclose(banded, feed_forward(x, _weights(4)), atol=1e-5)
 
 
-def test_gradients_are_those_of_the_plain_form(monkeypatch):
+@pytest.mark.parametrize(("height", "band"), [(16, 4), (18, 4), (7, 16)])
+def test_gradients_are_those_of_the_plain_form(height, band, monkeypatch):
     monkeypatch.setattr(module, "CACHED", 0)
-    monkeypatch.setattr(module, "BAND", 4)
-    x, weights = jax.random.normal(jax.random.key(9), (2, 16, 8, 4)), _weights(4)
+    monkeypatch.setattr(module, "BAND", band)
+    x, weights = jax.random.normal(jax.random.key(9), (2, height, 8, 4)), _weights(4)
 
     def gradients(form):
         return jax.jit(jax.grad(lambda x, w: jnp.sin(form(x, w)).sum(), (0, 1)))(x, weights)
