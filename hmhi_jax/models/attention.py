@@ -5,9 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
-from hmhi_jax.models.platforms import by_platform, differentiated_as
+from hmhi_jax.models.platforms import DEAR, by_platform, differentiated_as
 
 # Queries are read in pieces: a piece's scores are all that ever exists, and they should stay in cache.
 QUERY_CHUNK = 512
@@ -106,9 +107,10 @@ def _attend_recomputed(q, k, v, limit, dropout_rate: float, key: DropoutKey) -> 
 
     chunks = split_queries(q, QUERY_CHUNK)
     if chunks.shape[0] == 1:
-        return read(q, key)
+        return checkpoint_name(read(q, key), DEAR)
     keys = None if key is None else jax.random.split(key, chunks.shape[0])
-    return join_queries(lax.map(jax.checkpoint(lambda chunk: read(*chunk)), (chunks, keys)))
+    mixed = join_queries(lax.map(jax.checkpoint(lambda chunk: read(*chunk)), (chunks, keys)))
+    return checkpoint_name(mixed, DEAR)
 
 
 def masked(scores: Float[Array, "... M"], limit: Int[Array, ""] | None) -> Float[Array, "... M"]:

@@ -6,14 +6,16 @@ the native operation. Convolutions whose stride equals their kernel are one matr
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.platforms import by_platform, differentiated_as
+from hmhi_jax.models.platforms import DEAR, by_platform, differentiated_as
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -83,6 +85,63 @@ def _backward(residuals, cotangent):
 
 
 depthwise_conv.defvjp(_forward, _backward)
+
+
+def _native(x: Array, kernel: Array) -> Array:
+    padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_NHWC)
+
+
+def _dense_gradient_native(x: Array, kernel: Array, cotangent: Array) -> Array:
+    _, pullback = jax.vjp(lambda k: _native(x, k), kernel)
+    return pullback(cotangent)[0]
+
+
+def _dense_gradient_by_rows(x: Array, kernel: Array, cotangent: Array) -> Array:
+    """A matrix product for each of the kernel's rows, between the input and the cotangent in the places from which the
+    row's taps see the input: three times as fast as XLA's convolution of the two on CPU."""
+    high, wide = kernel.shape[:2]
+    batch, height, width, channels = x.shape
+    padded = _pad_same(cotangent, kernel)
+    pixels = x.reshape(-1, channels).T
+
+    def row(index: int | Array) -> Array:
+        seen = lax.dynamic_slice(padded, (0, index, 0, 0), (batch, height, *padded.shape[2:]))
+        taps = jnp.concatenate([seen[:, :, j : j + width] for j in reversed(range(wide))], -1)
+        return jnp.matmul(pixels, taps.reshape(pixels.shape[1], -1), preferred_element_type=jnp.float32)
+
+    rows = lax.map(row, jnp.arange(high)[::-1]) if high > 1 else row(0)[None]
+    by_tap = rows.reshape(high, channels, wide, -1).swapaxes(1, 2)
+    return by_tap.astype(kernel.dtype)
+
+
+@jax.custom_vjp
+def same_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> Float[Array, "B H W D"]:
+    """Convolution, stride 1, zero padding that keeps the size; the kernel's sides are odd."""
+    return _native(x, kernel)
+
+
+def _same_forward(x, kernel):
+    return _native(x, kernel), (x, kernel)
+
+
+def _same_backward(residuals, cotangent):
+    x, kernel = residuals
+    # The input's gradient is the same operation with the kernel turned by 180 degrees.
+    dx = _native(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
+    dkernel = lax.platform_dependent(
+        x, kernel, cotangent, cpu=_dense_gradient_by_rows, default=_dense_gradient_native
+    )
+    return dx, dkernel
+
+
+same_conv.defvjp(_same_forward, _same_backward)
+
+
+def _for_flax(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
+    """`same_conv` in the place of `lax.conv_general_dilated`, whose other arguments say what it does anyway."""
+    y = same_conv(x, kernel)
+    return y if kernel.shape[:2] == (1, 1) else checkpoint_name(y, DEAR)
 
 
 class DepthwiseConv(nn.Module):
@@ -219,6 +278,7 @@ def conv(
 ) -> nn.Conv:
     """A plain convolution with symmetric zero padding (`kernel // 2` unless given), as PyTorch pads."""
     pad = kernel // 2 if padding is None else padding
+    keeps_size = stride == 1 and groups == 1 and 2 * pad == kernel - 1
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -229,5 +289,6 @@ def conv(
         dtype=dtype,
         kernel_init=kernel_init,
         bias_init=bias_init,
+        conv_general_dilated=_for_flax if keeps_size else None,
         name=name,
     )

@@ -6,13 +6,14 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from hmhi_jax.models.activations import gelu
 from hmhi_jax.models.convolution import depthwise_conv
 from hmhi_jax.models.initialisers import segformer_depthwise, transformer_linear
 from hmhi_jax.models.parameters import KernelAndBias
-from hmhi_jax.models.platforms import by_platform
+from hmhi_jax.models.platforms import DEAR, by_platform
 
 BAND = 32  # picture rows of a band
 CACHED = 2**20  # hidden numbers that stay in cache anyway; below, bands gain nothing
@@ -170,7 +171,7 @@ feed_forward_recomputed.defvjp(_recomputed_forward, _recomputed_backward)
 
 def mix_feed_forward(x: Float[Array, "N H W C"], weights: MixWeights) -> Float[Array, "N H W C"]:
     """Linear, depthwise 3x3, GELU, linear in the platform's form."""
-    return by_platform(x, weights, cpu=feed_forward_recomputed, accelerator=feed_forward)
+    return checkpoint_name(by_platform(x, weights, cpu=feed_forward_recomputed, accelerator=feed_forward), DEAR)
 
 
 class MixFeedForward(nn.Module):

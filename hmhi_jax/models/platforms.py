@@ -11,6 +11,11 @@ import jax
 from jax import lax
 
 
+# Name (`jax.ad_checkpoint.checkpoint_name`) of results that take long to compute and little memory to keep: what
+# attention, feed-forwards and convolutions over several pixels give.
+DEAR = "dear"
+
+
 def by_platform(*arguments, cpu: Callable, accelerator: Callable, **special: Callable):
     """`cpu(*arguments)` when compiled for CPU, `special["tpu"](*arguments)` (or "cuda", "rocm") where given,
     `accelerator(*arguments)` elsewhere. All return the same shapes and types."""

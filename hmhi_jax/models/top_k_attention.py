@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from hmhi_jax.models.attention import (
@@ -21,7 +22,7 @@ from hmhi_jax.models.attention import (
     split_queries,
 )
 from hmhi_jax.models.one_hot import LOWEST, pick, put, top_k_by_products
-from hmhi_jax.models.platforms import by_platform
+from hmhi_jax.models.platforms import DEAR, by_platform
 from hmhi_jax.models.selection import BLOCK, laid_out_index, lay_out, top_k_in_blocks, top_k_laid_out
 
 CPU_CHUNK = 256  # queries per piece on CPU: 20 MB of scores against 20,480 keys
@@ -220,7 +221,8 @@ def _forward(kept: int, dropout_rate: float, q: Array, k: Array, v: Array, limit
         return mixed.astype(v.dtype), weights, index
 
     chunks = split_queries(q, TRAINING_CHUNK)
-    outputs, weights, index = lax.map(read, (chunks, _piece_keys(key, chunks.shape[0])))
+    kept_all = lax.map(read, (chunks, _piece_keys(key, chunks.shape[0])))
+    outputs, weights, index = (checkpoint_name(x, DEAR) for x in kept_all)
     return join_queries(outputs), (q, k, v, weights, index, key)
 
 

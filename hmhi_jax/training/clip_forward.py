@@ -1,6 +1,7 @@
 """A clip through the network for training: which activations are kept for the backward pass and which recomputed."""
 
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,11 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.models import Features, HMHINet, frame
 from hmhi_jax.models.attention import DropoutKey
+from hmhi_jax.models.platforms import DEAR
 
 # "none" keeps every activation; "read_outs" recomputes the memory's read-outs and their interaction; "step" recomputes
-# the encoder, frame by frame, and every frame step whole.
-CheckpointPolicy = Literal["none", "read_outs", "step"]
+# the encoder, frame by frame, and every frame step whole; "cheap" does as "step", but keeps what is dear to compute.
+CheckpointPolicy = Literal["none", "read_outs", "cheap", "step"]
 
 
 def clip_logits(
@@ -59,12 +61,17 @@ def clip_logits(
     def step(variables, memory, maps, key: DropoutKey, written_at_most: int | None):
         return finish(variables, memory, read(variables, memory, maps, key, written_at_most))
 
+    by_frame = checkpoint in ("cheap", "step")
     if checkpoint == "read_outs":
         read = jax.checkpoint(read, static_argnums=4)
-    elif checkpoint == "step":
-        encode, start, step = jax.checkpoint(encode), jax.checkpoint(start), jax.checkpoint(step, static_argnums=4)
+    elif by_frame:
+        kept = jax.checkpoint_policies.save_only_these_names(DEAR) if checkpoint == "cheap" else None
+        encode, start, step = (
+            jax.checkpoint(function, static_argnums=static, policy=kept)
+            for function, static in ((encode, ()), (start, ()), (step, 4))
+        )
 
-    if checkpoint == "step" and model.batch_norm == "frozen":
+    if by_frame and model.batch_norm == "frozen":
         # Frame by frame, so that the backward pass holds the encoder's activations of one frame at a time. (Batch
         # statistics that move are those of all frames, and need them together.)
         features = _encode_by_frame(encode, variables, frames, flows, encode_key, unroll)
@@ -79,6 +86,7 @@ def clip_logits(
         for t in range(steps):
             # Written out, a frame knows how much of the banks can be filled, and reads no more of them.
             key, filled = keys[t] if train else None, min(t + 1, model.memory_frames)
+            variables, memory = in_order((variables, memory))
             memory, out = step(variables, memory, frame(features, t + 1), key, filled)
             logits.append(out)
         return jnp.stack(logits, 1), dict(moved.get("batch_stats", {}))
@@ -97,13 +105,31 @@ def _encode_by_frame(encode, variables, frames: Array, flows: Array, key: Dropou
     time = frames.shape[1]
     keys = None if key is None else jax.random.split(key, time)
 
-    def one(inputs) -> Features:
+    def one(variables, inputs) -> Features:
         frame_t, flow_t, key_t = inputs
         maps, _ = encode(variables, frame_t[:, None], flow_t[:, None], key_t)
         return tuple(x[:, 0] for x in maps)
 
     if not unroll:
-        maps = lax.map(one, (jnp.moveaxis(frames, 1, 0), jnp.moveaxis(flows, 1, 0), keys))
+        maps = lax.map(partial(one, variables), (jnp.moveaxis(frames, 1, 0), jnp.moveaxis(flows, 1, 0), keys))
         return tuple(jnp.moveaxis(x, 0, 1) for x in maps)
-    by_frame = [one((frames[:, t], flows[:, t], None if key is None else keys[t])) for t in range(time)]
+    by_frame = []
+    for t in range(time):
+        if by_frame:
+            variables, by_frame[-1] = in_order((variables, by_frame[-1]))
+        by_frame.append(one(variables, (frames[:, t], flows[:, t], None if key is None else keys[t])))
     return tuple(jnp.stack(levels, 1) for levels in zip(*by_frame, strict=True))
+
+
+def in_order(arrays: Any) -> Any:
+    """The same arrays, through which a frame hands variables and what else it shares on to the next one.
+
+    In the backward pass, the gradients that a later frame gives all of them are complete before an earlier frame's
+    begin; left alone, a compiler puts off the sums of the parameters' gradients and keeps what they are made of, which
+    is every activation of every frame.
+    """
+    leaves, structure = jax.tree.flatten(arrays)
+    real = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    for i, leaf in zip(real, lax.optimization_barrier([leaves[i] for i in real]), strict=True):
+        leaves[i] = leaf
+    return jax.tree.unflatten(structure, leaves)

@@ -171,11 +171,19 @@ def make_train_step(
 
 @cache
 def _sparing_memory() -> dict[str, str] | None:
-    """Options for XLA's CPU compiler. By default it orders a program so that much can run side by side, which keeps the
-    activations of all frames alive at once, whatever `jax.checkpoint` asks for."""
-    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    """Options for XLA's CPU compiler, without which `jax.checkpoint` saves nothing where frames are written out.
+
+    It would drop the barriers that keep what is recomputed apart from what was computed before, and then find that both
+    are the same. And it would order a program so that much can run side by side, which keeps the activations of all
+    frames alive at once.
+    """
+    options = {
+        "xla_disable_hlo_passes": "cse_barrier_expander",
+        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+        "xla_cpu_use_fusion_emitters": False,
+    }
     try:
         jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:  # a version that does not know the option
+    except jax.errors.JaxRuntimeError:  # a version that does not know them
         return None
     return options

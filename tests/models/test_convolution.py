@@ -53,6 +53,19 @@ def test_kernel_gradient_forms(form, height):
     np.testing.assert_allclose(jax.jit(form)(x, kernel, cotangent), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(("size", "outputs"), [(3, 7), (1, 4), (5, 1)])
+def test_dense_gradient_forms(size, outputs):
+    keys = [jax.random.key(i) for i in range(3)]
+    x, cotangent = (jax.random.normal(keys[i], (2, 9, 11, c)) for i, c in enumerate((6, outputs)))
+    kernel = jax.random.normal(keys[2], (size, size, 6, outputs))
+    expected = jax.vjp(convolution._native, x, kernel)[1](cotangent)
+    for form in (convolution._dense_gradient_native, convolution._dense_gradient_by_rows):
+        np.testing.assert_allclose(jax.jit(form)(x, kernel, cotangent), expected[1], atol=2e-4)
+    found = jax.jit(lambda *arrays: jax.vjp(convolution.same_conv, *arrays[:2])[1](arrays[2]))(x, kernel, cotangent)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-4)
+
+
 def test_patches_leave_the_remainder_out():
     x = jax.random.normal(jax.random.key(0), (2, 11, 8, 3))
     layer = PatchConv(5, 4, jnp.dtype("float32"))
