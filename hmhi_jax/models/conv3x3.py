@@ -1,11 +1,16 @@
 """The 3x3 convolutions between wide maps, where most of the network's arithmetic is."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.platforms import by_platform, differentiated_as
+from hmhi_jax.models.convolution import dense_kernel_gradient, turned
+from hmhi_jax.models.platforms import DEAR, by_platform
 from hmhi_jax.models.resampling import enlarge
 from hmhi_jax.models.winograd import TILE, transform_kernel, winograd_conv, winograd_conv_joined
 
@@ -15,21 +20,51 @@ FEWEST_TILES = 64
 FEWEST_CHANNELS = 64
 
 
+@jax.custom_vjp
 def conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:
     """Stride 1, zero padding that keeps the size.
 
-    On CPU a value in float32 is computed with a quarter of the multiplications. Gradients, half precision (whose
-    rounding the transforms would enlarge) and accelerators, whose convolutions are better fed than small matrix
-    products, take the plain form.
+    On CPU a value in float32 is computed with a quarter of the multiplications, and so is the gradient of `x`. Half
+    precision (whose rounding the transforms would enlarge) and accelerators, whose convolutions are better fed than
+    small matrix products, take the plain form.
     """
-    return (_in_platform_form if _pays(x, kernel) else plain_conv3x3)(x, kernel)
+    return by_platform(x, kernel, cpu=_transformed if _pays(x, kernel) else plain_conv3x3, accelerator=plain_conv3x3)
 
 
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return conv3x3(x, kernel), (x, kernel)
+
+
+def _backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    return conv3x3(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
+
+
+conv3x3.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
 def conv3x3_joined(
     x: Float[Array, "B H W C"], small: Float[Array, "B h w E"], kernel: Float[Array, "3 3 _ D"]
 ) -> Float[Array, "B H W D"]:
     """`conv3x3` of `x` with `small`, enlarged bicubically to twice its size, as further channels."""
-    return (_joined_in_platform_form if _pays(x, kernel) else plain_conv3x3_joined)(x, small, kernel)
+    cpu = _transformed_joined if _pays(x, kernel) else plain_conv3x3_joined
+    return by_platform(x, small, kernel, cpu=cpu, accelerator=plain_conv3x3_joined)
+
+
+def _joined_forward(x: Array, small: Array, kernel: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    return conv3x3_joined(x, small, kernel), (x, small, kernel)
+
+
+def _joined_backward(residuals: tuple[Array, Array, Array], cotangent: Array) -> tuple[Array, Array, Array]:
+    x, small, kernel = residuals
+    enlarged, shrink = jax.vjp(partial(enlarge, scale=2), small)
+    joined, dkernel = _backward((jnp.concatenate([x, enlarged], -1), kernel), cotangent)
+    dx, denlarged = jnp.split(joined, [x.shape[-1]], -1)
+    return dx, *shrink(denlarged), dkernel
+
+
+conv3x3_joined.defvjp(_joined_forward, _joined_backward)
 
 
 def plain_conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:
@@ -47,22 +82,12 @@ def _pays(x: Array, kernel: Array) -> bool:
     return x.dtype == jnp.float32 and tiles >= FEWEST_TILES and min(kernel.shape[2:]) >= FEWEST_CHANNELS
 
 
-def _forms(x: Array, kernel: Array) -> Array:
-    def transformed(x: Array, kernel: Array) -> Array:
-        return winograd_conv(x, transform_kernel(kernel))
-
-    return by_platform(x, kernel, cpu=transformed, accelerator=plain_conv3x3)
+def _transformed(x: Array, kernel: Array) -> Array:
+    return winograd_conv(x, transform_kernel(kernel))
 
 
-def _joined_forms(x: Array, small: Array, kernel: Array) -> Array:
-    def transformed(x: Array, small: Array, kernel: Array) -> Array:
-        return winograd_conv_joined(x, small, transform_kernel(kernel))
-
-    return by_platform(x, small, kernel, cpu=transformed, accelerator=plain_conv3x3_joined)
-
-
-_in_platform_form = differentiated_as(plain_conv3x3, _forms)
-_joined_in_platform_form = differentiated_as(plain_conv3x3_joined, _joined_forms)
+def _transformed_joined(x: Array, small: Array, kernel: Array) -> Array:
+    return winograd_conv_joined(x, small, transform_kernel(kernel))
 
 
 class Conv3x3(nn.Module):
@@ -81,4 +106,4 @@ class Conv3x3(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         outputs = conv3x3(x, kernel) if small is None else conv3x3_joined(x, small.astype(self.dtype), kernel)
-        return outputs + bias.astype(self.dtype)[None, None, None]
+        return checkpoint_name(outputs, DEAR) + bias.astype(self.dtype)[None, None, None]

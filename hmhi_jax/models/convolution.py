@@ -115,6 +115,18 @@ def _dense_gradient_by_rows(x: Array, kernel: Array, cotangent: Array) -> Array:
     return by_tap.astype(kernel.dtype)
 
 
+def dense_kernel_gradient(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"], cotangent: Float[Array, "B H W D"]
+) -> Float[Array, "kh kw C D"]:
+    """The gradient of the kernel of a convolution of stride 1 with zero padding that keeps the size."""
+    return by_platform(x, kernel, cotangent, cpu=_dense_gradient_by_rows, accelerator=_dense_gradient_native)
+
+
+def turned(kernel: Float[Array, "kh kw C D"]) -> Float[Array, "kh kw D C"]:
+    """The kernel whose convolution is the transpose of this one's."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
 @jax.custom_vjp
 def same_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> Float[Array, "B H W D"]:
     """Convolution, stride 1, zero padding that keeps the size; the kernel's sides are odd."""
@@ -127,12 +139,7 @@ def _same_forward(x, kernel):
 
 def _same_backward(residuals, cotangent):
     x, kernel = residuals
-    # The input's gradient is the same operation with the kernel turned by 180 degrees.
-    dx = _native(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
-    dkernel = lax.platform_dependent(
-        x, kernel, cotangent, cpu=_dense_gradient_by_rows, default=_dense_gradient_native
-    )
-    return dx, dkernel
+    return _native(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
 
 
 same_conv.defvjp(_same_forward, _same_backward)

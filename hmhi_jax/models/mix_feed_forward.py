@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -16,6 +17,7 @@ from hmhi_jax.models.parameters import KernelAndBias
 from hmhi_jax.models.platforms import DEAR, by_platform
 
 BAND = 32  # picture rows of a band
+BACKWARD_BAND = 16  # those of one picture's band in the backward pass, which has more maps to keep in cache
 CACHED = 2**20  # hidden numbers that stay in cache anyway; below, bands gain nothing
 MOST_BANDS = 32  # each band is a copy of the program
 
@@ -89,7 +91,7 @@ def _recomputed_backward(residuals: tuple[Array, MixWeights], cotangent: Array) 
     """One band of one picture after the other; a loop, since its bodies' copies would take long to compile."""
     x, weights = residuals
     pictures, height = x.shape[:2]
-    band = min(BAND, height)
+    band = min(BACKWARD_BAND, height)
     bands = -(-height // band)
     below = bands * band - height
     padded = jnp.pad(x, ((0, 0), (2, 2 + below), (0, 0), (0, 0)))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import jax
 from jax import lax
 
-
 # Name (`jax.ad_checkpoint.checkpoint_name`) of results that take long to compute and little memory to keep: what
 # attention, feed-forwards and convolutions over several pixels give.
 DEAR = "dear"

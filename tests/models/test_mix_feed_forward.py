@@ -35,6 +35,7 @@ def test_bands_equal_the_plain_form(height, band, monkeypatch):
 def test_gradients_are_those_of_the_plain_form(height, band, monkeypatch):
     monkeypatch.setattr(module, "CACHED", 0)
     monkeypatch.setattr(module, "BAND", band)
+    monkeypatch.setattr(module, "BACKWARD_BAND", band)
     x, weights = jax.random.normal(jax.random.key(9), (2, height, 8, 4)), _weights(4)
 
     def gradients(form):
