@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from hmhi_jax.models.convolution import dense_kernel_gradient, turned
-from hmhi_jax.models.platforms import DEAR, by_platform
+from hmhi_jax.models.platforms import by_platform, dear
 from hmhi_jax.models.resampling import enlarge
 from hmhi_jax.models.winograd import TILE, transform_kernel, winograd_conv, winograd_conv_joined
 
@@ -106,4 +105,4 @@ class Conv3x3(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         outputs = conv3x3(x, kernel) if small is None else conv3x3_joined(x, small.astype(self.dtype), kernel)
-        return checkpoint_name(outputs, DEAR) + bias.astype(self.dtype)[None, None, None]
+        return dear(outputs) + bias.astype(self.dtype)[None, None, None]

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.platforms import DEAR, by_platform, differentiated_as
+from hmhi_jax.models.platforms import by_platform, dear, differentiated_as
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -148,7 +147,7 @@ same_conv.defvjp(_same_forward, _same_backward)
 def _for_flax(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
     """`same_conv` in the place of `lax.conv_general_dilated`, whose other arguments say what it does anyway."""
     y = same_conv(x, kernel)
-    return y if kernel.shape[:2] == (1, 1) else checkpoint_name(y, DEAR)
+    return y if kernel.shape[:2] == (1, 1) else dear(y)
 
 
 class DepthwiseConv(nn.Module):

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from hmhi_jax.models.activations import gelu
 from hmhi_jax.models.convolution import depthwise_conv
 from hmhi_jax.models.initialisers import segformer_depthwise, transformer_linear
 from hmhi_jax.models.parameters import KernelAndBias
-from hmhi_jax.models.platforms import DEAR, by_platform
+from hmhi_jax.models.platforms import by_platform, dear
 
 BAND = 32  # picture rows of a band
 BACKWARD_BAND = 16  # those of one picture's band in the backward pass, which has more maps to keep in cache
@@ -173,7 +172,7 @@ feed_forward_recomputed.defvjp(_recomputed_forward, _recomputed_backward)
 
 def mix_feed_forward(x: Float[Array, "N H W C"], weights: MixWeights) -> Float[Array, "N H W C"]:
     """Linear, depthwise 3x3, GELU, linear in the platform's form."""
-    return checkpoint_name(by_platform(x, weights, cpu=feed_forward_recomputed, accelerator=feed_forward), DEAR)
+    return dear(by_platform(x, weights, cpu=feed_forward_recomputed, accelerator=feed_forward))
 
 
 class MixFeedForward(nn.Module):

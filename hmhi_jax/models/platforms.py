@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import jax
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array
 
 # Name (`jax.ad_checkpoint.checkpoint_name`) of results that take long to compute and little memory to keep: what
 # attention, feed-forwards and convolutions over several pixels give.
@@ -30,3 +32,16 @@ def differentiated_as(plain: Callable, fast: Callable) -> Callable:
     function = jax.custom_vjp(fast)
     function.defvjp(lambda *arguments: jax.vjp(plain, *arguments), lambda pullback, cotangent: pullback(cotangent))
     return function
+
+
+def _named(x: Array) -> Array:
+    return checkpoint_name(x, DEAR)
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+# Marks what takes long to compute: an array as it is, under the name `DEAR` where it is differentiated, so that
+# programs of inference know nothing of it.
+dear = differentiated_as(_named, _same)

@@ -80,7 +80,7 @@ def default_config() -> ConfigDict:
 
     c.step = ConfigDict()
     c.step.accumulate = 1
-    c.step.checkpoint = "none"  # or "read_outs", "step": what the backward pass computes again
+    c.step.checkpoint = "none"  # or "read_outs", "cheap", "step": what the backward pass computes again
     c.step.frames = "auto"  # of a clip: "scanned", or "unrolled", which is faster (and slower to compile) on CPU
     c.step.dropout = True
     c.step.map_weight = 20.0  # of focal + bce / 2 against dice in the loss
