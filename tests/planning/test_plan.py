@@ -135,7 +135,7 @@ def test_config_changes(config):
         (["--topology", "cpu:8", "--global-batch", "12"], "12 clips cannot be split over 8 chips"),
         (["--topology", "cpu:8", "--checkpoint", "all"], "checkpoint policy 'all'"),
         (["--topology", "cpu:8", "--set", "mesh.space=3"], "mesh.space is 3"),
-        (["--topology", "cpu:8", "--set", "mesh.space=4"], "64 rows cannot be split over mesh.space = 4"),
+        (["--topology", "cpu:8", "--set", "mesh.space=4"], "32 rows cannot be split over mesh.space = 4"),
     ],
 )
 def test_wrong_input_is_one_line(arguments, message):
