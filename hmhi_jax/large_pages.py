@@ -2,7 +2,7 @@
 
 XLA's CPU backend asks the C library for its temporary memory, hundreds of megabytes, at every call of a compiled
 program, and gives it back afterwards. As pages of 4 KiB all of it would be handed out, zeroed and looked up anew for
-every frame, a tenth of a frame's time; as pages of 2 MiB that is nearly free. The GNU C library asks for them if an
+every frame, a twelfth of a frame's time; as pages of 2 MiB that is nearly free. The GNU C library asks for them if an
 environment variable says so before the process starts (glibc 2.35 and later; older ones ignore it). Kernels set to
 `always` or `madvise` grant them.
 """
