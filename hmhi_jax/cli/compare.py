@@ -175,7 +175,7 @@ def _write_clip(
     rgb = taken[:wanted]
     flows = []
     for t in range(len(rgb)):
-        other, opposite = neighbours_of(t, len(taken))
+        other, opposite = neighbours_of(t, len(taken), recipe)
         flows.append(flow_picture(taken[t], taken[other], recipe, None if opposite is None else taken[opposite]))
 
     def ready(pictures: list[np.ndarray]) -> np.ndarray:

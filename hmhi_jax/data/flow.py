@@ -134,13 +134,14 @@ def estimate_flow(
     return cv2.DISOpticalFlow_create(_PRESETS[recipe.preset]).calc(*grey, None)
 
 
-def neighbours_of(number: int, count: int) -> tuple[int, int | None]:
-    """Which frames a frame's flow is estimated to: the next one, and the one before (None where there is none).
+def neighbours_of(number: int, count: int, recipe: FlowRecipe) -> tuple[int, int | None]:
+    """Which frames a frame's flow is estimated to: the next one, and the one before (None where there is none, or
+    the recipe asks for one neighbour).
 
     The last frame's flow goes back to the one before it, a single frame's to itself, which says "nothing moves".
     """
     if number + 1 < count:
-        return number + 1, number - 1 if number else None
+        return number + 1, number - 1 if number and recipe.neighbours == "both" else None
     return max(number - 1, 0), None
 
 

@@ -191,10 +191,10 @@ def _make(task: _Task, recipe: FlowRecipe, format: FlowFormat) -> list[str]:
         return pictures[number]
 
     for number in task.numbers:
-        other, opposite = neighbours_of(number, len(video))
+        other, opposite = neighbours_of(number, len(video), recipe)
         name = video.frame_names[number]
         try:
-            behind = None if opposite is None or recipe.neighbours == "next" else frame(opposite)
+            behind = None if opposite is None else frame(opposite)
             picture = flow_picture(frame(number), frame(other), recipe, behind)
         except InputError as error:
             where = "" if isinstance(error, PictureError) else f"{video.frames[number]}: "

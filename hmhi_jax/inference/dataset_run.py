@@ -132,10 +132,10 @@ class DatasetRun:
             if self._work.flow_recipe is None:
                 return read_picture(video.flows[number])
             recipe = self._work.flow_recipe
-            other, opposite = neighbours_of(number, len(video))
+            other, opposite = neighbours_of(number, len(video), recipe)
             if picture(number).shape != picture(other).shape:
                 raise InputError(f"{video.frames[other]}: is of another size than {video.frame_names[number]}")
-            behind = None if opposite is None or recipe.neighbours == "next" else picture(opposite)
+            behind = None if opposite is None else picture(opposite)
             return flow_picture(picture(number), picture(other), recipe, behind)
 
         frames, flows, sizes = [], [], []

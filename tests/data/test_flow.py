@@ -166,8 +166,10 @@ def test_both_neighbours_show_the_object_where_one_smears_it():
 
 
 def test_neighbours_of_a_frame():
-    assert [neighbours_of(t, 3) for t in range(3)] == [(1, None), (2, 0), (1, None)]
-    assert neighbours_of(0, 1) == (0, None)
+    one, both = (FlowRecipe(neighbours=which) for which in ("next", "both"))
+    assert [neighbours_of(t, 3, both) for t in range(3)] == [(1, None), (2, 0), (1, None)]
+    assert [neighbours_of(t, 3, one) for t in range(3)] == [(1, None), (2, None), (1, None)]
+    assert neighbours_of(0, 1, both) == (0, None)
 
 
 @pytest.mark.parametrize(
