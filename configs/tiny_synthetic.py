@@ -34,6 +34,7 @@ def get_config(stage: str = "frames") -> ConfigDict:
     c.model.backbone = "conv_joint"
     c.model.memory_frames = 5
     c.model.feedforward = 256
+    c.model.subpixels = 2
     for part in ("shallow_memory", "deep_memory", "sgim", "plam"):
         c.model[part] = with_memory
     c.initialisation = "fan_in"
@@ -48,7 +49,7 @@ def get_config(stage: str = "frames") -> ConfigDict:
     c.data.still = 0.25
     c.data.reading = "fast"
 
-    c.steps = 1800 if with_memory else 4500
+    c.steps = 2400 if with_memory else 5000
     c.optimiser.learning_rate = 1e-3 if with_memory else 2e-3
     c.optimiser.schedule = "cosine"
     c.optimiser.warmup_steps = 100
@@ -58,7 +59,7 @@ def get_config(stage: str = "frames") -> ConfigDict:
     c.optimiser.clip_norm = 1.0
     c.optimiser.backbone_rate = 0.5 if with_memory else 1.0
     c.step.dropout = False
-    c.step.map_weight = 5.0
+    c.step.map_weight = 1.0
     c.step.ema_decay = 0.998
 
     c.evaluation.sets = ({"path": "val", "name": "made-up"},)

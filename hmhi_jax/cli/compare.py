@@ -28,7 +28,7 @@ def compare(
     memory_frames: Annotated[int | None, typer.Option(min=1, help="Capacity of the memory (3).")] = None,
     train: Annotated[int, typer.Option(min=0, metavar="N", help="Compare N training steps instead.")] = 0,
     clip_frames: Annotated[int, typer.Option(min=2, help="With --train: frames of a clip.")] = 3,
-    tolerance: Annotated[float, typer.Option(help="Largest deviation, relative to a map's scale.")] = 1e-3,
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest deviation, relative to a map's scale.")] = 1e-3,
     flow: Annotated[str | None, typer.Option(help="Flow recipe as JSON (the release's: raw DIS flow).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for report.json and report.html.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep every map of both sides in OUT/arrays.")] = False,
@@ -49,7 +49,7 @@ def compare(
         raise InputError(f"--size is {size}, expected a multiple of 32")
     recipe = FlowRecipe.from_json(flow) if flow is not None else None
     arguments, weights, recipe = _weights(checkpoint, backbone, seed, memory_frames, recipe)
-    compare_sides.check_release(release.expanduser().absolute(), python, arguments)
+    compare_sides.check_release(release.expanduser().absolute(), python, device, arguments)
     folder = (out or Path(f"compare-{arguments['backbone']}{'-train' if train else ''}")).expanduser().absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ It takes the same request as `hmhi_jax/interop/release_process.py` and leaves th
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +101,25 @@ def train(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
 
     from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
     from hmhi_jax.interop.torch_weights import to_torch
-    from hmhi_jax.models import segment_clip
+    from hmhi_jax.training.clip_forward import clip_logits
     from hmhi_jax.training.losses import segmentation_loss
     from hmhi_jax.training.optimiser import learning_rate_schedule, make_optimiser
+    from hmhi_jax.training.step import compiler_options
 
     swin = request["model"]["backbone"].startswith("swin")
     schedule = learning_rate_schedule("constant", request["learning_rate"], request["steps"])
     decay = {"weight_decay": 0.01, "decay_mask": "spare_norms"} if swin else {"weight_decay": 5e-4, "decay_mask": "all"}
     optimiser = make_optimiser(schedule, **decay)
 
-    @jax.jit
+    platform = jax.devices()[0].platform
+
+    # The release's clips come normalised, which `make_train_step` would do; the rest is as there.
+    @partial(jax.jit, compiler_options=compiler_options(platform))
     def step(params: Any, state: Any, frames: Any, flows: Any, masks: Any) -> Any:
         def loss_of(params: Any) -> Any:
-            return segmentation_loss(segment_clip(model, {**variables, "params": params}, frames, flows), masks)
+            moved = {**variables, "params": params}
+            logits, _ = clip_logits(model, moved, frames, flows, checkpoint="cheap", unroll=platform == "cpu")
+            return segmentation_loss(logits, masks)
 
         loss, gradient = jax.value_and_grad(loss_of)(params)
         updates, state = optimiser.update(gradient, state, params)

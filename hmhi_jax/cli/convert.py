@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="A .pth, .safetensors, .npz, a checkpoint folder or a training run.")
+        Path,
+        typer.Argument(
+            metavar="IN", help="A .pth, .safetensors, .npz, a checkpoint folder, a training run or a shipped name."
+        ),
     ],
     target: Annotated[
         Path | None,

@@ -42,8 +42,8 @@ class Side:
         return np.load(self.folder / f"{name}.npy", mmap_mode="r")
 
 
-def check_release(clone: Path, python: str, arguments: Mapping[str, Any]) -> None:
-    """Raises `InputError` if the clone or its Python cannot do, or cannot build what `build_model` was asked for."""
+def check_release(clone: Path, python: str, device: str, arguments: Mapping[str, Any]) -> None:
+    """Raises `InputError` if the clone, its Python or device cannot do, or cannot build what was asked for."""
     backbone = arguments["backbone"]
     if not (clone / "lib" / "HMHI_Net.py").is_file():
         raise InputError(
@@ -54,7 +54,7 @@ def check_release(clone: Path, python: str, arguments: Mapping[str, Any]) -> Non
         raise InputError(
             f"backbone {backbone}: the release's network can be built with {', '.join(RELEASE_BACKBONES)} only"
         )
-    for name in ("decoder_width", "feedforward", "flow_adapters", "top_k"):
+    for name in ("decoder_width", "feedforward", "flow_adapters", "top_k", "subpixels"):
         if arguments.get(name) is not None:
             raise InputError(f"{name} {arguments[name]}: the release's network has this one built in")
     try:
@@ -64,6 +64,11 @@ def check_release(clone: Path, python: str, arguments: Mapping[str, Any]) -> Non
     except (subprocess.SubprocessError, OSError) as error:
         reason = _last_line(getattr(error, "stderr", "") or str(error))
         raise InputError(f"--python {python}: cannot import torch and numpy ({reason})") from None
+    probe = [python, "-c", "import sys, torch; torch.zeros(1, device=sys.argv[1])", device]
+    answer = subprocess.run(probe, capture_output=True, text=True, timeout=300)
+    if answer.returncode:
+        reason = _last_line(answer.stderr)
+        raise InputError(f"--device {device}: PyTorch cannot use it ({reason}); expected cpu or cuda")
 
 
 def run_side(command: list[str], name: str, folder: Path, request: Mapping[str, Any], log: Path) -> Side:

@@ -13,6 +13,7 @@ import numpy as np
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
+from hmhi_jax.interop.weights_file import shipped_weights
 
 # Keys under which training scripts put a state dict, best first (averaged weights are what people evaluate with).
 _WRAPPERS = ("network", "state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "module", "net")
@@ -47,11 +48,14 @@ class Source:
 
 
 def read_source(path: str | os.PathLike[str], *, verify: bool = True) -> Source:
-    """Read weights by what they are, not by their suffix: `.pth`, `.safetensors`, `.npz` or a folder of Orbax's.
+    """Read weights by what they are, not by their suffix: `.pth`, `.safetensors`, `.npz`, a folder of Orbax's, or the
+    name of weights that come with the package.
 
     With `verify` the storages of a `.pth` are compared with their checksums. Raises `InputError`.
     """
     path = Path(path).expanduser()
+    if not path.exists():
+        path = shipped_weights().get(str(path), path)
     if path.is_dir():
         return _read_folder(path)
     try:

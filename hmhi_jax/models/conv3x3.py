@@ -11,7 +11,14 @@ from jaxtyping import Array, Float
 from hmhi_jax.models.convolution import dense_kernel_gradient, turned
 from hmhi_jax.models.platforms import by_platform, dear
 from hmhi_jax.models.resampling import enlarge
-from hmhi_jax.models.winograd import TILE, transform_kernel, winograd_conv, winograd_conv_joined
+from hmhi_jax.models.winograd import (
+    TILE,
+    transform_kernel,
+    winograd_conv,
+    winograd_conv_joined,
+    winograd_input_gradient,
+    winograd_kernel_gradient,
+)
 
 # Measured on CPU: with fewer tiles, transforming the kernel costs more than the products it saves; with fewer channels,
 # the transforms of inputs and outputs do.
@@ -23,7 +30,7 @@ FEWEST_CHANNELS = 64
 def conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:
     """Stride 1, zero padding that keeps the size.
 
-    On CPU a value in float32 is computed with a quarter of the multiplications, and so is the gradient of `x`. Half
+    On CPU a value in float32 is computed with a quarter of the multiplications, and so are both gradients. Half
     precision (whose rounding the transforms would enlarge) and accelerators, whose convolutions are better fed than
     small matrix products, take the plain form.
     """
@@ -36,7 +43,16 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    return conv3x3(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
+    cpu = _transformed_gradients if _pays(x, kernel) else _plain_gradients
+    return by_platform(x, kernel, cotangent, cpu=cpu, accelerator=_plain_gradients)
+
+
+def _transformed_gradients(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+    return winograd_input_gradient(cotangent, kernel), winograd_kernel_gradient(x, cotangent)
+
+
+def _plain_gradients(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+    return plain_conv3x3(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
 
 
 conv3x3.defvjp(_forward, _backward)
@@ -57,10 +73,19 @@ def _joined_forward(x: Array, small: Array, kernel: Array) -> tuple[Array, tuple
 
 def _joined_backward(residuals: tuple[Array, Array, Array], cotangent: Array) -> tuple[Array, Array, Array]:
     x, small, kernel = residuals
-    enlarged, shrink = jax.vjp(partial(enlarge, scale=2), small)
-    joined, dkernel = _backward((jnp.concatenate([x, enlarged], -1), kernel), cotangent)
+    cpu = _transformed_joined_gradients if _pays(x, kernel) else _plain_joined_gradients
+    joined, dkernel = by_platform(x, small, kernel, cotangent, cpu=cpu, accelerator=_plain_joined_gradients)
     dx, denlarged = jnp.split(joined, [x.shape[-1]], -1)
-    return dx, *shrink(denlarged), dkernel
+    (dsmall,) = jax.linear_transpose(partial(enlarge, scale=2), small)(denlarged)
+    return dx, dsmall, dkernel
+
+
+def _transformed_joined_gradients(x: Array, small: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+    return winograd_input_gradient(cotangent, kernel), winograd_kernel_gradient(x, cotangent, small)
+
+
+def _plain_joined_gradients(x: Array, small: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+    return _plain_gradients(jnp.concatenate([x, enlarge(small, 2)], -1), kernel, cotangent)
 
 
 conv3x3_joined.defvjp(_joined_forward, _joined_backward)

@@ -144,10 +144,13 @@ def _same_backward(residuals, cotangent):
 same_conv.defvjp(_same_forward, _same_backward)
 
 
-def _for_flax(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
+def _same_for_flax(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
     """`same_conv` in the place of `lax.conv_general_dilated`, whose other arguments say what it does anyway."""
-    y = same_conv(x, kernel)
-    return y if kernel.shape[:2] == (1, 1) else dear(y)
+    return dear(same_conv(x, kernel))
+
+
+def _for_flax(*arguments: Any, **settings: Any) -> Array:
+    return dear(lax.conv_general_dilated(*arguments, **settings))
 
 
 class DepthwiseConv(nn.Module):
@@ -295,6 +298,6 @@ def conv(
         dtype=dtype,
         kernel_init=kernel_init,
         bias_init=bias_init,
-        conv_general_dilated=_for_flax if keeps_size else None,
+        conv_general_dilated=_same_for_flax if keeps_size else _for_flax,
         name=name,
     )

@@ -11,10 +11,11 @@ Evaluating a tile is linear, and so is bicubic enlargement: an enlarged map is e
 ever being made. `conv3x3.py` says where these forms are used.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -65,6 +66,46 @@ def winograd_conv_joined(
     return _in_bands(x.shape[1:3], [_plain_source(x), _enlarged_source(small)], kernels)
 
 
+def winograd_input_gradient(
+    cotangent: Float[Array, "B H W D"], kernel: Float[Array, "3 3 C D"]
+) -> Float[Array, "B H W C"]:
+    """Of `winograd_conv` for this kernel: a convolution with the kernel turned round, whose products take the kernel's
+    other channels. To exchange the two beforehand would take longer than all the rest on small maps."""
+    transformed = transform_kernel(kernel[::-1, ::-1])
+    return _in_bands(cotangent.shape[1:3], [_plain_source(cotangent)], [transformed], "ptd,pcd->ptc")
+
+
+def winograd_kernel_gradient(
+    x: Float[Array, "B H W C"], cotangent: Float[Array, "B H W D"], small: Float[Array, "B h w E"] | None = None
+) -> Float[Array, "3 3 _ D"]:
+    """Of `winograd_conv`, or with `small` of `winograd_conv_joined`: the transposes of its steps, with as few products.
+
+    What a pair of points contributes to the kernel there is the product of all tiles' inputs with the cotangent of
+    their products, which is the cotangent's tile evaluated as `_interpolated` weighs it.
+    """
+    sources = [_plain_source(x), *(() if small is None else (_enlarged_source(small),))]
+    padding = [(0, -side % TILE) for side in x.shape[1:3]]
+    given = jnp.pad(cotangent, ((0, 0), *padding, (0, 0)))
+    totals = None
+    for first, count, columns in _bands(x.shape):
+        pieces = [_rows(source, first, count) for source in sources]
+        given_piece = given[:, TILE * first : TILE * (first + count)]
+        if totals is not None:
+            (pieces, given_piece), totals = lax.optimization_barrier(((pieces, given_piece), totals))
+        by_place = _at_points(given_piece, TILE, OUTPUT_TRANSFORM.T, count, columns)
+        parts = [
+            [
+                jnp.einsum("ptc,ptd->pcd", tiles, products, preferred_element_type=jnp.float32)
+                for tiles, products in zip(source.at_points(piece, first, count, columns), by_place, strict=True)
+            ]
+            for source, piece in zip(sources, pieces, strict=True)
+        ]
+        totals = parts if totals is None else jax.tree.map(jnp.add, totals, parts)
+    at_points = [jnp.concatenate(list(of_sources), 1) for of_sources in zip(*totals, strict=True)]
+    across = [_combine(column, at_points) for column in KERNEL_TRANSFORM.T]  # 3 x [6, C, D]
+    return jnp.stack([jnp.stack([_combine(column, list(x)) for x in across]) for column in KERNEL_TRANSFORM.T])
+
+
 class _Source(NamedTuple):
     """A padded map, how its rows belong to rows of tiles, and how six arrays [6, tiles, C] come of a band of it: the
     tiles at each point along the width (the list) and the height (in front)."""
@@ -75,28 +116,42 @@ class _Source(NamedTuple):
     at_points: Callable[[Array, int, int, int], list[Array]]
 
 
-def _in_bands(size: tuple[int, int], sources: list[_Source], kernels: list[Array]) -> Float[Array, "B H W D"]:
+def _in_bands(
+    size: tuple[int, int], sources: list[_Source], kernels: list[Array], product: str = "ptc,pcd->ptd"
+) -> Float[Array, "B H W D"]:
     batch = sources[0].padded.shape[0]
-    rows, columns = (-(-side // TILE) for side in size)
-    band = max(1, BAND_TILES // (batch * columns))
     outputs = []
-    for first in range(0, rows, band):
-        count = min(band, rows - first)
-        pieces = [s.padded[:, s.step * first : s.step * (first + count) + s.overlap] for s in sources]
+    for first, count, columns in _bands((batch, *size)):
+        pieces = [_rows(source, first, count) for source in sources]
         if outputs:  # one band after the other, so that their buffers are the same memory
             pieces, outputs[-1] = lax.optimization_barrier((pieces, outputs[-1]))
         tiles = [s.at_points(piece, first, count, columns) for s, piece in zip(sources, pieces, strict=True)]
-        outputs.append(_interpolated(tiles, kernels, (batch, count, columns)))
+        outputs.append(_interpolated(tiles, kernels, product, (batch, count, columns)))
     joined = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, 1)
     return joined[:, : size[0], : size[1]]
 
 
-def _interpolated(tiles: list[list[Array]], kernels: list[Array], grid: tuple[int, int, int]) -> Array:
+def _bands(shape: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+    """(first row of tiles, number of rows, tiles in a row) of every band of maps `[B, H, W, ...]`."""
+    rows, columns = (-(-side // TILE) for side in shape[1:3])
+    band = max(1, BAND_TILES // (shape[0] * columns))
+    for first in range(0, rows, band):
+        yield first, min(band, rows - first), columns
+
+
+def _rows(source: _Source, first: int, count: int) -> Float[Array, "B _ _ C"]:
+    """What these rows of tiles depend on."""
+    return source.padded[:, source.step * first : source.step * (first + count) + source.overlap]
+
+
+def _interpolated(
+    tiles: list[list[Array]], kernels: list[Array], product: str, grid: tuple[int, int, int]
+) -> Float[Array, "B H W D"]:
     """Products at all points, summed over the sources, and from them the pixels."""
     products = []
     for place in range(POINTS):
         parts = [
-            jnp.matmul(source[place], kernel[place], preferred_element_type=jnp.float32)
+            jnp.einsum(product, source[place], kernel[place], preferred_element_type=jnp.float32)
             for source, kernel in zip(tiles, kernels, strict=True)
         ]
         products.append(sum(parts[1:], start=parts[0]))
@@ -114,10 +169,17 @@ def _plain_source(x: Float[Array, "B H W C"]) -> _Source:
 
 
 def _tiles(padded: Float[Array, "B h w C"], first: int, rows: int, columns: int) -> list[Float[Array, "6 T C"]]:
-    high = [padded[:, i : i + TILE * (rows - 1) + 1 : TILE] for i in range(POINTS)]
-    at_rows = jnp.stack([_combine(row, high) for row in INPUT_TRANSFORM])  # [6, B, rows, w, C]
-    wide = [at_rows[:, :, :, j : j + TILE * (columns - 1) + 1 : TILE] for j in range(POINTS)]
-    return [_combine(row, wide).reshape(POINTS, -1, padded.shape[-1]) for row in INPUT_TRANSFORM]
+    return _at_points(padded, POINTS, INPUT_TRANSFORM, rows, columns)
+
+
+def _at_points(
+    pixels: Float[Array, "B h w C"], side: int, weights: Float[np.ndarray, "6 side"], rows: int, columns: int
+) -> list[Float[Array, "6 T C"]]:
+    """Tiles of `side` pixels, one every four, at each point along the width (the list) and the height (in front)."""
+    high = [pixels[:, i : i + TILE * (rows - 1) + 1 : TILE] for i in range(side)]
+    at_rows = jnp.stack([_combine(row, high) for row in weights])  # [6, B, rows, w, C]
+    wide = [at_rows[:, :, :, j : j + TILE * (columns - 1) + 1 : TILE] for j in range(side)]
+    return [_combine(row, wide).reshape(POINTS, -1, pixels.shape[-1]) for row in weights]
 
 
 def _enlarged_source(small: Float[Array, "B h w C"]) -> _Source:

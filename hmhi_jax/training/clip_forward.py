@@ -65,7 +65,7 @@ def clip_logits(
     if checkpoint == "read_outs":
         read = jax.checkpoint(read, static_argnums=4)
     elif by_frame:
-        kept = jax.checkpoint_policies.save_only_these_names(DEAR) if checkpoint == "cheap" else None
+        kept = _dear() if checkpoint == "cheap" else None
         encode, start, step = (
             jax.checkpoint(function, static_argnums=static, policy=kept)
             for function, static in ((encode, ()), (start, ()), (step, 4))
@@ -98,6 +98,14 @@ def clip_logits(
     later = tuple(jnp.moveaxis(x[:, 1:], 1, 0) for x in features)
     _, rest = lax.scan(body, memory, (later, keys))
     return jnp.concatenate([first[:, None], jnp.moveaxis(rest, 0, 1)], 1), dict(moved.get("batch_stats", {}))
+
+
+def _dear() -> Any:
+    """What "cheap" keeps: results marked as dear, and those of linear layers, which are small beside what activations,
+    norms and attention weights take."""
+    policies = jax.checkpoint_policies
+    marked = policies.save_only_these_names(DEAR)
+    return policies.save_from_both_policies(marked, policies.dots_with_no_batch_dims_saveable)
 
 
 def _encode_by_frame(encode, variables, frames: Array, flows: Array, key: DropoutKey, unroll: bool) -> Features:

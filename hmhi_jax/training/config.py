@@ -36,6 +36,7 @@ def default_config() -> ConfigDict:
     c.model.top_k = 50
     c.model.decoder_width = config_dict.placeholder(int)  # the backbone's
     c.model.feedforward = 2048
+    c.model.subpixels = 1
     c.model.flow_adapters = config_dict.placeholder(bool)  # the backbone's
     c.model.drop_path = config_dict.placeholder(float)  # the backbone's
     c.model.batch_norm = "frozen"

@@ -157,23 +157,27 @@ def test_the_page_is_whole_and_escapes_what_it_is_given(tmp_path, maps):
 
 def test_a_folder_that_is_no_clone(tmp_path):
     with pytest.raises(InputError, match=r"no clone of the authors' release \(lib/HMHI_Net\.py is missing\)"):
-        check_release(tmp_path, "python3", {"backbone": "mit_b1"})
+        check_release(tmp_path, "python3", "cpu", {"backbone": "mit_b1"})
 
 
 def test_a_python_that_cannot_run_the_release(tmp_path):
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "HMHI_Net.py").write_text("")
     with pytest.raises(InputError, match="no such program"):
-        check_release(tmp_path, str(tmp_path / "python9"), {"backbone": "mit_b1"})
+        check_release(tmp_path, str(tmp_path / "python9"), "cpu", {"backbone": "mit_b1"})
     with pytest.raises(InputError, match="resnet50: the release's network can be built with mit_b1"):
-        check_release(tmp_path, "python3", {"backbone": "resnet50"})
+        check_release(tmp_path, "python3", "cpu", {"backbone": "resnet50"})
     with pytest.raises(InputError, match="decoder_width 16: the release's network has this one built in"):
-        check_release(tmp_path, "python3", {"backbone": "mit_b1", "decoder_width": 16})
+        check_release(tmp_path, "python3", "cpu", {"backbone": "mit_b1", "decoder_width": 16})
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'ModuleNotFoundError: no torch' >&2\nexit 1\n")
     broken.chmod(0o755)
     with pytest.raises(InputError, match=r"cannot import torch and numpy \(ModuleNotFoundError: no torch\)"):
-        check_release(tmp_path, str(broken), {"backbone": "mit_b1"})
+        check_release(tmp_path, str(broken), "cpu", {"backbone": "mit_b1"})
+    # One that has torch, but not the device: the probe names it as a third argument.
+    broken.write_text('#!/bin/sh\n[ -z "$3" ] && exit 0\necho "RuntimeError: no device $3" >&2\nexit 1\n')
+    with pytest.raises(InputError, match=r"--device cuda: PyTorch cannot use it \(RuntimeError: no device cuda\)"):
+        check_release(tmp_path, str(broken), "cuda", {"backbone": "mit_b1"})
 
 
 def test_a_side_that_fails_says_why(tmp_path):

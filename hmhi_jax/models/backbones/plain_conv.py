@@ -1,6 +1,6 @@
 """Small plain convolutional encoders: what a CPU trains from nothing in hours and runs many times a second.
 
-No network of the literature: residual blocks of two 3x3 convolutions with layer norm before them, as pre-activation
+No network of the literature: residual blocks of two 3x3 convolutions with group norm before them, as pre-activation
 ResNets (He et al., ECCV 2016) order them. At these widths dense 3x3 convolutions reach several times the arithmetic
 rate of the mixed transformer's depthwise ones on a CPU, and learn without pre-training.
 
@@ -17,9 +17,10 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, norm, split_pairs
+from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, split_pairs
 from hmhi_jax.models.backbones.registry import BackboneSpec, register
 from hmhi_jax.models.convolution import conv
+from hmhi_jax.models.group_norm import GroupNorm
 
 _he = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 # The branch of every block starts small, so that a deep stack starts near the identity.
@@ -35,7 +36,7 @@ class ConvBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"], train: bool) -> Float[Array, "N H W C"]:
         channels = x.shape[-1]
-        y = jax.nn.relu(norm(1e-5, self.dtype, "norm")(x))
+        y = jax.nn.relu(GroupNorm(self.dtype, name="norm")(x))
         y = jax.nn.relu(conv(channels, 3, dtype=self.dtype, kernel_init=_he, name="conv1")(y))
         y = conv(channels, 3, dtype=self.dtype, kernel_init=_small, name="conv2")(y)
         return x + nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
@@ -73,11 +74,11 @@ class PlainConvNet(nn.Module):
         maps = []
         for index, (channels, depth) in enumerate(zip(self.channels, self.depths, strict=True), start=1):
             x = conv(channels, 3, stride=2, dtype=self.dtype, kernel_init=_he, name=f"stage{index}_embed")(x)
-            x = norm(1e-5, self.dtype, f"stage{index}_embed_norm")(x)
+            x = GroupNorm(self.dtype, name=f"stage{index}_embed_norm")(x)
             for block in range(depth):
                 x = ConvBlock(next(rates), self.dtype, name=f"stage{index}_block{block}")(x, train)
             x = adapted(x, f"stage{index}_adapter")
-            maps.append(norm(1e-5, self.dtype, f"stage{index}_norm")(x))
+            maps.append(GroupNorm(self.dtype, name=f"stage{index}_norm")(x))
         return tuple(maps)
 
 
@@ -88,6 +89,7 @@ register(
         64,
         PlainConvNet,
         flow_adapters=True,
+        decoder_norm=True,
         arguments={"channels": (32, 64, 96, 128), "depths": (2, 2, 2, 2), "stem": 24},
     ),
 )
@@ -99,5 +101,6 @@ register(
         PlainConvNet,
         arguments={"channels": (32, 64, 96, 128), "depths": (1, 2, 2, 2), "stem": 16, "joint": True},
         joins_flow=True,
+        decoder_norm=True,
     ),
 )

@@ -25,6 +25,8 @@ class BackboneSpec:
         batch_norm: whether `build` takes the argument `batch_norm`.
         joins_flow: whether the module itself joins frames and flow pictures and returns maps of the frames' rows alone;
             otherwise the network adds the two rows' maps.
+        decoder_norm: whether the decoder's convolutions are followed by group norm, as what is trained from nothing
+            wants it; the paper's decoder has none.
     """
 
     channels: tuple[int, int, int, int]
@@ -35,6 +37,7 @@ class BackboneSpec:
     arguments: dict[str, Any] = field(default_factory=dict)
     batch_norm: bool = False
     joins_flow: bool = False
+    decoder_norm: bool = False
 
     def make(
         self,
