@@ -1,7 +1,8 @@
 """The training step against the release's: losses of five steps and the gradient of every parameter in the first.
 
-In the form that CPUs take at full size: frames written out, everything recomputed but what is dear, and (on maps that
-would be too small for it otherwise) convolutions and both of their gradients with few multiplications.
+With the formulations that CPUs use at full size: everything recomputed but what is dear, and (on maps that would be too
+small for it otherwise) convolutions and both of their gradients with few multiplications. Frames are scanned: written
+out, they would take several times as long to compile.
 """
 
 import json
@@ -40,7 +41,7 @@ def test_five_steps_and_every_gradient_norm():
         step_module, "network_inputs", lambda arrays: tuple(arrays[name].astype(jnp.float32) for name in names)
     )
     state = make_state(from_torch(model, cases.state_dict(model, seed)), optimiser, 0)
-    step = step_module.make_train_step(model, optimiser, schedule, mesh, dropout=False, checkpoint="cheap", unroll=True)
+    step = step_module.make_train_step(model, optimiser, schedule, mesh, dropout=False, checkpoint="cheap")
     with as_they_are, mock.patch.object(conv3x3, "FEWEST_TILES", 1):
         # Unlike elsewhere the run costs more than compiling, at the tests' level of optimisation.
         program = step.lower(state, inputs).compile({"xla_backend_optimization_level": 3})
