@@ -2,9 +2,9 @@
 
     python train.py --config configs/smoke.py --workdir /tmp/smoke
 
-Writes sixteen videos of moving blobs in DAVIS layout into the work directory, trains 60 steps of four clips of two frames
-on them, and evaluates on four others every 20 steps. The network is `tiny`'s with a narrower decoder, whole memory
-included. Fresh weights are scaled by fan-in (`initialisation`). The weights are of no use to anybody.
+Writes sixteen videos of moving blobs in DAVIS layout into the work directory, trains 60 steps of four clips of two
+frames on them, and evaluates on four others every 20 steps. The network is `tiny`'s with a narrower decoder, whole
+memory included. Fresh weights are scaled by fan-in (`initialisation`). The weights are of no use to anybody.
 
 @@SMOKE@@
 """
