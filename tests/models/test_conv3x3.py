@@ -49,8 +49,9 @@ def test_bands_change_nothing(monkeypatch):
     joined = jnp.concatenate([kernel, kernel[:, :, :2]], 2)
     joined_whole = winograd_conv_joined(large, x, transform_kernel(joined))
     monkeypatch.setattr(winograd, "BAND_TILES", 12)  # of the picture's 6 rows of 2 x 3 tiles, two at a time
-    np.testing.assert_allclose(winograd_conv(x, transform_kernel(kernel)), whole, atol=1e-6)
-    np.testing.assert_allclose(winograd_conv_joined(large, x, transform_kernel(joined)), joined_whole, atol=2e-6)
+    # To rounding: products of another number of rows may be summed in another order (JAX 0.12 does).
+    np.testing.assert_allclose(winograd_conv(x, transform_kernel(kernel)), whole, atol=5e-6)
+    np.testing.assert_allclose(winograd_conv_joined(large, x, transform_kernel(joined)), joined_whole, atol=5e-6)
 
 
 def test_rounding_stays_near_that_of_the_plain_sum():
