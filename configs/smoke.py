@@ -6,7 +6,9 @@ Writes sixteen videos of moving blobs in DAVIS layout into the work directory, t
 frames on them, and evaluates on four others every 20 steps. The network is `tiny`'s with a narrower decoder, whole
 memory included. Fresh weights are scaled by fan-in (`initialisation`). The weights are of no use to anybody.
 
-@@SMOKE@@
+Measured on 2 cores of an AMD EPYC 9004 (AVX-512), nothing else running: loss 4.01 at the first step, .85 at the last; J
+.775 after 20 steps, .822 after 40, .832 after 60; 68 s by the clock with an empty compilation cache, half of them
+compiling the step; 32 s when started anew with a filled one.
 """
 
 from ml_collections import ConfigDict
