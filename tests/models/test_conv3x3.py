@@ -49,9 +49,8 @@ def test_bands_change_nothing(monkeypatch):
     joined = jnp.concatenate([kernel, kernel[:, :, :2]], 2)
     joined_whole = winograd_conv_joined(large, x, transform_kernel(joined))
     monkeypatch.setattr(winograd, "BAND_TILES", 12)  # of the picture's 6 rows of 2 x 3 tiles, two at a time
-    # To rounding: products of another number of rows may be summed in another order (JAX 0.12 does).
-    np.testing.assert_allclose(winograd_conv(x, transform_kernel(kernel)), whole, atol=5e-6)
-    np.testing.assert_allclose(winograd_conv_joined(large, x, transform_kernel(joined)), joined_whole, atol=5e-6)
+    np.testing.assert_allclose(winograd_conv(x, transform_kernel(kernel)), whole, atol=1e-6)
+    np.testing.assert_allclose(winograd_conv_joined(large, x, transform_kernel(joined)), joined_whole, atol=2e-6)
 
 
 def test_rounding_stays_near_that_of_the_plain_sum():
@@ -75,17 +74,21 @@ def test_gradients_are_those_of_the_plain_form(monkeypatch, height, band):
     monkeypatch.setattr(dispatch, "FEWEST_TILES", 1)
     monkeypatch.setattr(dispatch, "FEWEST_CHANNELS", 1)
     monkeypatch.setattr(winograd, "BAND_TILES", band)
-    x, kernel = _arrays((2, height, 8, 3), 4)
+    x, kernel = _arrays((1, height, 8, 3), 4)
 
-    small = jax.random.normal(jax.random.key(2), (2, height // 2, 4, 1))
+    small = jax.random.normal(jax.random.key(2), (1, height // 2, 4, 1))
 
     def gradients(form, *inputs):
         return jax.jit(jax.grad(lambda *inputs: jnp.sin(form(*inputs)).sum(), range(len(inputs))))(*inputs)
 
     pairs = [(conv3x3, plain_conv3x3, (x, kernel)), (conv3x3_joined, plain_conv3x3_joined, (x[..., :2], small, kernel))]
     for form, plain_form, inputs in pairs:
-        for ours, plain in zip(gradients(form, *inputs), gradients(plain_form, *inputs), strict=True):
-            np.testing.assert_allclose(ours, plain, atol=1e-6 * float(jnp.abs(plain).max()))
+        *ours, ours_kernel = gradients(form, *inputs)
+        *plain, plain_kernel = gradients(plain_form, *inputs)
+        for one, other in zip(ours, plain, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+        # A sum over all pixels, of far larger numbers: its rounding is that of the transforms, relative to the largest.
+        np.testing.assert_allclose(ours_kernel, plain_kernel, atol=1e-6 * float(jnp.abs(plain_kernel).max()))
 
 
 def _uses_convolution(x, kernel) -> bool:
