@@ -32,5 +32,5 @@ class GroupNorm(nn.Module):
         wide = x.astype(jnp.float32)
         mean = by_group(wide.mean((1, 2)))
         variance = by_group(jnp.square(wide - mean[:, None, None]).mean((1, 2)))
-        factor = jax.lax.rsqrt(variance + 1e-5) * scale
-        return (wide * factor[:, None, None] + (bias - mean * factor)[:, None, None]).astype(self.dtype)
+        factor = jax.lax.rsqrt(variance + 1e-5) * scale[None]
+        return (wide * factor[:, None, None] + (bias[None] - mean * factor)[:, None, None]).astype(self.dtype)

@@ -165,7 +165,7 @@ SHALLOW = {
 @pytest.mark.parametrize("family", SHALLOW)
 def test_flow_adapters_touch_the_flow_rows_alone(family):
     encoder = SHALLOW[family](flow_adapters=True, dtype=jnp.dtype("float32"))
-    pictures = jnp.asarray(np.random.default_rng(2).standard_normal((4, 32, 32, 3)), jnp.float32)
+    pictures = jnp.asarray(np.random.default_rng(2).standard_normal((4, 64, 64, 3)), jnp.float32)
     shapes = jax.eval_shape(lambda key: encoder.init(key, pictures, flow_rows=2), jax.random.key(0))
     flat = numbered_variables(flatten_dict(shapes, sep="/"))
     silent = {path: 0 * x if "adapter/up/" in path else x for path, x in flat.items()}
