@@ -95,7 +95,7 @@ def winograd_kernel_gradient(
         by_place = _at_points(given_piece, TILE, OUTPUT_TRANSFORM.T, count, columns)
         parts = [
             [
-                jnp.einsum("ptc,ptd->pcd", tiles, products, preferred_element_type=jnp.float32)
+                _product("ptc,ptd->pcd", tiles, products)
                 for tiles, products in zip(source.at_points(piece, first, count, columns), by_place, strict=True)
             ]
             for source, piece in zip(sources, pieces, strict=True)
@@ -151,7 +151,7 @@ def _interpolated(
     products = []
     for place in range(POINTS):
         parts = [
-            jnp.einsum(product, source[place], kernel[place], preferred_element_type=jnp.float32)
+            _product(product, source[place], kernel[place])
             for source, kernel in zip(tiles, kernels, strict=True)
         ]
         products.append(sum(parts[1:], start=parts[0]))
@@ -225,6 +225,11 @@ def _enlarged_transform(size: int) -> Float[np.ndarray, "6 6 tiles"]:
             if 0 <= pixel < size:
                 weights[:, tap, tile] = from_all[:, pixel]
     return weights
+
+
+def _product(subscripts: str, x: Array, y: Array) -> Array:
+    """Summed in float32 at least."""
+    return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _combine(weights: Float[np.ndarray, "n"], arrays: list[Array]) -> Array:
