@@ -150,10 +150,7 @@ def _interpolated(
     """Products at all points, summed over the sources, and from them the pixels."""
     products = []
     for place in range(POINTS):
-        parts = [
-            _product(product, source[place], kernel[place])
-            for source, kernel in zip(tiles, kernels, strict=True)
-        ]
+        parts = [_product(product, source[place], kernel[place]) for source, kernel in zip(tiles, kernels, strict=True)]
         products.append(sum(parts[1:], start=parts[0]))
     batch, rows, columns = grid
     across = [_combine(row, products) for row in OUTPUT_TRANSFORM]  # 4 x [6, B * rows * columns, D]

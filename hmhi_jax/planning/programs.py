@@ -13,7 +13,7 @@ from hmhi_jax.inference.batched_step import BatchedSteps
 from hmhi_jax.training import assemble
 from hmhi_jax.training.clip_forward import CheckpointPolicy
 from hmhi_jax.training.initialisation import init_variables
-from hmhi_jax.training.mesh import DATA, SPACE
+from hmhi_jax.training.mesh import DATA, SPACE, check_rows
 from hmhi_jax.training.state import make_state
 from hmhi_jax.training.step import make_train_step
 
@@ -51,6 +51,7 @@ def lower_training(config: ConfigDict, mesh: Mesh, batch: int, checkpoint: Check
         raise InputError(
             f"config.data.sizes: {height} rows cannot be split over mesh.space = {mesh.shape[SPACE]} in multiples of 32"
         )
+    check_rows(height, mesh)
     ema = config.step.ema_decay > 0
     state = jax.eval_shape(lambda: make_state(init_variables(model, config.seed), optimiser, config.seed, ema))
     clip = (batch, config.data.frames, height, width)

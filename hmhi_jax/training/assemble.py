@@ -26,7 +26,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.models import HMHINet, build_model
 from hmhi_jax.training.clip_forward import CheckpointPolicy
 from hmhi_jax.training.loop import Batches
-from hmhi_jax.training.mesh import DATA
+from hmhi_jax.training.mesh import DATA, check_rows
 from hmhi_jax.training.optimiser import BACKBONE, learning_rate_schedule, make_optimiser
 
 
@@ -189,7 +189,4 @@ def check_devices(config: ConfigDict, mesh: Mesh) -> None:
             f"({data} devices along mesh.data x {parts} accumulated parts)"
         )
     for height, _ in config.data.sizes:
-        if height % mesh.shape["space"]:
-            raise InputError(
-                f"config.data.sizes: {height} rows cannot be split over mesh.space = {mesh.shape['space']}"
-            )
+        check_rows(height, mesh)

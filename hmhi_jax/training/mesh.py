@@ -17,6 +17,11 @@ from hmhi_jax.errors import InputError
 
 DATA, SPACE = "data", "space"
 
+# Where clips and rows are both split, XLA's partitioner (jaxlib 0.10 and 0.12) computes a convolution whose kernel is
+# higher than its map on every chip's share and adds the shares of all chips, those of other clips too. From eight rows
+# at stride 32 on no kernel of the network is.
+FEWEST_ROWS = 256
+
 
 def join_processes(
     coordinator: str | None = None, process_count: int | None = None, process_index: int | None = None
@@ -80,6 +85,18 @@ def make_mesh(data: int = -1, space: int = 1, devices: list[Any] | None = None) 
             f"mesh is {data} x {space} (data x space), expected to use all {len(devices)} devices of all processes"
         )
     return Mesh(np.asarray(devices[: data * space]).reshape(data, space), (DATA, SPACE))
+
+
+def check_rows(height: int, mesh: Mesh) -> None:
+    """Refuse pictures of so few rows that they cannot be split over the mesh, or would be computed wrongly."""
+    data, space = mesh.shape[DATA], mesh.shape[SPACE]
+    if height % space:
+        raise InputError(f"config.data.sizes: {height} rows cannot be split over mesh.space = {space}")
+    if data > 1 and space > 1 and height < FEWEST_ROWS:
+        raise InputError(
+            f"config.data.sizes: {height} rows on a mesh of {data} x {space} (data x space), expected at least "
+            f"{FEWEST_ROWS}: XLA adds up convolutions of smaller maps wrongly there; use mesh.space = 1"
+        )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -136,6 +136,10 @@ def test_config_changes(config):
         (["--topology", "cpu:8", "--checkpoint", "all"], "checkpoint policy 'all'"),
         (["--topology", "cpu:8", "--set", "mesh.space=3"], "mesh.space is 3"),
         (["--topology", "cpu:8", "--set", "mesh.space=4"], "32 rows cannot be split over mesh.space = 4"),
+        (
+            ["--topology", "cpu:8", "--set", "mesh.space=2", "--set", "data.sizes=((64, 64),)"],
+            "64 rows on a mesh of 4 x 2",
+        ),
     ],
 )
 def test_wrong_input_is_one_line(arguments, message):

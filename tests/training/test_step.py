@@ -6,11 +6,13 @@ import pytest
 import tiny_run_config
 from small_network import random_variables
 
+from hmhi_jax.data.device_batches import batch_shardings
 from hmhi_jax.data.preprocessing import normalise
+from hmhi_jax.errors import InputError
 from hmhi_jax.models import build_model, segment_clip
 from hmhi_jax.training import assemble
 from hmhi_jax.training.losses import segmentation_loss
-from hmhi_jax.training.mesh import make_mesh
+from hmhi_jax.training.mesh import FEWEST_ROWS, check_rows, make_mesh, replicated
 from hmhi_jax.training.state import make_state
 from hmhi_jax.training.step import batch_loss, make_train_step
 
@@ -108,3 +110,22 @@ def test_accumulated_parts_give_the_step_of_the_whole_batch():
         np.testing.assert_allclose(one.scalars[name], other.scalars[name], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(first.ema), jax.tree.leaves(second.ema), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_clips_and_rows_split_over_a_mesh_give_the_losses_of_one_device():
+    """At the fewest rows that are allowed; below, XLA's partitioner is wrong."""
+    model = build_model(**SMALL)
+    params, clips = random_variables(model)["params"], batch(2, 2, FEWEST_ROWS)
+    by_clip = []
+    for data, space in ((1, 1), (2, 2)):
+        mesh = make_mesh(data, space, jax.devices()[: data * space])
+        check_rows(FEWEST_ROWS, mesh)
+        losses = jax.jit(
+            lambda params, clips: batch_loss(model, params, {}, clips, None)[1][0],
+            in_shardings=(replicated(mesh), batch_shardings(mesh)),
+        )
+        by_clip.append(losses(params, clips))
+    np.testing.assert_allclose(*by_clip, rtol=1e-6)
+    with pytest.raises(InputError, match="224 rows on a mesh of 2 x 2"):
+        check_rows(224, mesh)
