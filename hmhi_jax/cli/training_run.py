@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from hmhi_jax.cli.training_validation import Validation, best_metric
 from hmhi_jax.compilation_cache import enable as enable_compilation_cache
 from hmhi_jax.complete_files import write_text
+from hmhi_jax.data.device_batches import batch_shapes
 from hmhi_jax.data.moving_blobs import write_moving_blobs
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.weights_file import CHECKPOINT_EXPORT, load_weights, save_weights
@@ -58,17 +59,6 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
             best_metric=best or None,
             lowest_is_best=lowest,
         )
-        state, restored, notes = starting_state(
-            model, optimiser, mesh, checkpoints,
-            seed=config.seed, ema=config.step.ema_decay > 0,
-            check=lambda stored: check_same(stored["config"], plain, str(folder), accepted),
-            source=(lambda: _other_weights(config)) if config.init_from else None,
-            source_name=config.init_from, initialisation=config.initialisation,
-        )  # fmt: skip
-        if restored is not None:
-            data.batches.set_state(restored.data)
-        _write_json(folder / "config.json", record)
-
         train_step = make_train_step(model, optimiser, schedule, mesh, **assemble.step_arguments(config))
         when = Schedule(total, config.checkpoints.every_steps, evaluate_every, config.logging.every_steps)
 
@@ -82,7 +72,25 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
             train_step, data.batches, when, checkpoints, folder, record, evaluate=validation,
             export=export, tensorboard=config.logging.tensorboard, profile=profile,
         )  # fmt: skip
-        outcome = loop.run(state, [*checkpoints.warnings, *notes])
+
+        def compile_first(like: TrainState) -> None:
+            first = batch_shapes(config.data.batch_size, config.data.frames, tuple(config.data.sizes[0]))
+            compiled.append(loop.compile(like, first))
+
+        compiled: list[str] = []
+        state, restored, notes = starting_state(
+            model, optimiser, mesh, checkpoints,
+            seed=config.seed, ema=config.step.ema_decay > 0,
+            check=lambda stored: check_same(stored["config"], plain, str(folder), accepted),
+            source=(lambda: _other_weights(config)) if config.init_from else None,
+            source_name=config.init_from, initialisation=config.initialisation,
+            meanwhile=compile_first,
+        )  # fmt: skip
+        if restored is not None:
+            data.batches.set_state(restored.data)
+        _write_json(folder / "config.json", record)
+
+        outcome = loop.run(state, [*checkpoints.warnings, *notes, *compiled])
     finally:
         data.batches.close()
     return outcome.exit_code

@@ -33,6 +33,14 @@ def batch_shardings(mesh: Mesh) -> dict[str, Sharding]:
     return {"frames": pictures, "flows": pictures, "masks": pictures, "valid": NamedSharding(mesh, PartitionSpec(data))}
 
 
+def batch_shapes(clips: int, frames: int, size: tuple[int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the arrays of a batch look like, for compiling before there is one. `size`: height and width in pixels."""
+    shape = (clips, frames, *size)
+    pictures = jax.ShapeDtypeStruct((*shape, 3), jnp.uint8)
+    masks, valid = jax.ShapeDtypeStruct((*shape, 1), jnp.uint8), jax.ShapeDtypeStruct(shape[:2], jnp.bool_)
+    return {"frames": pictures, "flows": pictures, "masks": masks, "valid": valid}
+
+
 def network_inputs(
     arrays: Mapping[str, Any],
 ) -> tuple[

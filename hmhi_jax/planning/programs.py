@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from hmhi_jax.data.device_batches import batch_shapes
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.batched_step import BatchedSteps
 from hmhi_jax.training import assemble
@@ -54,10 +55,7 @@ def lower_training(config: ConfigDict, mesh: Mesh, batch: int, checkpoint: Check
     check_rows(height, mesh)
     ema = config.step.ema_decay > 0
     state = jax.eval_shape(lambda: make_state(init_variables(model, config.seed), optimiser, config.seed, ema))
-    clip = (batch, config.data.frames, height, width)
-    arrays = {name: jax.ShapeDtypeStruct((*clip, 3), jnp.uint8) for name in ("frames", "flows")}
-    arrays["masks"] = jax.ShapeDtypeStruct((*clip, 1), jnp.uint8)
-    arrays["valid"] = jax.ShapeDtypeStruct(clip[:2], jnp.bool_)
+    arrays = batch_shapes(batch, config.data.frames, (height, width))
     step = make_train_step(model, optimiser, schedule, mesh, **arguments)
     return step.trace(state, arrays).lower(lowering_platforms=(platform,))
 

@@ -10,6 +10,7 @@ The order, checked case by case in `starting_state`:
 
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -41,6 +42,7 @@ def starting_state(
     source: Callable[[], tuple[Mapping[str, Any], Any | None]] | None = None,
     source_name: str = "",
     initialisation: str = "published",
+    meanwhile: Callable[[TrainState], None] = lambda like: None,
 ) -> tuple[TrainState, Restored | None, list[str]]:
     """The state to start from, on the mesh.
 
@@ -49,6 +51,7 @@ def starting_state(
         source: gives (variables as nested dicts of arrays, optimiser state or None), called in case 2 only.
         source_name: names it in messages.
         initialisation: how fresh weights are drawn, see `init_variables`.
+        meanwhile: called with the state's shapes while weights are drawn in case 3.
 
     Returns:
         state; what was restored in case 1; notes for the user on what was taken and what is fresh.
@@ -68,10 +71,13 @@ def starting_state(
     draw = jax.jit(
         lambda: init_variables(model, seed, initialisation), out_shardings=place, compiler_options=options
     )  # fmt: skip
-    variables = draw()
     if source is None:
+        with ThreadPoolExecutor(1) as beside:  # most of it is compiling, for which XLA needs no Python
+            drawing = beside.submit(draw)
+            meanwhile(like)
         note = f"fresh weights, seed {seed}, {initialisation} initialisation"
-        return jax.jit(fresh, out_shardings=place)(variables), None, [note]
+        return jax.jit(fresh, out_shardings=place)(drawing.result()), None, [note]
+    variables = draw()
     loaded, opt_state = source()
     variables, notes = overlay(variables, loaded, source_name)
     variables = jax.tree.map(lambda x: jax.device_put(x, place), variables)

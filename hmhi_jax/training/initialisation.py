@@ -7,6 +7,7 @@ few per cent of what they get, and hundreds of steps go by before gradients reac
 
 import math
 import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,6 +33,11 @@ def init_variables(model: HMHINet, seed: int, initialisation: str = "published")
     """
     if initialisation not in INITIALISATIONS:
         raise InputError(f"config.initialisation is {initialisation!r}, expected one of {', '.join(INITIALISATIONS)}")
+    return _drawn_variables(model, seed, initialisation)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))  # so that it is traced once, though shapes are asked for before values are
+def _drawn_variables(model: HMHINet, seed: int, initialisation: str) -> dict[str, Any]:
     pictures = jnp.zeros((1, 2, 64, 64, 3), jnp.float32)
     variables = dict(model.init(jax.random.PRNGKey(seed), pictures, pictures))
     if initialisation == "fan_in":

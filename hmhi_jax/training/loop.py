@@ -177,20 +177,27 @@ class Loop:
                 return Outcome(state, interruption.name, interruption.exit_code)
         return Outcome(state)
 
+    def compile(self, state: TrainState, arrays: Mapping[str, Any]) -> str:
+        """Compile the step for a batch's size, for which shapes suffice; what it took, to be said.
+
+        All processes wait for the slowest: collectives are less patient.
+        """
+        size = arrays["frames"].shape
+        began = time.monotonic()
+        program = self.train_step.lower(state, arrays).compile()
+        freed_memory.give_back()
+        wait_for_all(f"compiled-{'-'.join(map(str, size))}")
+        self._programs[size] = program
+        memory = program.memory_analysis()
+        text = f"compiled for {size[2]} x {size[3]} in {time.monotonic() - began:.0f} s"
+        if memory is not None:
+            text += f", temporary memory {memory.temp_size_in_bytes / 1e9:.2f} GB a device"
+        return text
+
     def _compiled(self, state: TrainState, arrays: Mapping[str, jax.Array]) -> Callable:
-        """The step compiled for a batch's size. All processes wait for the slowest: collectives are less patient."""
         size = arrays["frames"].shape
         if size not in self._programs:
-            began = time.monotonic()
-            program = self.train_step.lower(state, arrays).compile()
-            freed_memory.give_back()
-            wait_for_all(f"compiled-{'-'.join(map(str, size))}")
-            self._programs[size] = program
-            memory = program.memory_analysis()
-            text = f"compiled for {size[2]} x {size[3]} in {time.monotonic() - began:.0f} s"
-            if memory is not None:
-                text += f", temporary memory {memory.temp_size_in_bytes / 1e9:.2f} GB a device"
-            self.progress.say(text)
+            self.progress.say(self.compile(state, arrays))
         return self._programs[size]
 
     def _report(self, pending: _Pending, last_end: float) -> float:

@@ -16,9 +16,14 @@ from hmhi_jax.training.mesh import make_mesh
 from hmhi_jax.training.optimiser import learning_rate_schedule, make_optimiser
 from hmhi_jax.training.state import make_state
 
+# A bias's gradient is a sum over all pixels. One of them cancels to 6e-4 of its kernel's gradient norm: weights that
+# differ by 1e-7 of themselves move it by 2 % under either policy. As a share of the kernel's gradient norm:
+ROUNDING_OF_BIASES = {"read_outs": 0.0, "cheap": 3e-5}
+
 
 @pytest.mark.slow
-def test_five_steps_and_every_gradient_norm():
+@pytest.mark.parametrize(("checkpoint", "steps"), [("read_outs", 5), ("cheap", 1)])
+def test_losses_and_every_gradient_norm(checkpoint, steps):
     golden = json.loads((cases.FOLDER / "train_mit_b1.json").read_text())
     size, frames, batch, seed = (golden[key] for key in ("size", "frames", "batch", "seed"))
     model = build_model(golden["encoder"], memory_frames=golden["memory_frames"])
@@ -36,17 +41,17 @@ def test_five_steps_and_every_gradient_norm():
         step_module, "network_inputs", lambda arrays: tuple(arrays[name].astype(jnp.float32) for name in names)
     )
     state = make_state(from_torch(model, cases.state_dict(model, seed)), optimiser, 0)
-    step = step_module.make_train_step(model, optimiser, schedule, mesh, dropout=False, checkpoint="read_outs")
+    step = step_module.make_train_step(model, optimiser, schedule, mesh, dropout=False, checkpoint=checkpoint)
     with as_they_are:
         # Unlike elsewhere the run costs more than compiling, at the tests' level of optimisation.
         program = step.lower(state, inputs).compile({"xla_backend_optimization_level": 3})
     losses = []
-    for index in range(len(golden["losses"])):
+    for index in range(steps):
         state, metrics = program(state, inputs)
         losses.append(float(metrics.scalars["loss"]))
         if index == 0:
             first = jax.device_get(state.opt_state)
-    np.testing.assert_allclose(losses, golden["losses"], rtol=3e-4)
+    np.testing.assert_allclose(losses, golden["losses"][:steps], rtol=3e-4)
 
     # After one step Adam's first moment is a tenth of the gradient.
     (moments,) = (part.mu for part in first if hasattr(part, "mu"))
@@ -59,4 +64,6 @@ def test_five_steps_and_every_gradient_norm():
     }
     for name, norm in expected.items():
         # Key biases shift all scores of a query alike: their true gradient is zero.
-        assert norms[name] == pytest.approx(norm, rel=3e-3, abs=1e-6), name
+        of_kernel = expected.get(name.removesuffix("bias") + "weight", 0.0) if name.endswith(".bias") else 0.0
+        close = pytest.approx(norm, rel=3e-3, abs=1e-6 + ROUNDING_OF_BIASES[checkpoint] * of_kernel)
+        assert norms[name] == close, name
