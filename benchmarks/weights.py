@@ -11,6 +11,7 @@ the same network with the same weights, with a part switched off.
 """
 
 import argparse
+import dataclasses
 import json
 import tempfile
 import time
@@ -83,17 +84,24 @@ def score_videos(segmenter: VideoSegmenter, dataset: Dataset, videos: list[str],
     return result
 
 
-def score_clips(segmenter: VideoSegmenter, folder: Path, count: int, name: str) -> float:
-    """Mean J over all frames of the first `count` clips."""
+def score_clips(segmenter: VideoSegmenter, folder: Path, count: int, name: str, sheet: Path | None) -> float:
+    """Mean J over all frames of the first `count` clips. `sheet` gets a picture of the six with the lowest J: two rows
+    each, frames with the outline of the truth and flow pictures, then the same with the outline of what was found."""
     from hmhi_jax.data.packing import PackedDataset
-    from hmhi_jax.data.synthetic.packs import read_clip
+    from hmhi_jax.data.synthetic.packs import contact_sheet, read_clip
 
-    values = []
+    scored, frames = [], []
     for video in track(list(PackedDataset(folder))[:count], description=f"{name:18}", transient=True):
         clip = read_clip(video)
-        masks = segmenter.stream(iter(clip.frames), flows=iter(clip.flows))
-        values += [jaccard(mask > 0, truth > 0) for mask, truth in zip(masks, clip.masks, strict=True)]
-    return float(np.mean(values))
+        masks = np.stack(list(segmenter.stream(iter(clip.frames), flows=iter(clip.flows))))
+        values = [jaccard(mask > 0, truth > 0) for mask, truth in zip(masks, clip.masks, strict=True)]
+        frames += values
+        scored.append((float(np.mean(values)), clip, dataclasses.replace(clip, masks=np.uint8(masks > 0))))
+    if sheet is not None:
+        worst = sorted(scored, key=lambda one: one[0])[:6]
+        Image.fromarray(contact_sheet(clip for _, *pair in worst for clip in pair)).save(sheet)
+        print(f"{sheet}: J {', '.join(f'{value:.2f}' for value, *_ in worst)} from top to bottom")
+    return float(np.mean(frames))
 
 
 def main() -> None:
@@ -105,6 +113,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100, help="clips of it to take")
     parser.add_argument("--weights", default="tiny")
     parser.add_argument("--variants", choices=("full", "all"), default="full")
+    parser.add_argument("--sheet", type=Path, help="a picture of the six clips with the lowest J goes there")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
     if (arguments.dataset is None) == (arguments.clips is None):
@@ -112,7 +121,7 @@ def main() -> None:
     found: dict = {}
     for name, segmenter in variants(arguments.weights, arguments.variants):
         if arguments.clips:
-            found[name] = score_clips(segmenter, arguments.clips, arguments.count, name)
+            found[name] = score_clips(segmenter, arguments.clips, arguments.count, name, arguments.sheet)
             print(f"{name:18} J {found[name]:.3f}", flush=True)
             continue
         dataset = open_dataset(arguments.dataset, split=arguments.split)
