@@ -121,7 +121,8 @@ def main() -> None:
     found: dict = {}
     for name, segmenter in variants(arguments.weights, arguments.variants):
         if arguments.clips:
-            found[name] = score_clips(segmenter, arguments.clips, arguments.count, name, arguments.sheet)
+            sheet = arguments.sheet if name == "full" else None
+            found[name] = score_clips(segmenter, arguments.clips, arguments.count, name, sheet)
             print(f"{name:18} J {found[name]:.3f}", flush=True)
             continue
         dataset = open_dataset(arguments.dataset, split=arguments.split)

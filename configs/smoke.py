@@ -6,8 +6,8 @@ Writes sixteen videos of moving blobs in DAVIS layout into the work directory, t
 frames on them, and evaluates on four others every 20 steps. The network is `tiny`'s with a narrower decoder, whole
 memory included. Fresh weights are scaled by fan-in (`initialisation`). The weights are of no use to anybody.
 
-Measured on 2 cores of an AMD EPYC 9004 (AVX-512), nothing else running: loss 4.00 at the first step, 1.43 at the last; J
-.761 after 20 steps, .810 after 40; 61 and 67 s by the clock in two runs with an empty compilation cache, 40 of them
+Measured on 2 cores of an AMD EPYC 9004 (AVX-512), nothing else running: loss 4.00 at the first step, 1.43 at the last;
+J .761 after 20 steps, .810 after 40; 61 and 67 s by the clock in two runs with an empty compilation cache, 40 of them
 compiling; 29 s when started anew with a filled one.
 """
 
