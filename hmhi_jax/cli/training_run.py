@@ -20,6 +20,7 @@ from hmhi_jax.training.checkpoints import FOLDER, Checkpoints, code_version, loa
 from hmhi_jax.training.config import check_same, to_plain
 from hmhi_jax.training.initial_weights import starting_state
 from hmhi_jax.training.initialisation import init_variables
+from hmhi_jax.training.interruption import Interruption
 from hmhi_jax.training.loop import Loop, Schedule
 from hmhi_jax.training.mesh import make_mesh, wait_for_all
 from hmhi_jax.training.optimiser import check_patterns
@@ -52,45 +53,52 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
             "best_metric": best, "lowest_is_best": lowest,
         }  # fmt: skip
         wait_for_all("data-opened")  # looking through a data set takes some processes longer than others
-        checkpoints = Checkpoints(
-            folder,
-            keep_last=config.checkpoints.keep_last,
-            keep_best=config.checkpoints.keep_best,
-            best_metric=best or None,
-            lowest_is_best=lowest,
-        )
-        train_step = make_train_step(model, optimiser, schedule, mesh, **assemble.step_arguments(config))
-        when = Schedule(total, config.checkpoints.every_steps, evaluate_every, config.logging.every_steps)
+        # From here on: the first compilation takes minutes, and a signal in it must not end in a traceback.
+        with Interruption() as interruption:
+            checkpoints = Checkpoints(
+                folder,
+                keep_last=config.checkpoints.keep_last,
+                keep_best=config.checkpoints.keep_best,
+                best_metric=best or None,
+                lowest_is_best=lowest,
+            )
+            train_step = make_train_step(model, optimiser, schedule, mesh, **assemble.step_arguments(config))
+            when = Schedule(total, config.checkpoints.every_steps, evaluate_every, config.logging.every_steps)
 
-        def export(state: TrainState, figures: Mapping[str, float]) -> None:
-            extra = {"step": int(state.step), "figures": dict(figures), "config": plain, "versions": record["versions"]}
-            variables = jax.tree.map(jax.device_get, state.variables(averaged=True))
-            size = tuple(config.data.sizes[-1])
-            save_weights(folder / CHECKPOINT_EXPORT, variables, plain["model"], size, data.flow_recipe, extra)
+            def export(state: TrainState, figures: Mapping[str, float]) -> None:
+                extra = {
+                    "step": int(state.step),
+                    "figures": dict(figures),
+                    "config": plain,
+                    "versions": record["versions"],
+                }
+                variables = jax.tree.map(jax.device_get, state.variables(averaged=True))
+                size = tuple(config.data.sizes[-1])
+                save_weights(folder / CHECKPOINT_EXPORT, variables, plain["model"], size, data.flow_recipe, extra)
 
-        loop = Loop(
-            train_step, data.batches, when, checkpoints, folder, record, evaluate=validation,
-            export=export, tensorboard=config.logging.tensorboard, profile=profile,
-        )  # fmt: skip
+            loop = Loop(
+                train_step, data.batches, when, checkpoints, folder, record, evaluate=validation,
+                export=export, tensorboard=config.logging.tensorboard, profile=profile,
+            )  # fmt: skip
 
-        def compile_first(like: TrainState) -> None:
-            first = batch_shapes(config.data.batch_size, config.data.frames, tuple(config.data.sizes[0]))
-            compiled.append(loop.compile(like, first))
+            def compile_first(like: TrainState) -> None:
+                first = batch_shapes(config.data.batch_size, config.data.frames, tuple(config.data.sizes[0]))
+                compiled.append(loop.compile(like, first))
 
-        compiled: list[str] = []
-        state, restored, notes = starting_state(
-            model, optimiser, mesh, checkpoints,
-            seed=config.seed, ema=config.step.ema_decay > 0,
-            check=lambda stored: check_same(stored["config"], plain, str(folder), accepted),
-            source=(lambda: _other_weights(config)) if config.init_from else None,
-            source_name=config.init_from, initialisation=config.initialisation,
-            meanwhile=compile_first,
-        )  # fmt: skip
-        if restored is not None:
-            data.batches.set_state(restored.data)
-        _write_json(folder / "config.json", record)
+            compiled: list[str] = []
+            state, restored, notes = starting_state(
+                model, optimiser, mesh, checkpoints,
+                seed=config.seed, ema=config.step.ema_decay > 0,
+                check=lambda stored: check_same(stored["config"], plain, str(folder), accepted),
+                source=(lambda: _other_weights(config)) if config.init_from else None,
+                source_name=config.init_from, initialisation=config.initialisation,
+                meanwhile=compile_first,
+            )  # fmt: skip
+            if restored is not None:
+                data.batches.set_state(restored.data)
+            _write_json(folder / "config.json", record)
 
-        outcome = loop.run(state, [*checkpoints.warnings, *notes, *compiled])
+            outcome = loop.run(state, interruption, [*checkpoints.warnings, *notes, *compiled])
     finally:
         data.batches.close()
     return outcome.exit_code

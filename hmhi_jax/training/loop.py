@@ -119,16 +119,18 @@ class Loop:
         self.is_first = jax.process_index() == 0
         self._programs: dict[tuple[int, ...], Callable] = {}
 
-    def run(self, state: TrainState, notes: Sequence[str] = ()) -> Outcome:
-        """Train to the end or to a signal, saying `notes` first; what is being written is finished in any case."""
+    def run(self, state: TrainState, interruption: Interruption, notes: Sequence[str] = ()) -> Outcome:
+        """Train to the end or to the signal that `interruption` watches for, saying `notes` first.
+
+        What is being written is finished in any case.
+        """
         start = int(state.step)
         self.log = MetricsLog(self.workdir, start, tensorboard=self.tensorboard, active=self.is_first)
         self.progress = TrainingProgress(self.schedule.total, start, active=self.is_first)
         for note in notes:
             self.progress.say(note)
         try:
-            with Interruption() as interruption:
-                outcome = self._steps(state, start, interruption)
+            outcome = self._steps(state, start, interruption)
             self.checkpoints.close()
             return outcome
         except BaseException:

@@ -3,6 +3,7 @@
 import random
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -55,6 +56,15 @@ def test_sigterm_saves_and_a_truncated_checkpoint_gives_way_to_the_one_before(re
     assert f"going on from step {steps[-2]}" in output
     assert losses(tmp_path) == losses(reference)
     assert same_weights(tmp_path, reference)
+
+
+def test_sigterm_before_the_first_step_is_heeded_after_it(tmp_path):
+    process = start(tmp_path)
+    while process.poll() is None and not (tmp_path / "checkpoints").is_dir():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)  # while weights are drawn and the step is compiled
+    assert "SIGTERM: saved step" in finish(process)
+    assert checkpoint_steps(tmp_path)
 
 
 def test_missing_files_and_other_settings(reference, tmp_path):
