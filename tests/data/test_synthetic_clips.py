@@ -8,6 +8,7 @@ import pytest
 
 from hmhi_jax.data.flow import FlowRecipe, estimate_flow, flow_picture
 from hmhi_jax.data.synthetic.bodies import random_body
+from hmhi_jax.data.synthetic.casting import object_materials
 from hmhi_jax.data.synthetic.clips import ClipMaker, decode_jpeg
 from hmhi_jax.data.synthetic.motion import Progress
 from hmhi_jax.data.synthetic.pictures import find_pictures, load_picture
@@ -126,6 +127,46 @@ def test_occluders_hide_the_object():
         assert not (mask & ~alone).any()
         smaller += int(mask.sum() < alone.sum())
     assert smaller >= 1
+
+
+def test_markings_paint_part_of_a_material():
+    """Marked materials keep the picture they have without marks on some of their pixels and lose it on others."""
+    grey = np.full((64, 96, 3), 128, np.uint8)
+    shares = []
+    for seed in range(12):
+        body, textures = random_body(np.random.default_rng(seed)), TextureMaker([], 0.0)
+        bare, marked = (
+            object_materials(np.random.default_rng(seed), textures, body, 40, grey, markings=markings)
+            for markings in (0.0, 1.0)
+        )
+        first = min(bare)  # later ones are drawn from another state of the generator
+        shares.append((np.abs(bare[first].astype(int) - marked[first]).max(-1) > 8).mean())
+    assert sum(share > 0.05 for share in shares) >= 6
+    assert all(share < 0.9 for share in shares)
+
+
+def test_blending_objects_have_the_backdrops_colours():
+    green = np.full((64, 96, 3), (30, 140, 60), np.uint8)
+    for seed in range(6):
+        body = random_body(np.random.default_rng(seed))
+        materials = object_materials(np.random.default_rng(seed), TextureMaker([], 0.0), body, 40, green, blending=1.0)
+        for material in materials.values():
+            red, leaf, blue = material.reshape(-1, 3).mean(0)
+            assert leaf > 1.5 * max(red, blue)
+
+
+def test_close_objects_fill_the_picture():
+    areas = [
+        np.median([(_scene(settings, seed).render(4.0).mask > 0.5).mean() for seed in range(12)])
+        for settings in (BARE, dataclasses.replace(BARE, close=1.0))
+    ]
+    assert areas[1] > 0.2 > areas[0]
+
+
+def test_an_avenue_stands_in_the_way():
+    occluders = [_scene(dataclasses.replace(BARE, avenue=1.0), seed).traits["occluders"] for seed in range(8)]
+    assert max(occluders) >= 3
+    assert _scene(BARE, 0).traits["occluders"] == 0
 
 
 @pytest.mark.parametrize("feature", FEATURES)

@@ -171,7 +171,7 @@ def _vehicle(rng: np.random.Generator) -> Body:
                 )
             )
     parts = [Part(hull)]
-    through = rng.random() < 0.25
+    through = rng.random() < 0.1
     parts.append(Part(cabin, 0, (0.0, base), holes=tuple(windows) if through else (), depth=0.3))
     if not through:
         parts += [Part(window, 0, (0.0, base), material=2, depth=0.5) for window in windows]

@@ -20,32 +20,74 @@ from hmhi_jax.data.synthetic.shapes import (
 from hmhi_jax.data.synthetic.textures import Picture, TextureMaker, noise_field, random_colours
 
 _LARGEST_PATCH = 420
+_PLAIN_COLOURS = ("dark", "light", "any", "vivid", "warm", "dry", "stone")
 _PROPS = {"pole": 0.22, "trunk": 0.25, "bush": 0.18, "fence": 0.06, "sign": 0.11, "grass": 0.08, "branch": 0.1}
 
 
 def object_materials(
-    rng: np.random.Generator, textures: TextureMaker, body: Body, pixels: Number, backdrop: Picture | None
+    rng: np.random.Generator,
+    textures: TextureMaker,
+    body: Body,
+    pixels: Number,
+    backdrop: Picture,
+    *,
+    camouflage: Number = 0.0,
+    blending: Number = 0.0,
+    markings: Number = 0.0,
 ) -> dict[int, Picture]:
-    """One texture per material number. With `backdrop`, all of them are pieces of it (the object is camouflaged)."""
+    """One texture per material number. The probabilities: `camouflage`, that all of them are pieces of the backdrop;
+    `blending`, that plain ones have its colours; `markings`, that they carry patches of another colour."""
     size = int(np.clip(1.4 * pixels, 32, _LARGEST_PATCH))
     numbers = sorted({part.material for part in body.parts})
+    hidden, blends, marked = rng.random(3) < (camouflage, blending, markings)
     materials = {}
     uniform = rng.random() < 0.3
     for number in numbers:
-        if backdrop is not None:
+        if hidden:
             materials[number] = _piece(rng, backdrop, size)
         elif uniform and materials:
             materials[number] = np.clip(materials[numbers[0]] * rng.uniform(0.6, 1.3), 0, 255).astype(np.uint8)
-        elif rng.random() < 0.45:
+        elif blends or rng.random() < 0.45:
             # One colour with little pattern: most animals, clothes and cars.
-            colour = random_colours(rng, 1, rng.choice(["dark", "light", "any", "vivid", "warm", "dry", "stone"]))[0]
+            if blends:
+                colour = _mean_colour(rng, backdrop) * rng.uniform(0.8, 1.2)
+            else:
+                colour = random_colours(rng, 1, rng.choice(_PLAIN_COLOURS))[0]
             pattern = noise_field(rng, (size, size), cell=rng.uniform(3, 30), roughness=0.7) - 0.5
             strength = rng.uniform(0, 60)
             materials[number] = np.clip(colour + strength * pattern[..., None], 0, 255).astype(np.uint8)
         else:
-            palette = rng.choice(["dark", "light", "any", "vivid", "warm", "dry", "stone", "soil"])
-            materials[number] = textures.surface(rng, (size, size), palette)
+            materials[number] = textures.surface(rng, (size, size), rng.choice([*_PLAIN_COLOURS, "soil"]))
+        if marked and not hidden and rng.random() < 0.7:
+            materials[number] = _mark(rng, textures, materials[number], backdrop)
     return materials
+
+
+def _mean_colour(rng: np.random.Generator, picture: Picture) -> Float[np.ndarray, "3"]:
+    return _piece(rng, picture, 12).reshape(-1, 3).mean(0)
+
+
+def _mark(rng: np.random.Generator, textures: TextureMaker, material: Picture, backdrop: Picture) -> Picture:
+    """Piebald fur, a white belly, panes and panels: another colour on about a third of a material. Without this a
+    network learns that whatever differs in colour is a hole in the object."""
+    height, width = material.shape[:2]
+    kind = rng.choice(["backdrop", "plain", "surface"], p=[0.35, 0.4, 0.25])
+    if kind == "surface":
+        other = textures.surface(rng, (height, width)).astype(np.float32)
+    else:
+        colour = _mean_colour(rng, backdrop) if kind == "backdrop" else random_colours(rng, 1)[0]
+        pattern = noise_field(rng, (height, width), cell=rng.uniform(3, 30), roughness=0.7)[..., None] - 0.5
+        other = colour + rng.uniform(0, 40) * pattern
+    if rng.random() < 0.6:
+        field = noise_field(rng, (height, width), cell=width * rng.uniform(0.1, 0.6), roughness=0.4)
+        covered = np.quantile(field[::4, ::4], rng.uniform(0.5, 0.85))
+    else:  # a band or, where it reaches the edge, one side
+        turn = rng.choice([0, np.pi / 2]) + rng.normal(0, 0.2)
+        y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None]
+        across = x * np.float32(np.sin(turn)) + y * np.float32(np.cos(turn))
+        field, covered = 1 - np.abs(across - np.float32(rng.uniform(-1, 1))), 1 - rng.uniform(0.05, 0.5)
+    share = np.clip((field - np.float32(covered)) * np.float32(rng.uniform(15, 80)) + 0.5, 0, 1)[..., None]
+    return np.clip(material + (other - material) * share, 0, 255).astype(np.uint8)
 
 
 def _piece(rng: np.random.Generator, picture: Picture, size: int) -> Picture:
@@ -133,10 +175,12 @@ def flatten_body(
     return whole.astype(np.uint8), fit
 
 
-def prop_patch(rng: np.random.Generator, textures: TextureMaker, size: tuple[int, int]) -> Patch:
-    """A standing or hanging thing, about as high as the picture."""
+def prop_patch(
+    rng: np.random.Generator, textures: TextureMaker, size: tuple[int, int], kind: str | None = None
+) -> Patch:
+    """A standing or hanging thing, about as high as the picture; of a random kind if none is given."""
     height, width = int(size[0] * rng.uniform(0.7, 1.6)), size[1]
-    kind = rng.choice(list(_PROPS), p=list(_PROPS.values()))
+    kind = kind or rng.choice(list(_PROPS), p=list(_PROPS.values()))
     if kind in ("fence", "grass", "branch"):  # these go on beyond the picture
         width *= 2
     opacity = np.zeros((height, width), np.uint8)

@@ -16,7 +16,7 @@ from hmhi_jax.data.synthetic.settings import DEFAULTS, Settings
 from hmhi_jax.data.synthetic.textures import TextureMaker
 
 # The salient object must be seen: at least this share of the picture in the middle of the clip, and not more than that.
-_LEAST_AREA, _MOST_AREA = 0.008, 0.45
+_LEAST_AREA, _MOST_AREA = 0.008, 0.6
 # And it must move by itself: half of its pixels at least this far between the two frames of its flow, as a fraction of
 # the picture's diagonal. Without a visible motion nothing says which of the things in a picture is the salient one.
 _LEAST_MOTION = 0.003

@@ -54,13 +54,15 @@ class SceneMaker:
         canvas_size = (int(height * (1 + 2 * _MARGIN)), int(width * (1 + 2 * _MARGIN)))
         lifted = None if horizon is None else (horizon + _MARGIN) / (1 + 2 * _MARGIN)
         canvas = self.textures.background(rng, canvas_size, lifted)
-        camouflage = canvas.copy() if rng.random() < s.same_texture else None
+        plain = canvas.copy()  # what the objects' colours are taken from: before any is pasted into it
+        camouflaged = rng.random() < s.same_texture
         if rng.random() < s.static_distractors:
             for _ in range(rng.integers(1, 5)):
                 self._paste_distractor(rng, canvas)
 
         body = random_body(rng, articulated=rng.random() < s.articulated)
-        share = log_uniform(rng, 0.015, 0.32)
+        close = rng.random() < s.close
+        share = float(rng.uniform(0.25, 0.55)) if close else log_uniform(rng, 0.015, 0.32)
         motion = self._object_motion(rng, body, share, middle, duration, horizon)
         depth = rng.uniform(1.0, 1.5)
         tracked = rng.random() < s.tracking
@@ -83,20 +85,27 @@ class SceneMaker:
                 front = rng.random() < 0.35
                 disparity = rng.uniform(depth, 2.5) if front else rng.uniform(1.02, max(depth, 1.05))
                 (before if front else layers).append(self._prop(rng, camera, disparity))
+        if rng.random() < s.avenue:
+            kind = str(rng.choice(["pole", "trunk"]))
+            for _ in range(rng.integers(3, 8)):
+                front = rng.random() < 0.5
+                disparity = rng.uniform(depth, 2.5) if front else rng.uniform(1.02, max(depth, 1.05))
+                (before if front else layers).append(self._prop(rng, camera, disparity, kind))
         if rng.random() < s.moving_distractors:
             for _ in range(rng.integers(1, 4)):
-                layers.append(self._small_mover(rng, camera, share, middle, duration))
-        actors = [self._actor(rng, body, motion, camera, depth, camouflage)]
+                layers.append(self._small_mover(rng, camera, share, middle, duration, plain))
+        actors = [self._actor(rng, body, motion, camera, depth, plain, camouflaged)]
         several = rng.random() < s.several_objects
         if several:
             for _ in range(rng.integers(1, 3)):
-                actors.append(self._companion(rng, motion, camera, depth, camouflage))
+                actors.append(self._companion(rng, motion, camera, depth, plain, camouflaged))
         layers += actors
         layers += before
         traits = {
             "body": body.kind, "area": share, "speed": float(np.linalg.norm(motion.velocity)), "tracked": bool(tracked),
-            "camouflage": camouflage is not None, "relief": bool(relief), "waves": bool(waves),
-            "occluders": len(before), "objects": len(actors), "stops": motion.progress.moment is not None,
+            "camouflage": bool(camouflaged), "relief": bool(relief), "waves": bool(waves),
+            "occluders": len(before), "objects": len(actors), "close": bool(close),
+            "stops": motion.progress.moment is not None,
         }  # fmt: skip
         return Scene(s.size, tuple(layers), traits)
 
@@ -150,10 +159,13 @@ class SceneMaker:
 
     def _actor(
         self, rng: np.random.Generator, body: Body, motion: ObjectMotion, camera: Camera, depth: float,
-        camouflage: Picture | None, salient: bool = True,
+        backdrop: Picture, camouflaged: bool, salient: bool = True,
     ) -> Actor:  # fmt: skip
         s = self.settings
-        materials = object_materials(rng, self.textures, body, motion.unit, camouflage)
+        materials = object_materials(
+            rng, self.textures, body, motion.unit, backdrop,
+            camouflage=float(camouflaged), blending=s.blending, markings=s.markings,
+        )  # fmt: skip
         patches, fits = paint_parts(rng, body, materials, motion.unit)
         *_, base = body_extent(body)
         shadow = reflection = wake = bend = None
@@ -179,7 +191,9 @@ class SceneMaker:
             motion.distance, salient, base, shadow, reflection, wake, bend,
         )  # fmt: skip
 
-    def _companion(self, rng, motion: ObjectMotion, camera: Camera, depth: float, camouflage: Picture | None) -> Actor:
+    def _companion(
+        self, rng, motion: ObjectMotion, camera: Camera, depth: float, backdrop: Picture, camouflaged: bool
+    ) -> Actor:
         """Another salient object that goes the same way."""
         body = random_body(rng)
         area, _, _ = body_extent(body)
@@ -190,7 +204,7 @@ class SceneMaker:
             motion, place=motion.place + aside, unit=unit, gait_start=float(rng.uniform(0, 6)),
             velocity=motion.velocity * rng.uniform(0.8, 1.2),
         )  # fmt: skip
-        return self._actor(rng, body, partner, camera, depth, camouflage)
+        return self._actor(rng, body, partner, camera, depth, backdrop, camouflaged)
 
     def _wake(
         self, rng: np.random.Generator, motion: ObjectMotion, camera: Camera, depth: float, base: float
@@ -216,7 +230,8 @@ class SceneMaker:
         area, _, _ = body_extent(body)
         share = log_uniform(rng, 0.002, 0.12)
         pixels = float(np.sqrt(share * self.settings.size[0] * self.settings.size[1] / area))
-        patches, fits = paint_parts(rng, body, object_materials(rng, self.textures, body, pixels, None), pixels)
+        materials = object_materials(rng, self.textures, body, pixels, canvas, markings=self.settings.markings)
+        patches, fits = paint_parts(rng, body, materials, pixels)
         patch, _ = flatten_body(body, patches, fits, pixels, float(rng.uniform(0, 6)))
         if rng.random() < 0.5:
             patch = patch[:, ::-1]
@@ -227,18 +242,20 @@ class SceneMaker:
         below = canvas[top : top + h, left : left + w]
         below[:] = (below + (patch[..., :3] - below) * (patch[..., 3:] / 255)).astype(np.uint8)
 
-    def _small_mover(self, rng, camera: Camera, share: float, middle: float, duration: float) -> Actor:
+    def _small_mover(
+        self, rng, camera: Camera, share: float, middle: float, duration: float, backdrop: Picture
+    ) -> Actor:
         body = random_body(rng)
         small = min(share * rng.uniform(0.01, 0.12), 0.006)
         motion = self._object_motion(rng, body, small, middle, duration, None)
         height, width = self.settings.size
         place = rng.uniform((0, 0), (width, height))
         motion = dataclasses.replace(motion, place=place - motion.velocity * motion.progress(middle))
-        return self._actor(rng, body, motion, camera, 1.0, None, salient=False)
+        return self._actor(rng, body, motion, camera, 1.0, backdrop, False, salient=False)
 
-    def _prop(self, rng: np.random.Generator, camera: Camera, disparity: float) -> Sprite:
+    def _prop(self, rng: np.random.Generator, camera: Camera, disparity: float, kind: str | None = None) -> Sprite:
         height, width = self.settings.size
-        patch = prop_patch(rng, self.textures, self.settings.size)
+        patch = prop_patch(rng, self.textures, self.settings.size, kind)
         x = rng.uniform(-0.1, 1.1) * width - patch.shape[1] / 2
         y = height * rng.uniform(0.9, 1.15) - patch.shape[0]
         place = translation(x, y)
