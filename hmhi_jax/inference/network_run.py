@@ -87,7 +87,8 @@ class NetworkRun:
     ) -> Iterator[Result]:
         """One result per frame, in order; with `state`, going on from there.
 
-        While the device works at a chunk, the next one is collected and sent off, unless `read_ahead` is off.
+        While the device works at a chunk, the next one is collected and sent off, unless `read_ahead` is off or the
+        chunk is the first.
         A short last chunk is filled up for the encoder only, so that one compiled program serves all; the memory never
         sees the filling.
         """
@@ -113,11 +114,12 @@ class NetworkRun:
                         memory, logits = step(self.model, self.variables, memory, maps)
                     copy = jax.tree.map(jnp.copy, memory) if item.state_due else None  # the next step overwrites it
                     sent.append((item, logits, copy))
-            started = True
             yield from self._fetch(pending, network_size, times)
             pending = sent
-            if not read_ahead:
+            # The first masks do not wait for the second chunk, whose programs may have to be compiled.
+            if not read_ahead or not started:
                 yield from self._fetch(pending, network_size, times)
+            started = True
         if network_size is None and state is None:
             raise InputError("no frames: the video is empty, expected at least one frame")
         yield from self._fetch(pending, network_size, times)
