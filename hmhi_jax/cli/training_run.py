@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from hmhi_jax.cli.training_validation import Validation, best_metric
 from hmhi_jax.compilation_cache import enable as enable_compilation_cache
 from hmhi_jax.complete_files import write_text
-from hmhi_jax.data.device_batches import batch_shapes
+from hmhi_jax.data.device_batches import DeviceBatches, batch_shapes
 from hmhi_jax.data.moving_blobs import write_moving_blobs
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.weights_file import CHECKPOINT_EXPORT, load_weights, save_weights
@@ -82,6 +82,8 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
             )  # fmt: skip
 
             def compile_first(like: TrainState) -> None:
+                if isinstance(data.batches, DeviceBatches):  # a bad first picture is told before minutes of compiling
+                    data.batches.wait_for_next()
                 first = batch_shapes(config.data.batch_size, config.data.frames, tuple(config.data.sizes[0]))
                 compiled.append(loop.compile(like, first))
 

@@ -71,10 +71,20 @@ class DeviceBatches(Iterator[DeviceBatch]):
         self._next_step = pipeline.step
         self._thread: threading.Thread | None = None
         self._over: Exception | None = None
+        self._held: DeviceBatch | None = None
 
     def __next__(self) -> DeviceBatch:
+        self.wait_for_next()
+        item, self._held = self._held, None
+        self._next_step = item.step + 1
+        return item
+
+    def wait_for_next(self) -> None:
+        """Return when the next batch is there, or raise what keeps it from being read."""
         if self._over is not None:
             raise self._over
+        if self._held is not None:
+            return
         self.start_prefetch()
         start = time.perf_counter()
         item = self._ready.get()
@@ -83,8 +93,7 @@ class DeviceBatches(Iterator[DeviceBatch]):
             self._halt()
             self._over = item
             raise item
-        self._next_step = item.step + 1
-        return item
+        self._held = item
 
     def start_prefetch(self) -> None:
         """Begin to fill; the first `next` does it otherwise."""
@@ -144,6 +153,7 @@ class DeviceBatches(Iterator[DeviceBatch]):
             self._stopping.set()
             self._thread.join()
             self._thread = None
+        self._held = None
 
     def __enter__(self) -> "DeviceBatches":
         return self

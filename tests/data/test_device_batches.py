@@ -68,6 +68,8 @@ def test_state_counts_what_was_handed_out_and_restores(entries, expected):
     assert state["step"] == 3  # though more are ready
     next(batches)
     batches.set_state(state)
+    batches.wait_for_next()
+    assert batches.get_state() == state  # waiting takes nothing
     batch = next(batches)
     assert batch.step == 3
     np.testing.assert_array_equal(batch.arrays["frames"], expected[3]["frames"])
@@ -84,6 +86,8 @@ def test_the_end_and_errors_come_through(entries, tmp_path):
     config = dataclasses.replace(CONFIG, on_corrupt="fatal")
     with DeviceBatches(ClipPipeline(entries_of([(open_dataset(root), 1)]), config)) as batches:
         for _ in range(2):  # once broken, it stays so instead of waiting for ever
+            with pytest.raises(PictureError, match=r"00001\.jpg"):
+                batches.wait_for_next()
             with pytest.raises(PictureError, match=r"00001\.jpg"):
                 next(batches)
 
