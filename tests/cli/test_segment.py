@@ -1,17 +1,10 @@
 """`hmhi segment` as a user meets it: real files in, real files out, and one line for everything that is wrong."""
 
-import contextlib
 import importlib
-import itertools
 import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import av
@@ -20,63 +13,12 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from small_videos import moving_square, save_network, write_video
+from segment_results import frames_of, masks_of, refused, same_masks
+from small_videos import moving_square, write_video
 
-from hmhi_jax import cli
 from hmhi_jax.data.flow import FlowRecipe, estimate_flow, flow_picture, write_flo
 from hmhi_jax.data.video import open_videos
 from hmhi_jax.inference.segmenter import VideoSegmenter
-
-TESTS = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return save_network(tmp_path_factory.mktemp("weights") / "net.safetensors")
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", moving_square(12))
-
-
-@pytest.fixture
-def hmhi(monkeypatch, capsys):
-    """Run the command in this process: (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hmhi", "segment", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capsys.readouterr()
-
-    return run
-
-
-def refused(outcome, message):
-    """Exit code 2, and one line that matches."""
-    code, _, err = outcome
-    assert code == 2, err
-    (line,) = [line for line in err.strip().splitlines() if not line.endswith(" left")]  # progress apart
-    assert line.startswith("error: "), line
-    assert re.search(message, line), line
-
-
-def masks_of(folder):
-    return {path.name: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted((folder / "masks").iterdir())}
-
-
-def same_masks(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
-
-
-def frames_of(path):
-    with av.open(str(path)) as container:
-        return sum(1 for _ in container.decode(video=0))
 
 
 def tree(folder):
@@ -221,111 +163,6 @@ def test_a_live_source(tmp_path, hmhi, weights, clip):
     refused(hmhi(f"file://{clip}", "-o", out, "--weights", weights, "--max-frames", 7), "a camera saw before")
 
 
-def start(*arguments):
-    """The command in a process of its own."""
-    code = (
-        # Whoever runs the tests in the background may have them ignore SIGINT, which children inherit.
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f"import sys; sys.path.insert(0, {str(TESTS)!r}); import small_network; from hmhi_jax.cli import main; main()"
-    )
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "segment", *map(str, arguments)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def test_ctrl_c_finishes_a_camera(tmp_path, weights):
-    """Frames come through a pipe at their own pace; Ctrl-C ends the video in good order."""
-    pipe, out = tmp_path / "camera.ts", tmp_path / "out"
-    os.mkfifo(pipe)
-    over = threading.Event()
-
-    def film():
-        with pipe.open("wb", buffering=0) as sink, av.open(sink, "w", format="mpegts") as container:
-            stream = container.add_stream("mpeg2video", rate=25)
-            stream.height, stream.width, stream.pix_fmt = 48, 80, "yuv420p"
-            for picture in itertools.cycle(moving_square(50)):
-                if over.wait(0.02):
-                    return
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-
-    def camera():
-        with contextlib.suppress(OSError, av.FFmpegError):  # nobody reads any more
-            film()
-
-    filming = threading.Thread(target=camera)
-    filming.start()
-    process = start(f"file://{pipe}", "-o", out, "--weights", weights)
-    try:
-        wait_for(lambda: len(list((out / "masks").glob("*"))) > 8, process)
-        process.send_signal(signal.SIGINT)
-        text, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        over.set()
-        filming.join()
-    assert process.returncode == 0, err
-    assert str(out / "sheet.png") in text
-    summary = json.loads((out / "summary.json").read_text())
-    assert 8 < summary["frames"] == len(masks_of(out)) == frames_of(out / "overlay.mp4")
-
-
-def wait_for(condition, process):
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
-
-
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
-def test_killed_and_started_again(tmp_path, hmhi, weights, kind):
-    """Masks as if nothing had happened, no half file, and the second start does not begin from the beginning."""
-    frames = 150
-    clip = write_video(tmp_path / "long.mp4", moving_square(frames))
-    out = tmp_path / "out"
-    command = (clip, "-o", out, "--weights", weights, "--save-every", 20)
-    process = start(*command)
-    wait_for(lambda: len(list((out / "masks").glob("*"))) > 65, process)
-    process.send_signal(kind)
-    _, err = process.communicate(timeout=60)
-    if kind == signal.SIGINT:
-        assert process.returncode == 130
-        assert err.splitlines()[-1] == "stopped; the same command goes on with what is unfinished"
-    assert 65 < len(list((out / "masks").iterdir())) < frames
-    assert not (out / "summary.json").exists()
-    assert not (out / "overlay.mp4").exists()
-    for path in (out / "masks").iterdir():
-        assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (48, 80)
-
-    refused(hmhi(*command[:-1], 30, "--threshold", 0.9), "holds unfinished results made otherwise")
-    assert hmhi(*command)[0] == 0
-    summary = json.loads((out / "summary.json").read_text())
-    assert 40 <= summary["resumed_at"] < frames
-    assert summary["frames"] == len(summary["area"]) == frames
-    assert frames_of(out / "overlay.mp4") == frames
-    assert not (out / ".unfinished").exists()
-
-    whole = tmp_path / "whole"
-    assert hmhi(*command[:2], whole, *command[3:], "--no-resume")[0] == 0
-    assert same_masks(masks_of(out), masks_of(whole))
-    assert (out / "sheet.png").read_bytes() == (whole / "sheet.png").read_bytes()
-    assert summary["area"] == json.loads((whole / "summary.json").read_text())["area"]
-
-
-def test_two_commands_on_one_folder(tmp_path, hmhi, weights):
-    clip = write_video(tmp_path / "long.mp4", moving_square(150))
-    out = tmp_path / "out"
-    command = (clip, "-o", out, "--weights", weights)
-    process = start(*command)
-    wait_for(lambda: len(list((out / "masks").glob("*"))) > 5, process)
-    process.send_signal(signal.SIGSTOP)
-    try:
-        refused(hmhi(*command), "another command is writing there right now")
-    finally:
-        process.kill()
-        process.communicate()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -404,58 +241,6 @@ def test_unwritable_folder(tmp_path, hmhi, weights, clip):
     finally:
         if root:
             os.seteuid(0)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of 400 kB; needs the right to mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    if (
-        not mount
-        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], capture_output=True).returncode
-    ):
-        pytest.skip("may not mount a small file system here")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
-
-
-def test_full_disk(tmp_path, small_disk, hmhi, weights):
-    rng = np.random.default_rng(0)
-    noise = [rng.integers(0, 255, (96, 160, 3), dtype=np.uint8) for _ in range(40)]
-    clip = write_video(tmp_path / "clip.mkv", noise)
-    out = small_disk / "out"
-    command = (clip, "-o", out, "--weights", weights, "--save-every", 10)
-    (small_disk / "ballast").write_bytes(b"0" * 250_000)
-    refused(hmhi(*command), r"cannot be written \(No space left on device\); free some space")
-    assert not (out / "summary.json").exists()
-    for path in (out / "masks").iterdir():
-        assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (96, 160)
-    (small_disk / "ballast").unlink()
-    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
-    assert hmhi(*command)[0] == 0
-    assert len(masks_of(out)) == 40
-
-
-def test_a_disk_that_fills_up(tmp_path, monkeypatch, hmhi, weights, clip):
-    """The same where no file system may be mounted: writing fails from the sixth mask on."""
-    from hmhi_jax.inference import writers
-
-    replace = os.replace
-
-    def full(source, target):
-        if Path(target).name == "00006.png":
-            raise OSError(28, os.strerror(28))
-        replace(source, target)
-
-    out = tmp_path / "out"
-    monkeypatch.setattr(writers.os, "replace", full)
-    refused(hmhi(clip, "-o", out, "--weights", weights), r"00006\.png: cannot be written \(No space left on device\)")
-    monkeypatch.setattr(writers.os, "replace", replace)
-    assert {f"{i:05d}.png" for i in range(6)} <= set(masks_of(out))
-    assert hmhi(clip, "-o", out, "--weights", weights)[0] == 0
-    assert len(masks_of(out)) == 12
 
 
 def test_real_frames(tmp_path, hmhi, weights, davis):
