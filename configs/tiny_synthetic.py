@@ -13,11 +13,12 @@
 Two stages, the second twice. `frames`: 80,000 single frames with the memory off, which teaches the encoder and the
 decoder for half of what frames of clips cost. `memory`: 8,800 clips of four, then 16,000 more, with both banks, SGIM
 and PLAM; a quarter of the later frames lose their flow, so that the banks are needed.
-Cost on one core of an AMD EPYC 9004 (AVX-512): 4,000 clips are some 22,000 frames, made at 13 a second beside other
-work; the first stage ran at 27 frames a second (50 minutes), the second at 3.7 clips (40 minutes), compilation and
-evaluation not counted; its repetition 80 minutes.
-Expected: J on held-out clips .70 after the first stage, .72 after the second and .735 after its repetition;
-docs/weights.md has the scores of the shipped weights, and how their training differed from this.
+Cost on one core of an AMD EPYC 9004 (AVX-512): 4,000 clips are some 22,000 frames, made at 34 a second on two; the
+first stage ran at 27 frames a second (50 minutes), the second at 3.7 clips (40 minutes), compilation and evaluation not
+counted; its repetition 80 minutes.
+The shipped weights went this way with clips of an earlier generator (J on held-out clips .70, .72 and .735), and then
+through a second repetition, 4,600 steps in 85 minutes, on clips of the present one (.742). docs/weights.md has their
+scores.
 """
 
 from ml_collections import ConfigDict
