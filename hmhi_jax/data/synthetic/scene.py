@@ -80,17 +80,18 @@ class SceneMaker:
 
         layers: list[Backdrop | Sprite | Actor] = [backdrop]
         before: list[Sprite] = []
-        if rng.random() < s.props:
-            for _ in range(rng.integers(1, 4)):
-                front = rng.random() < 0.35
-                disparity = rng.uniform(depth, 2.5) if front else rng.uniform(1.02, max(depth, 1.05))
-                (before if front else layers).append(self._prop(rng, camera, disparity))
-        if rng.random() < s.avenue:
-            kind = str(rng.choice(["pole", "trunk"]))
-            for _ in range(rng.integers(3, 8)):
-                front = rng.random() < 0.5
+
+        def add_props(count: int, in_front: float, kind: str | None = None) -> None:
+            for _ in range(count):
+                front = rng.random() < in_front
                 disparity = rng.uniform(depth, 2.5) if front else rng.uniform(1.02, max(depth, 1.05))
                 (before if front else layers).append(self._prop(rng, camera, disparity, kind))
+
+        if rng.random() < s.props:
+            add_props(rng.integers(1, 4), 0.35)
+        if rng.random() < s.avenue:
+            kind = str(rng.choice(["pole", "trunk"]))
+            add_props(rng.integers(3, 8), 0.5, kind)
         if rng.random() < s.moving_distractors:
             for _ in range(rng.integers(1, 4)):
                 layers.append(self._small_mover(rng, camera, share, middle, duration, plain))
