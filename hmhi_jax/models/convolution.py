@@ -5,6 +5,7 @@ convolution is written as a sum of shifted, scaled copies and a strided one as s
 the native operation. Convolutions whose stride equals their kernel are one matrix product everywhere.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.platforms import by_platform, dear, differentiated_as
+from hmhi_jax.models.platforms import by_platform, dear
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -217,6 +218,37 @@ def _grouped_shifted(x: Array, kernel: Array, stride: int) -> Array:
     return total.swapaxes(-1, -2).reshape(batch, rows, columns, -1)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def channelwise_conv(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw 1 D"], stride: int
+) -> Float[Array, "B h w D"]:
+    """Every input channel with D / C filters of its own, padding of half the kernel, whose sides are odd."""
+    shifted, native = (partial(form, stride=stride) for form in (_grouped_shifted, _grouped_native))
+    return by_platform(x, kernel, cpu=shifted, accelerator=native)
+
+
+def _channelwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return channelwise_conv(x, kernel, stride), (x, kernel)
+
+
+def _channelwise_backward(stride: int, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    """On GPUs the native form's kernel gradient makes the compiler collect a batch that is split over chips on all of
+    them, and takes fifteen times the memory; on TPUs both its and the patches' gradients are estimated at eight to
+    fifteen times the shifted form's, which needs no memory of its own."""
+
+    def gradient_of(form: Callable) -> Callable:
+        def gradient(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+            return jax.vjp(partial(form, stride=stride), x, kernel)[1](cotangent)
+
+        return gradient
+
+    patches, shifted = gradient_of(_grouped_patches), gradient_of(_grouped_shifted)
+    return by_platform(*residuals, cotangent, cpu=patches, accelerator=patches, tpu=shifted)
+
+
+channelwise_conv.defvjp(_channelwise_forward, _channelwise_backward)
+
+
 class ChannelwiseConv(nn.Module):
     """A strided convolution in which every input channel has filters of its own (as many groups as input channels).
 
@@ -235,17 +267,7 @@ class ChannelwiseConv(nn.Module):
         k = self.kernel_size
         kernel = self.param("kernel", self.kernel_init, (k, k, 1, self.features), jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-        native, patches, shifted = (
-            partial(form, stride=self.stride) for form in (_grouped_native, _grouped_patches, _grouped_shifted)
-        )
-        # On GPUs the native form's kernel gradient makes the compiler collect a batch that is split over chips on all
-        # of them, and takes fifteen times the memory; on TPUs both it and the patches' are estimated at eight to
-        # fifteen times the shifted form's, which needs no memory of its own.
-        forms = differentiated_as(
-            partial(by_platform, cpu=patches, accelerator=patches, tpu=shifted),
-            partial(by_platform, cpu=shifted, accelerator=native),
-        )
-        outputs = forms(x.astype(self.dtype), kernel.astype(self.dtype))
+        outputs = channelwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
         return outputs + bias.astype(self.dtype)[None, None, None]
 
 

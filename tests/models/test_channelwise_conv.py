@@ -5,14 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmhi_jax.models.convolution import ChannelwiseConv, _grouped_native, _grouped_patches, _grouped_shifted
+from hmhi_jax.models.convolution import (
+    ChannelwiseConv,
+    _grouped_native,
+    _grouped_patches,
+    _grouped_shifted,
+    channelwise_conv,
+)
 
 
 @pytest.mark.parametrize(
     ("shape", "size", "stride", "features"),
     [((2, 8, 12, 3), 7, 4, 6), ((1, 5, 9, 2), 7, 4, 2), ((1, 6, 5, 4), 3, 2, 12), ((1, 9, 8, 2), 3, 4, 4)],
 )
-@pytest.mark.parametrize("ours", [_grouped_patches, _grouped_shifted])
+@pytest.mark.parametrize("ours", [_grouped_patches, _grouped_shifted, channelwise_conv])
 def test_the_forms_agree(ours, shape, size, stride, features):
     x = jax.random.normal(jax.random.key(0), shape)
     kernel = jax.random.normal(jax.random.key(1), (size, size, 1, features))
