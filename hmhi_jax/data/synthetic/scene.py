@@ -88,10 +88,10 @@ class SceneMaker:
                 (before if front else layers).append(self._prop(rng, camera, disparity, kind))
 
         if rng.random() < s.props:
-            add_props(rng.integers(1, 4), 0.35)
+            add_props(int(rng.integers(1, 4)), 0.35)
         if rng.random() < s.avenue:
             kind = str(rng.choice(["pole", "trunk"]))
-            add_props(rng.integers(3, 8), 0.5, kind)
+            add_props(int(rng.integers(3, 8)), 0.5, kind)
         if rng.random() < s.moving_distractors:
             for _ in range(rng.integers(1, 4)):
                 layers.append(self._small_mover(rng, camera, share, middle, duration, plain))
