@@ -53,14 +53,20 @@ def object_materials(
                 colour = _mean_colour(rng, backdrop) * rng.uniform(0.8, 1.2)
             else:
                 colour = random_colours(rng, 1, rng.choice(_PLAIN_COLOURS))[0]
-            pattern = noise_field(rng, (size, size), cell=rng.uniform(3, 30), roughness=0.7) - 0.5
-            strength = rng.uniform(0, 60)
-            materials[number] = np.clip(colour + strength * pattern[..., None], 0, 255).astype(np.uint8)
+            materials[number] = np.clip(_mottled(rng, (size, size), colour, 60), 0, 255).astype(np.uint8)
         else:
             materials[number] = textures.surface(rng, (size, size), rng.choice([*_PLAIN_COLOURS, "soil"]))
         if marked and not hidden and rng.random() < 0.7:
             materials[number] = _mark(rng, textures, materials[number], backdrop)
     return materials
+
+
+def _mottled(
+    rng: np.random.Generator, size: tuple[int, int], colour: Float[np.ndarray, "3"], most: Number
+) -> Float[np.ndarray, "h w 3"]:
+    """One colour, lighter and darker by up to half of `most`, of 255."""
+    pattern = noise_field(rng, size, cell=rng.uniform(3, 30), roughness=0.7) - 0.5
+    return colour + rng.uniform(0, most) * pattern[..., None]
 
 
 def _mean_colour(rng: np.random.Generator, picture: Picture) -> Float[np.ndarray, "3"]:
@@ -76,8 +82,7 @@ def _mark(rng: np.random.Generator, textures: TextureMaker, material: Picture, b
         other = textures.surface(rng, (height, width)).astype(np.float32)
     else:
         colour = _mean_colour(rng, backdrop) if kind == "backdrop" else random_colours(rng, 1)[0]
-        pattern = noise_field(rng, (height, width), cell=rng.uniform(3, 30), roughness=0.7)[..., None] - 0.5
-        other = colour + rng.uniform(0, 40) * pattern
+        other = _mottled(rng, (height, width), colour, 40)
     if rng.random() < 0.6:
         field = noise_field(rng, (height, width), cell=width * rng.uniform(0.1, 0.6), roughness=0.4)
         covered = np.quantile(field[::4, ::4], rng.uniform(0.5, 0.85))
