@@ -1,27 +1,23 @@
 """Softmax attention over all keys: functions of queries, keys and values, without weights."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, Int
 
-from hmhi_jax.models.platforms import DEAR, by_platform, differentiated_as
+from hmhi_jax.models.dropout import DropoutKey, dropout
+from hmhi_jax.models.platforms import by_platform, dear
 
-# Queries are read in pieces: a piece's scores are all that ever exists, and they should stay in cache.
-QUERY_CHUNK = 512
-CHUNK_SCORES = 2**21  # of a piece, on CPU
-
-DropoutKey = PRNGKeyArray | UInt32[Array, "2"] | None
-
-
-def dropout(x: Array, rate: float, key: DropoutKey) -> Array:
-    """Zero a share `rate` of the entries and scale the rest up; the identity without a key."""
-    if key is None or rate == 0.0:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), jnp.zeros((), x.dtype))
+# Queries are read in pieces: a piece's scores are all that ever exists of the matrix, and they should stay in cache. On
+# TPUs pieces are larger: cutting queries out of their layouts takes longer than what it saves.
+SCORES = 2**20  # of a piece, for each head of each row
+TPU_SCORES = 2**22
+FEWEST_SCORES = 2**17  # of a head of a row on CPU; with fewer, batched products are as fast, and compile sooner
 
 
 def attend(
@@ -37,80 +33,111 @@ def attend(
 
     The softmax's division happens after the product with the values, on the small side.
     """
-
-    def plain(q: Array, k: Array, v: Array, limit: Array | None) -> Array:
-        return _attend_recomputed(q, k, v, limit, dropout_rate, key)
-
-    def fast(q: Array, k: Array, v: Array, limit: Array | None) -> Array:
-        return by_platform(q, k, v, limit, cpu=attend_by_head, accelerator=attend_batched)
-
-    if key is not None:
-        return plain(q, k, v, limit)
-    return differentiated_as(plain, fast)(q, k, v, limit)
+    return dear(_attend(dropout_rate, q, k, v, limit, key))
 
 
-def attend_by_head(q: Array, k: Array, v: Array, limit: Array | None) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(dropout_rate: float, *arguments: Any) -> Array:
+    return by_platform(*arguments, **_forms(dropout_rate))
+
+
+def _forward(dropout_rate: float, *arguments: Any) -> tuple[Array, tuple]:
+    return _attend(dropout_rate, *arguments), arguments
+
+
+def _backward(dropout_rate: float, arguments: tuple, cotangent: Array) -> tuple:
+    """Scores are never kept: the platform's form runs again, and is differentiated piece by piece."""
+
+    def gradient_of(form: Callable) -> Callable:
+        def gradient(cotangent: Array, q: Array, k: Array, v: Array, *rest: Any) -> tuple[Array, Array, Array]:
+            return jax.vjp(lambda q, k, v: form(q, k, v, *rest), q, k, v)[1](cotangent)
+
+        return gradient
+
+    gradients = {name: gradient_of(form) for name, form in _forms(dropout_rate).items()}
+    return *by_platform(cotangent, *arguments, **gradients), None, None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _forms(dropout_rate: float) -> dict[str, Callable]:
+    return {
+        "cpu": partial(attend_by_head, dropout_rate),
+        "accelerator": partial(attend_batched, SCORES, dropout_rate),
+        "tpu": partial(attend_batched, TPU_SCORES, dropout_rate),
+    }
+
+
+def attend_by_head(
+    dropout_rate: float, q: Array, k: Array, v: Array, limit: Array | None, key: DropoutKey
+) -> Float[Array, "B N h e"]:
     """Every head of every row as plain matrix products, for CPU: there a batched product first copies its operands
     into another layout, and runs on fewer threads."""
     batch, heads = q.shape[0], q.shape[2]
+    if q.shape[1] * k.shape[1] < FEWEST_SCORES:
+        return attend_batched(SCORES, dropout_rate, q, k, v, limit, key)
+    rows = q, k, v, None if key is None else jax.random.split(key, (batch, heads))
 
-    def one_row(row: tuple[Array, Array, Array]) -> Array:
-        q, k, v = row
-        return jnp.stack([_attend_matrix(q[:, h], k[:, h], v[:, h], limit) for h in range(heads)], 1)
+    def one_row(row: tuple[Array, Array, Array, Array | None]) -> Array:
+        *qkv, keys = row
+        mixed = [
+            _attend_matrix(dropout_rate, *(x[:, h] for x in qkv), limit, None if keys is None else keys[h])
+            for h in range(heads)
+        ]
+        return jnp.stack(mixed, 1)
 
     if batch > 2:  # as many copies of the program as rows would take long to compile
-        return lax.map(one_row, (q, k, v))
-    return jnp.stack([one_row((q[b], k[b], v[b])) for b in range(batch)])
+        return lax.map(one_row, rows)
+    return jnp.stack([one_row(jax.tree.map(lambda x, b=b: x[b], rows)) for b in range(batch)])
 
 
-def _attend_matrix(q: Float[Array, "N d"], k: Float[Array, "M d"], v: Float[Array, "M e"], limit) -> Array:
-    """One head of one row. Score matrices that exceed the cache are cut into pieces."""
-    count, keys = q.shape[0], k.shape[0]
+def _attend_matrix(
+    dropout_rate: float,
+    q: Float[Array, "N d"],
+    k: Float[Array, "M d"],
+    v: Float[Array, "M e"],
+    limit: Array | None,
+    key: DropoutKey,
+) -> Float[Array, "N e"]:
+    """One head of one row."""
     q = q * q.shape[-1] ** -0.5
 
-    def read(piece: Array) -> Array:
+    def read(piece: Array, key: DropoutKey) -> Array:
         scores = masked(jnp.matmul(piece, k.T, preferred_element_type=jnp.float32), limit)
-        weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-        mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-        return (mixed / weights.sum(-1, keepdims=True)).astype(v.dtype)
+        weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
+        total = weights.sum(-1, keepdims=True)
+        weights = dropout(weights, dropout_rate, key).astype(v.dtype)
+        return (jnp.matmul(weights, v, preferred_element_type=jnp.float32) / total).astype(v.dtype)
 
-    return read(q) if count * keys <= 2 * CHUNK_SCORES else over_pieces(read, q, max(1, CHUNK_SCORES // keys))
+    return over_pieces(read, q, max(1, SCORES // k.shape[0]), key)
 
 
-def attend_batched(q: Array, k: Array, v: Array, limit: Array | None) -> Array:
+def attend_batched(
+    most_scores: int, dropout_rate: float, q: Array, k: Array, v: Array, limit: Array | None, key: DropoutKey
+) -> Float[Array, "B N h e"]:
     """All heads and rows in one batched product, for accelerators: their matrix units want few, large operations."""
     scale = q.shape[-1] ** -0.5
 
-    def read(piece: Array) -> Array:
-        scores = jnp.einsum("bnhd,bmhd->bhnm", piece * scale, k, preferred_element_type=jnp.float32)
-        scores = masked(scores, limit)
-        weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-        mixed = jnp.einsum("bhnm,bmhe->bnhe", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-        return (mixed / jnp.moveaxis(weights.sum(-1), 1, 2)[..., None]).astype(v.dtype)
-
-    chunks = split_queries(q, QUERY_CHUNK)
-    return read(q) if chunks.shape[0] == 1 else join_queries(lax.map(read, chunks))
-
-
-def _attend_recomputed(q, k, v, limit, dropout_rate: float, key: DropoutKey) -> Array:
-    """The form that is differentiated: every piece is recomputed in the backward pass, its scores are never kept."""
-    scale = q.shape[-1] ** -0.5
-
-    def read(piece: Array, chunk_key: DropoutKey) -> Array:
+    def read(piece: Array, key: DropoutKey) -> Array:
         scores = jnp.einsum("bnhd,bmhd->bhnm", piece * scale, k, preferred_element_type=jnp.float32)
         scores = masked(scores, limit)
         weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
         total = weights.sum(-1)
-        weights = dropout(weights, dropout_rate, chunk_key).astype(v.dtype)
+        weights = dropout(weights, dropout_rate, key).astype(v.dtype)
         mixed = jnp.einsum("bhnm,bmhe->bnhe", weights, v, preferred_element_type=jnp.float32)
         return (mixed / jnp.moveaxis(total, 1, 2)[..., None]).astype(v.dtype)
 
-    chunks = split_queries(q, QUERY_CHUNK)
-    if chunks.shape[0] == 1:
-        return checkpoint_name(read(q, key), DEAR)
-    keys = None if key is None else jax.random.split(key, chunks.shape[0])
-    mixed = join_queries(lax.map(jax.checkpoint(lambda chunk: read(*chunk)), (chunks, keys)))
-    return checkpoint_name(mixed, DEAR)
+    pieces = split_queries(q, max(1, most_scores // k.shape[1]))
+    return join_queries(_map_pieces(read, pieces, key))
+
+
+def _map_pieces(read: Callable, pieces: Float[Array, "P *piece"], key: DropoutKey) -> Float[Array, "P *result"]:
+    """`read(piece, key)` of one piece after the other, each recomputed where it is differentiated."""
+    if pieces.shape[0] == 1:
+        return read(pieces[0], key)[None]
+    keys = None if key is None else jax.random.split(key, pieces.shape[0])
+    return lax.map(jax.checkpoint(lambda piece: read(*piece)), (pieces, keys))
 
 
 def masked(scores: Float[Array, "... M"], limit: Int[Array, ""] | None) -> Float[Array, "... M"]:
@@ -142,7 +169,9 @@ def join_queries(chunks: Array) -> Array:
     return joined.reshape(joined.shape[0], -1, *joined.shape[3:])
 
 
-def over_pieces(read, queries: Float[Array, "N d"], largest: int) -> Float[Array, "N e"]:
-    """`read` over pieces of one row's queries."""
+def over_pieces(
+    read: Callable, queries: Float[Array, "N d"], largest: int, key: DropoutKey = None
+) -> Float[Array, "N e"]:
+    """`read(piece, key)` over pieces of one row's queries."""
     count = queries.shape[0]
-    return lax.map(read, queries.reshape(pieces_of(count, largest), -1, queries.shape[1])).reshape(count, -1)
+    return _map_pieces(read, queries.reshape(pieces_of(count, largest), -1, queries.shape[1]), key).reshape(count, -1)

@@ -15,10 +15,10 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from hmhi_jax.models.attention import DropoutKey
 from hmhi_jax.models.backbones import spec
 from hmhi_jax.models.backbones.flow_adapter import join_pairs, split_pairs
 from hmhi_jax.models.decoder import Decoder
+from hmhi_jax.models.dropout import DropoutKey
 from hmhi_jax.models.interaction import PLAM, SGIM
 from hmhi_jax.models.memory import Bank, Memory, MemoryBank
 from hmhi_jax.models.resampling import enlarge

@@ -16,8 +16,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from hmhi_jax.models.activations import gelu
-from hmhi_jax.models.attention import DropoutKey, attend, dropout
+from hmhi_jax.models.attention import attend
 from hmhi_jax.models.convolution import DepthwiseConv, conv
+from hmhi_jax.models.dropout import DropoutKey, dropout
 from hmhi_jax.models.initialisers import torch_bias, torch_kernel
 from hmhi_jax.models.parameters import KernelAndBias
 from hmhi_jax.models.positions import halved, rotate_halves, sine_table

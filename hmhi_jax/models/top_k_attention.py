@@ -13,19 +13,14 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from hmhi_jax.models.attention import (
-    QUERY_CHUNK,
-    DropoutKey,
-    dropout,
-    join_queries,
-    over_pieces,
-    split_queries,
-)
+from hmhi_jax.models.attention import join_queries, over_pieces, split_queries
+from hmhi_jax.models.dropout import DropoutKey, dropout
 from hmhi_jax.models.one_hot import LOWEST, pick, put, top_k_by_products
 from hmhi_jax.models.platforms import DEAR, by_platform
 from hmhi_jax.models.selection import BLOCK, laid_out_index, lay_out, top_k_in_blocks, top_k_laid_out
 
 CPU_CHUNK = 256  # queries per piece on CPU: 20 MB of scores against 20,480 keys
+QUERY_CHUNK = 512  # on accelerators
 TRAINING_CHUNK = 256
 
 
@@ -64,7 +59,7 @@ def read_by_row(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
     def row(one: tuple[Array, Array, Array]) -> Array:
         q, k, v = one
 
-        def read(piece: Array) -> Array:
+        def read(piece: Array, _: None) -> Array:
             scores = jnp.matmul(piece, k.T, preferred_element_type=jnp.float32)
             best, index = top_k_in_blocks(scores, kept, limit)
             weights = jnp.exp(best - best.max(-1, keepdims=True))

@@ -38,9 +38,7 @@ def lower_training(config: ConfigDict, mesh: Mesh, batch: int, checkpoint: Check
     platform = _platform(mesh.devices.flat[0])
     model = assemble.model_of(config)
     optimiser, schedule = assemble.optimiser_of(config, STEPS)
-    arguments = assemble.step_arguments(config) | {"checkpoint": checkpoint}
-    if config.step.frames == "auto":
-        arguments["unroll"] = platform == "cpu"
+    arguments = assemble.step_arguments(config, platform) | {"checkpoint": checkpoint}
     data = mesh.shape[DATA] * arguments["accumulate"]
     if batch < 1 or batch % data:
         raise InputError(

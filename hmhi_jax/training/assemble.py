@@ -144,14 +144,14 @@ def _function(name: str) -> Any:
         raise InputError(f"config.data.make is {name!r}, expected 'module:function' ({error})") from error
 
 
-def step_arguments(config: ConfigDict) -> dict[str, Any]:
-    """Keyword arguments of `make_train_step` out of `config.step`."""
+def step_arguments(config: ConfigDict, platform: str | None = None) -> dict[str, Any]:
+    """Keyword arguments of `make_train_step` out of `config.step`, for a platform (None: the one that runs this)."""
     s = config.step
     choices = {"frames": ("auto", "unrolled", "scanned"), "checkpoint": get_args(CheckpointPolicy)}
     for name, expected in choices.items():
         if s[name] not in expected:
             raise InputError(f"config.step.{name} is {s[name]!r}, expected one of {', '.join(expected)}")
-    unroll = s.frames == "unrolled" or (s.frames == "auto" and jax.default_backend() == "cpu")
+    unroll = s.frames == "unrolled" or (s.frames == "auto" and (platform or jax.default_backend()) in ("cpu", "tpu"))
     return {
         "accumulate": s.accumulate,
         "checkpoint": s.checkpoint,

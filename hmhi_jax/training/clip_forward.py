@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from hmhi_jax.models import Features, HMHINet, frame
-from hmhi_jax.models.attention import DropoutKey
+from hmhi_jax.models.dropout import DropoutKey
 from hmhi_jax.models.platforms import DEAR
 
 # "none" keeps every activation; "read_outs" recomputes the memory's read-outs and their interaction; "step" recomputes
@@ -93,7 +93,7 @@ def clip_logits(
 
     def body(memory, inputs):
         maps, key = inputs
-        return step(variables, memory, maps, key, None)
+        return step(variables, memory, maps, key, min(steps, model.memory_frames))
 
     later = tuple(jnp.moveaxis(x[:, 1:], 1, 0) for x in features)
     _, rest = lax.scan(body, memory, (later, keys))

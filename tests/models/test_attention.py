@@ -12,6 +12,8 @@ from hmhi_jax.models import attention, top_k_attention
 from hmhi_jax.models.attention import attend, attend_batched, attend_by_head
 from hmhi_jax.models.top_k_attention import READS, attend_top_k
 
+DENSE = {"by head": attend_by_head, "batched": functools.partial(attend_batched, 40 * 24)}
+
 
 def _tokens(seed: int, *shape: int) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), shape)
@@ -31,30 +33,73 @@ def _top_k_softmax_attention(q, k, v, kept, limit):
     return jnp.einsum("bnk,bnkd->bnd", jax.nn.softmax(best, -1), jax.vmap(lambda x, i: x[i])(v, index))
 
 
+def _telling_apart(batch: int, keys: int, heads: int) -> jax.Array:
+    """Values of which attention makes its weights."""
+    return jnp.broadcast_to(jnp.eye(keys)[None, :, None], (batch, keys, heads, keys))
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(attention, "FEWEST_SCORES", 0)
+    monkeypatch.setattr(attention, "SCORES", 40 * 12)
+
+
+@pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("limit", [None, 24])
-@pytest.mark.parametrize("form", [attend_by_head, attend_batched])
+@pytest.mark.parametrize("form", DENSE.values(), ids=DENSE)
 @pytest.mark.parametrize(("batch", "heads"), [(1, 1), (2, 3), (3, 2)])
-def test_dense_forms(form, batch, heads, limit, monkeypatch):
-    monkeypatch.setattr(attention, "CHUNK_SCORES", 40 * 12)  # so small that the by-head form cuts pieces
-    monkeypatch.setattr(attention, "QUERY_CHUNK", 24)
-    q, k, v = (_tokens(i, batch, n, heads, 8) for i, n in enumerate((96, 40, 40)))
+def test_dense_forms(form, batch, heads, limit):
+    q, k, v, g = (_tokens(i, batch, n, heads, 8) for i, n in enumerate((96, 40, 40, 96)))
     limit = None if limit is None else jnp.int32(limit)
-    expected = _softmax_attention(q, k, v, limit)
-    np.testing.assert_allclose(jax.jit(form)(q, k, v, limit), expected, atol=2e-6)
+
+    def value_and_gradients(read):
+        value, pullback = jax.vjp(lambda q, k, v: read(q, k, v, limit), q, k, v)
+        return value, *pullback(g)
+
+    found = value_and_gradients(jax.jit(lambda *x: form(0.0, *x, None)))
+    for one, other in zip(found, value_and_gradients(_softmax_attention), strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-6)
 
 
-def test_dense_gradients(monkeypatch):
-    monkeypatch.setattr(attention, "QUERY_CHUNK", 16)
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("key", [jax.random.key(3), jax.random.PRNGKey(3)], ids=["typed", "raw"])
+@pytest.mark.parametrize("form", DENSE.values(), ids=DENSE)
+def test_dense_forms_drop_weights(form, key):
+    """With equal weights and values that tell the keys apart, what was dropped can be read off."""
+    q, k, v = (
+        jnp.zeros((2, 96, 3, 4)),
+        jnp.zeros((2, 40, 3, 4)),
+        jnp.broadcast_to(jnp.eye(40)[None, :, None], (2, 40, 3, 40)),
+    )
+    weights = np.asarray(form(0.3, q, k, v, None, key)) * 40 * (1 - 0.3)
+    np.testing.assert_allclose(weights, weights.round(), atol=1e-5)
+    assert abs(weights.mean() - 0.7) < 5 * (0.3 * 0.7 / weights.size) ** 0.5
+    assert len(np.unique(weights.round().reshape(-1, 40), axis=0)) == 2 * 96 * 3
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_dense_gradients():
+    """With dropout: the backward pass draws the same places again."""
     q, k, v, g = (_tokens(i, 2, n, 2, 8) for i, n in enumerate((48, 20, 20, 48)))
+    limit, key = jnp.int32(13), jax.random.key(8)
+    attention_weights = attend_by_head(
+        0.4, q, k, jnp.broadcast_to(jnp.eye(20)[None, :, None], (2, 20, 2, 20)), limit, key
+    )
+    kept = (attention_weights != 0).swapaxes(1, 2) / 0.6
 
-    def loss(read, *inputs):
-        return (read(*inputs) * g).sum()
+    def plain(q, k, v):
+        scores = jnp.einsum("bnhd,bmhd->bhnm", q, k) / np.sqrt(q.shape[-1])
+        scores = jnp.where(jnp.arange(20)[None, None, None] < limit, scores, -jnp.inf)
+        return jnp.einsum("bhnm,bmhe->bnhe", jax.nn.softmax(scores, -1) * kept, v)
 
-    limit = jnp.int32(13)
-    grad = jax.jit(jax.grad(lambda *x: loss(functools.partial(attend, limit=limit), *x), (0, 1, 2)))
-    expected = jax.grad(lambda *x: loss(functools.partial(_softmax_attention, limit=limit), *x), (0, 1, 2))(q, k, v)
-    for found, wanted in zip(grad(q, k, v), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=5e-6)
+    def gradients(read):
+        return jax.jit(jax.value_and_grad(lambda *x: (read(*x) * g).sum(), (0, 1, 2)))(q, k, v)
+
+    value, found = gradients(functools.partial(attend, limit=limit, dropout_rate=0.4, key=key))
+    expected_value, expected = gradients(plain)
+    np.testing.assert_allclose(value, expected_value, rtol=1e-5)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-6)
 
 
 @pytest.mark.parametrize("limit", [64, 300])

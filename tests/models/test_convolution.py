@@ -66,6 +66,21 @@ def test_dense_gradient_forms(size, outputs):
         np.testing.assert_allclose(one, other, atol=2e-4)
 
 
+@pytest.mark.parametrize(("height", "width", "size", "outputs"), [(12, 9, 3, 1), (7, 8, 5, 2)])
+def test_few_outputs(height, width, size, outputs):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel, given = (
+        jax.random.normal(key, shape)
+        for key, shape in zip(
+            keys, ((2, height, width, 32), (size, size, 32, outputs), (2, height, width, outputs)), strict=True
+        )
+    )
+    found, pullback = jax.vjp(convolution.few_outputs_conv, x, kernel)
+    expected, expected_pullback = jax.vjp(convolution._native, x, kernel)
+    for one, other in zip((found, *pullback(given)), (expected, *expected_pullback(given)), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-4)
+
+
 def test_patches_leave_the_remainder_out():
     x = jax.random.normal(jax.random.key(0), (2, 11, 8, 3))
     layer = PatchConv(5, 4, jnp.dtype("float32"))

@@ -42,13 +42,10 @@ def test_losses_and_every_gradient_norm(checkpoint, steps):
     )
     state = make_state(from_torch(model, cases.state_dict(model, seed)), optimiser, 0)
     step = step_module.make_train_step(model, optimiser, schedule, mesh, dropout=False, checkpoint=checkpoint)
-    with as_they_are:
-        # Unlike elsewhere five steps cost more than compiling, at the tests' level of optimisation.
-        options = {"xla_backend_optimization_level": 3} if steps > 1 else None
-        program = step.lower(state, inputs).compile(options)
     losses = []
     for index in range(steps):
-        state, metrics = program(state, inputs)
+        with as_they_are:
+            state, metrics = step(state, inputs)
         losses.append(float(metrics.scalars["loss"]))
         if index == 0:
             first = jax.device_get(state.opt_state)
