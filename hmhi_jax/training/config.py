@@ -82,7 +82,7 @@ def default_config() -> ConfigDict:
     c.step = ConfigDict()
     c.step.accumulate = 1
     c.step.checkpoint = "none"  # or "read_outs", "cheap", "step": what the backward pass computes again
-    c.step.frames = "auto"  # of a clip: "scanned", or "unrolled", which is faster (and slower to compile) on CPU
+    c.step.frames = "auto"  # of a clip: "scanned", or "unrolled", which "auto" takes on CPU and TPU: docs/training.md
     c.step.dropout = True
     c.step.map_weight = 20.0  # of focal + bce / 2 against dice in the loss
     c.step.ema_decay = 0.0  # 0: no averaged parameters

@@ -54,3 +54,12 @@ def test_wrong_values_are_refused_with_the_field():
     config.model.backbone = "mit_b9"
     with pytest.raises(InputError, match="mit_b9"):
         assemble.model_of(config)
+
+
+def test_frames_are_written_out_where_that_is_faster():
+    config = default_config()
+    unrolled = {name: assemble.step_arguments(config, name)["unroll"] for name in ("cpu", "tpu", "cuda")}
+    assert unrolled == {"cpu": True, "tpu": True, "cuda": False}
+    assert assemble.step_arguments(config)["unroll"]  # the tests run on CPU
+    config.step.frames = "scanned"
+    assert not assemble.step_arguments(config, "tpu")["unroll"]
