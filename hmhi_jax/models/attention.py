@@ -17,7 +17,9 @@ from hmhi_jax.models.platforms import by_platform, dear
 # TPUs pieces are larger: cutting queries out of their layouts takes longer than what it saves.
 SCORES = 2**20  # of a piece, for each head of each row
 TPU_SCORES = 2**22
-FEWEST_SCORES = 2**17  # of a head of a row on CPU; with fewer, batched products are as fast, and compile sooner
+# Of a head of a row on CPU: with fewer, batched products are nearly as fast, and there is less program to compile.
+FEWEST_SCORES = 2**17
+FEWEST_DIFFERENTIATED = 2**19
 
 
 def attend(
@@ -38,15 +40,16 @@ def attend(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(dropout_rate: float, *arguments: Any) -> Array:
-    return by_platform(*arguments, **_forms(dropout_rate))
+    return by_platform(*arguments, **_forms(dropout_rate, FEWEST_SCORES))
 
 
 def _forward(dropout_rate: float, *arguments: Any) -> tuple[Array, tuple]:
-    return _attend(dropout_rate, *arguments), arguments
+    return by_platform(*arguments, **_forms(dropout_rate, FEWEST_DIFFERENTIATED)), arguments
 
 
 def _backward(dropout_rate: float, arguments: tuple, cotangent: Array) -> tuple:
-    """Scores are never kept: the platform's form runs again, and is differentiated piece by piece."""
+    """Scores are never kept: the form that `_forward` ran, so that it drops the same weights, runs again and is
+    differentiated piece by piece."""
 
     def gradient_of(form: Callable) -> Callable:
         def gradient(cotangent: Array, q: Array, k: Array, v: Array, *rest: Any) -> tuple[Array, Array, Array]:
@@ -54,28 +57,28 @@ def _backward(dropout_rate: float, arguments: tuple, cotangent: Array) -> tuple:
 
         return gradient
 
-    gradients = {name: gradient_of(form) for name, form in _forms(dropout_rate).items()}
+    gradients = {name: gradient_of(form) for name, form in _forms(dropout_rate, FEWEST_DIFFERENTIATED).items()}
     return *by_platform(cotangent, *arguments, **gradients), None, None
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _forms(dropout_rate: float) -> dict[str, Callable]:
+def _forms(dropout_rate: float, fewest_scores: int) -> dict[str, Callable]:
     return {
-        "cpu": partial(attend_by_head, dropout_rate),
+        "cpu": partial(attend_by_head, fewest_scores, dropout_rate),
         "accelerator": partial(attend_batched, SCORES, dropout_rate),
         "tpu": partial(attend_batched, TPU_SCORES, dropout_rate),
     }
 
 
 def attend_by_head(
-    dropout_rate: float, q: Array, k: Array, v: Array, limit: Array | None, key: DropoutKey
+    fewest_scores: int, dropout_rate: float, q: Array, k: Array, v: Array, limit: Array | None, key: DropoutKey
 ) -> Float[Array, "B N h e"]:
     """Every head of every row as plain matrix products, for CPU: there a batched product first copies its operands
     into another layout, and runs on fewer threads."""
     batch, heads = q.shape[0], q.shape[2]
-    if q.shape[1] * k.shape[1] < FEWEST_SCORES:
+    if q.shape[1] * k.shape[1] < fewest_scores:
         return attend_batched(SCORES, dropout_rate, q, k, v, limit, key)
     rows = q, k, v, None if key is None else jax.random.split(key, (batch, heads))
 

@@ -12,7 +12,7 @@ from hmhi_jax.models import attention, top_k_attention
 from hmhi_jax.models.attention import attend, attend_batched, attend_by_head
 from hmhi_jax.models.top_k_attention import READS, attend_top_k
 
-DENSE = {"by head": attend_by_head, "batched": functools.partial(attend_batched, 40 * 24)}
+DENSE = {"by head": functools.partial(attend_by_head, 0), "batched": functools.partial(attend_batched, 40 * 24)}
 
 
 def _tokens(seed: int, *shape: int) -> jax.Array:
@@ -40,7 +40,7 @@ def _telling_apart(batch: int, keys: int, heads: int) -> jax.Array:
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(attention, "FEWEST_SCORES", 0)
+    monkeypatch.setattr(attention, "FEWEST_DIFFERENTIATED", 0)
     monkeypatch.setattr(attention, "SCORES", 40 * 12)
 
 
@@ -82,10 +82,8 @@ def test_dense_gradients():
     """With dropout: the backward pass draws the same places again."""
     q, k, v, g = (_tokens(i, 2, n, 2, 8) for i, n in enumerate((48, 20, 20, 48)))
     limit, key = jnp.int32(13), jax.random.key(8)
-    attention_weights = attend_by_head(
-        0.4, q, k, jnp.broadcast_to(jnp.eye(20)[None, :, None], (2, 20, 2, 20)), limit, key
-    )
-    kept = (attention_weights != 0).swapaxes(1, 2) / 0.6
+    weights = attend_by_head(0, 0.4, q, k, _telling_apart(2, 20, 2), limit, key)
+    kept = (weights != 0).swapaxes(1, 2) / 0.6
 
     def plain(q, k, v):
         scores = jnp.einsum("bnhd,bmhd->bhnm", q, k) / np.sqrt(q.shape[-1])
