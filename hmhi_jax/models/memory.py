@@ -290,8 +290,8 @@ class MemoryBank(nn.Module):
     ) -> Float[Array, "B h w C"]:
         """The feature after reading the bank.
 
-        `written_at_most` is what the caller knows of `written` beforehand: with frames written out one after the other
-        (training on CPU) the early ones need not look at slots that cannot be filled yet.
+        `written_at_most` is what the caller knows of `written` beforehand: slots that cannot be filled yet need not be
+        looked at. In training that is most of them in the early frames, where frames are written out.
         """
         keys, values = bank.tokens(written_at_most)
         limit = bank.filled(written)

@@ -32,8 +32,8 @@ def clip_logits(
     Args:
         model, variables, frames, flows, dropout_key: as for `segment_clip`.
         checkpoint: what is recomputed in the backward pass.
-        unroll: write the frames out one after the other instead of scanning. On CPU much of a loop's body runs on one
-            thread; on accelerators a scan compiles once for all frames.
+        unroll: write the frames out one after the other instead of scanning. Then early frames read less memory, and on
+            CPU, where much of a loop's body runs on one thread, all cores work; a scan compiles once for all frames.
 
     Returns:
         float32 logits, and the new `batch_stats` (empty for backbones that have none).
