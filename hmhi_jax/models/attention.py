@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from hmhi_jax.models.dropout import DropoutKey, dropout
-from hmhi_jax.models.platforms import by_platform, dear
+from hmhi_jax.models.platforms import by_platform, dear, gradient_of
 
 # Queries are read in pieces: a piece's scores are all that ever exists of the matrix, and they should stay in cache. On
 # TPUs pieces are larger: cutting queries out of their layouts takes longer than what it saves.
@@ -50,14 +50,7 @@ def _forward(dropout_rate: float, *arguments: Any) -> tuple[Array, tuple]:
 def _backward(dropout_rate: float, arguments: tuple, cotangent: Array) -> tuple:
     """Scores are never kept: the form that `_forward` ran, so that it drops the same weights, runs again and is
     differentiated piece by piece."""
-
-    def gradient_of(form: Callable) -> Callable:
-        def gradient(cotangent: Array, q: Array, k: Array, v: Array, *rest: Any) -> tuple[Array, Array, Array]:
-            return jax.vjp(lambda q, k, v: form(q, k, v, *rest), q, k, v)[1](cotangent)
-
-        return gradient
-
-    gradients = {name: gradient_of(form) for name, form in _forms(dropout_rate, FEWEST_DIFFERENTIATED).items()}
+    gradients = {name: gradient_of(form, 3) for name, form in _forms(dropout_rate, FEWEST_DIFFERENTIATED).items()}
     return *by_platform(cotangent, *arguments, **gradients), None, None
 
 

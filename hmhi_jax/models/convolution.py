@@ -5,7 +5,6 @@ convolution is written as a sum of shifted, scaled copies and a strided one as s
 the native operation. Convolutions whose stride equals their kernel are one matrix product everywhere.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.platforms import by_platform, dear
+from hmhi_jax.models.platforms import by_platform, dear, gradient_of
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 FEW = 16  # times as many input channels as outputs, or more: `few_outputs_conv` pays
@@ -250,15 +249,8 @@ def _channelwise_backward(stride: int, residuals: tuple[Array, Array], cotangent
     """On GPUs the native form's kernel gradient makes the compiler collect a batch that is split over chips on all of
     them, and takes fifteen times the memory; on TPUs both its and the patches' gradients are estimated at eight to
     fifteen times the shifted form's, which needs no memory of its own."""
-
-    def gradient_of(form: Callable) -> Callable:
-        def gradient(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
-            return jax.vjp(partial(form, stride=stride), x, kernel)[1](cotangent)
-
-        return gradient
-
-    patches, shifted = gradient_of(_grouped_patches), gradient_of(_grouped_shifted)
-    return by_platform(*residuals, cotangent, cpu=patches, accelerator=patches, tpu=shifted)
+    patches, shifted = (gradient_of(partial(form, stride=stride), 2) for form in (_grouped_patches, _grouped_shifted))
+    return by_platform(cotangent, *residuals, cpu=patches, accelerator=patches, tpu=shifted)
 
 
 channelwise_conv.defvjp(_channelwise_forward, _channelwise_backward)
