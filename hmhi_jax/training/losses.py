@@ -15,7 +15,7 @@ BCE_WEIGHT = 0.5
 
 
 def frame_losses(logits: Float[Array, "B T H W 1"], masks: Masks) -> dict[str, Float[Array, "B T"]]:
-    """Focal, binary cross-entropy and dice of every frame of every clip, each a mean over the frame's pixels.
+    """Focal and binary cross-entropy of every frame of every clip, means over the frame's pixels, and its dice loss.
 
     Args:
         logits: float32.
@@ -38,6 +38,22 @@ def frame_losses(logits: Float[Array, "B T H W 1"], masks: Masks) -> dict[str, F
     }
 
 
+def clip_losses(
+    terms: dict[str, Float[Array, "B T"]],
+    valid: Bool[Array | np.ndarray, "B T"] | None = None,
+    map_weight: float | int = MAP_WEIGHT,
+) -> Float[Array, "B"]:
+    """`map_weight * (focal + bce / 2) + dice` of what `frame_losses` gives, summed over the frames of a clip.
+
+    Args:
+        valid: frames whose mask is known (sparse annotation); the others count nothing. None: all are.
+    """
+    total = map_weight * (terms["focal"] + BCE_WEIGHT * terms["bce"]) + terms["dice"]
+    if valid is not None:  # not a product: a non-finite loss of an unannotated frame must not count either
+        total = jnp.where(valid, total, 0.0)
+    return total.sum(1)
+
+
 def segmentation_loss(
     logits: Float[Array, "B T H W 1"],
     masks: Masks,
@@ -48,10 +64,6 @@ def segmentation_loss(
     Args:
         logits: float32.
         masks: 0 or 1.
-        valid: frames whose mask is known (sparse annotation); the others count nothing. None: all are.
+        valid: as in `clip_losses`.
     """
-    terms = frame_losses(logits, masks)
-    total = MAP_WEIGHT * (terms["focal"] + BCE_WEIGHT * terms["bce"]) + terms["dice"]
-    if valid is not None:
-        total = jnp.where(valid, total, 0.0)
-    return total.sum(1).mean()
+    return clip_losses(frame_losses(logits, masks), valid).mean()

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from hmhi_jax.data.device_batches import batch_shardings, network_inputs
 from hmhi_jax.models import HMHINet
 from hmhi_jax.training.clip_forward import CheckpointPolicy, clip_logits
-from hmhi_jax.training.losses import BCE_WEIGHT, MAP_WEIGHT, frame_losses
+from hmhi_jax.training.losses import MAP_WEIGHT, clip_losses, frame_losses
 from hmhi_jax.training.mesh import DATA, replicated
 from hmhi_jax.training.state import TrainState
 
@@ -61,9 +61,7 @@ def batch_loss(
     frames, flows, masks, valid = network_inputs(batch)
     logits, moved = clip_logits(model, variables, frames, flows, key, checkpoint=checkpoint, unroll=unroll)
     terms = frame_losses(logits, masks)
-    total = map_weight * (terms["focal"] + BCE_WEIGHT * terms["bce"]) + terms["dice"]
-    # Not a product with `valid`: a non-finite loss of an unannotated frame must not count either.
-    by_clip = jnp.where(valid > 0, total, 0.0).sum(1)
+    by_clip = clip_losses(terms, valid > 0, map_weight)
     annotated = jnp.maximum(valid.sum(), 1)
     means = {name: jnp.where(valid > 0, term, 0.0).sum() / annotated for name, term in terms.items()}
     return by_clip.mean(), (by_clip, means, moved)
