@@ -57,7 +57,7 @@ class PipelineConfig:
     seed: int = 0
     sampling: ClipSampling = field(default_factory=ClipSampling)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    reading: str = "fast"
+    reading: str = "exact"
     on_corrupt: str = "skip"
     workers: int = 0
     threads: int = 4
@@ -166,7 +166,7 @@ class ClipPipeline(grain.DatasetIterator):
         index           int32 [B, T], numbers of the frames
 
     `get_state()` is JSON: the step, and what it belongs to; it may be restored under any number of workers and hosts.
-    Being grain's iterator, it also goes into `grain.checkpoint.CheckpointSave`. `skipped` collects what was reported.
+    Being grain's iterator, it also goes into `grain.checkpoint.CheckpointSave`. Of clips that were replaced it warns.
     """
 
     def __init__(
@@ -185,7 +185,6 @@ class ClipPipeline(grain.DatasetIterator):
         super().__init__()
         self._batches: grain.DatasetIterator | None = None  # first of all: grain's finaliser closes half-made iterators
         self.loader = BatchLoader(tuple(entries), config, shard, shards)
-        self.skipped: list[str] = []
         self._stop = stop if stop is not None else _ENDLESS
         self._step = 0
 
@@ -216,7 +215,6 @@ class ClipPipeline(grain.DatasetIterator):
                 "out of memory is the usual cause: lower `workers`, `buffer` or `batch_size`"
             ) from error
         for line in batch.pop("skipped"):
-            self.skipped.append(line)
             _log.warning("step %d: %s", self._step, line)
         self._step += 1
         return batch

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from hmhi_jax.models.activations import gelu
 from hmhi_jax.models.attention import attend
@@ -53,11 +53,6 @@ class Bank:
             lax.dynamic_update_index_in_dim(self.keys, key.astype(self.keys.dtype), slot, 1),
             lax.dynamic_update_index_in_dim(self.values, value.astype(self.values.dtype), slot, 1),
         )
-
-    def valid(self, written: Int[Array, ""]) -> Bool[Array, "MN"]:
-        """Which of the M * N stored tokens have been written."""
-        _, capacity, tokens, _ = self.keys.shape
-        return jnp.repeat(jnp.arange(capacity) < written, tokens)
 
     def filled(self, written: Int[Array, ""]) -> Int[Array, ""]:
         """How many stored tokens have been written. Slots fill in order, so they stand in front of all others."""

@@ -28,6 +28,7 @@ CONFIG = PipelineConfig(
     seed=7,
     sampling=ClipSampling(frames=3),
     augmentation=Augmentation(crop=(0.5, 1.0)),
+    reading="fast",
     threads=2,
 )
 
@@ -223,8 +224,7 @@ def test_broken_pictures_are_replaced_and_reported(broken, workers, caplog):
     assert all(set(batch["video"]) <= whole for batch in found)
     assert_equal(found, batches(entries, 4))
     for path in ("frame/train/video0/00001.jpg", "flow/train/video1/00001.jpg", "mask/train/video2/00001.png"):
-        assert any(line.startswith(f"{broken / path}: ") for line in pipeline.skipped)
-        assert str(broken / path) in caplog.text
+        assert f": {broken / path}: " in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 1])
