@@ -17,7 +17,9 @@ def pack(
     size: Annotated[
         tuple[int, int] | None, typer.Option(help="Height and width: pack at training size, not the files as they are.")
     ] = None,
-    quality: Annotated[int, typer.Option(help="With --size: of JPEG, 1 to 100; 0 stores PNG, without loss.")] = 95,
+    quality: Annotated[
+        int | None, typer.Option(help="With --size: of JPEG, 1 to 100 (95); 0 stores PNG, without loss.")
+    ] = None,
     frames_per_shard: Annotated[int, typer.Option(min=1, help="A shard is closed at about this many frames.")] = 4096,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out videos with problems.")] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; as many as cores if not given.")] = None,
@@ -33,8 +35,11 @@ def pack(
     from hmhi_jax.data.dataset_packing import PackedForm, pack_dataset
     from hmhi_jax.data.inspection import check_for_training
     from hmhi_jax.data.layouts import open_dataset
+    from hmhi_jax.errors import InputError
 
-    form = PackedForm(size, quality)
+    if quality is not None and size is None:
+        raise InputError("--quality: expected together with --size; without it the files are packed as they are")
+    form = PackedForm(size, 95 if quality is None else quality)
     videos = open_dataset(dataset, layout=layout, split=split, flows=flows)
     total = sum(len(video) for video in videos.videos)
     with frame_progress("inspect", total) as advance:

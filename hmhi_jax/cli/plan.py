@@ -8,7 +8,7 @@ import typer
 
 
 def plan(
-    config: Annotated[Path, typer.Option(help="A file of configs/.", show_default=False)],
+    config: Annotated[Path, typer.Option(help="A file of configs/, or FILE.py:ARGUMENT.", show_default=False)],
     topology: Annotated[
         str,
         typer.Option(
@@ -21,7 +21,9 @@ def plan(
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(help="Plan this policy only (none, read_outs, step). Default: the config's, then leaner ones."),
+        typer.Option(
+            help="Plan this policy only (none, read_outs, cheap, step). Default: the config's, then leaner ones."
+        ),
     ] = None,
     search: Annotated[bool, typer.Option(help="Look for the largest batch a chip can take.")] = True,
     training: Annotated[bool, typer.Option(help="Plan the training step.")] = True,

@@ -48,7 +48,7 @@ class Plan:
         settings: of the config, those that matter here.
         tried: training steps by checkpoint policy, in the order tried, at the batch asked for.
         policy: the first of them that fits; None if none does, or nothing was tried.
-        largest: (clips per chip that fit on one chip with that policy, its bytes); None if not searched.
+        largest: clips that fit on one chip with that policy; None if not searched.
         inference: programs of inference.
     """
 

@@ -14,7 +14,7 @@ from hmhi_jax.inference.batched_step import BatchedSteps
 from hmhi_jax.training import assemble
 from hmhi_jax.training.clip_forward import CheckpointPolicy
 from hmhi_jax.training.initialisation import init_variables
-from hmhi_jax.training.mesh import DATA, SPACE, check_rows
+from hmhi_jax.training.mesh import DATA, SPACE, by_process, check_rows
 from hmhi_jax.training.state import make_state
 from hmhi_jax.training.step import make_train_step
 
@@ -25,7 +25,7 @@ def planned_mesh(devices: list[Any], space: int) -> Mesh:
     """As `training.mesh.make_mesh`, for devices that belong to no process here."""
     if space < 1 or len(devices) % space:
         raise InputError(f"config.mesh.space is {space}, expected a divisor of the {len(devices)} chips")
-    return Mesh(np.asarray(devices).reshape(-1, space), (DATA, SPACE))
+    return Mesh(np.asarray(by_process(devices)).reshape(-1, space), (DATA, SPACE))
 
 
 def lower_training(config: ConfigDict, mesh: Mesh, batch: int, checkpoint: CheckpointPolicy) -> Any:
@@ -46,10 +46,6 @@ def lower_training(config: ConfigDict, mesh: Mesh, batch: int, checkpoint: Check
             f"{arguments['accumulate']} accumulated parts; expected a multiple of {data}"
         )
     height, width = config.data.sizes[-1]
-    if height % (32 * mesh.shape[SPACE]):
-        raise InputError(
-            f"config.data.sizes: {height} rows cannot be split over mesh.space = {mesh.shape[SPACE]} in multiples of 32"
-        )
     check_rows(height, mesh)
     ema = config.step.ema_decay > 0
     state = jax.eval_shape(lambda: make_state(init_variables(model, config.seed), optimiser, config.seed, ema))

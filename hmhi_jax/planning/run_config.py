@@ -11,11 +11,16 @@ from hmhi_jax.errors import InputError
 
 
 def load_config(path: Path) -> ConfigDict:
-    """What `get_config()` of the file gives. Raises `InputError` for anything else than a training config."""
+    """What `get_config()` of the file gives, or `get_config(ARGUMENT)` of `FILE.py:ARGUMENT`.
+
+    Raises `InputError` for anything else than a training config.
+    """
+    file, colon, argument = str(path).partition(".py:")
+    path = Path(f"{file}.py") if colon else path
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected a config such as configs/ytvos_mit_b1.py")
     try:
-        config = runpy.run_path(str(path))["get_config"]()
+        config = runpy.run_path(str(path))["get_config"](*[argument] * bool(colon))
     except KeyError as error:
         raise InputError(f"{path}: has no function get_config, expected a file like those of configs/") from error
     except Exception as error:
@@ -33,7 +38,7 @@ def changed(config: ConfigDict, changes: Iterable[str]) -> ConfigDict:
         field, equals, text = change.partition("=")
         section, _, name = field.rpartition(".")
         where = config
-        for part in section.split("."):
+        for part in filter(None, section.split(".")):
             where = where.get(part, None) if isinstance(where, ConfigDict) else None
         if not equals or not isinstance(where, ConfigDict) or name not in where:
             raise InputError(

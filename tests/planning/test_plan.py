@@ -135,7 +135,7 @@ def test_config_changes(config):
         (["--topology", "cpu:8", "--global-batch", "12"], "12 clips cannot be split over 8 chips"),
         (["--topology", "cpu:8", "--checkpoint", "all"], "checkpoint policy 'all'"),
         (["--topology", "cpu:8", "--set", "mesh.space=3"], "mesh.space is 3"),
-        (["--topology", "cpu:8", "--set", "mesh.space=4"], "32 rows cannot be split over mesh.space = 4"),
+        (["--topology", "cpu:8", "--set", "mesh.space=4"], "32 rows on a mesh of 2 x 4"),
         (
             ["--topology", "cpu:8", "--set", "mesh.space=2", "--set", "data.sizes=((64, 64),)"],
             "64 rows on a mesh of 4 x 2",
