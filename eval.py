@@ -10,6 +10,8 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
+from hmhi_jax.cli.config_flags import parse
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for predictions and reports, or that of a training run.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where several processes share videos.")
@@ -35,4 +37,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -3,7 +3,7 @@
     python train.py --config configs/smoke.py --workdir /tmp/smoke
 
 Writes sixteen videos of moving blobs in DAVIS layout into the work directory, trains 40 steps of four clips of two
-frames on them, and evaluates on four others every 20 steps. The network is `tiny`'s with a narrower decoder, whole
+frames on them, and evaluates on four others every 20 steps. The network is of the kind of `tiny`'s, but smaller, whole
 memory included. Fresh weights are scaled by fan-in (`initialisation`). The weights are of no use to anybody.
 
 Measured on 2 cores of an AMD EPYC 9004 (AVX-512), nothing else running: loss 4.00 at the first step, 1.43 at the last;

@@ -1,7 +1,8 @@
 """A training run from its config: puts the rooms together that must not know each other. `train.py` calls it."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from hmhi_jax.data.moving_blobs import write_moving_blobs
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.weights_file import CHECKPOINT_EXPORT, load_weights, save_weights
 from hmhi_jax.training import assemble
-from hmhi_jax.training.checkpoints import FOLDER, Checkpoints, code_version, load_other_run
-from hmhi_jax.training.config import check_same, to_plain
+from hmhi_jax.training.checkpoints import FOLDER, Checkpoints, code_version, load_other_run, silence_closed_writers
+from hmhi_jax.training.config import check_same, flat, is_among, to_plain
 from hmhi_jax.training.initial_weights import starting_state
 from hmhi_jax.training.initialisation import init_variables
 from hmhi_jax.training.interruption import Interruption
@@ -31,10 +32,15 @@ from hmhi_jax.training.step import make_train_step
 def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tuple[str, ...] = ()) -> int:
     """Train, or go on training, until the end of the schedule or a signal; the exit code."""
     enable_compilation_cache()
+    silence_closed_writers()
+    fields = flat(to_plain(config))
+    if unknown := [name for name in accepted if not any(is_among(field, (name,)) for field in fields)]:
+        raise InputError(f"--accept_changes: the config has no field or section {', '.join(unknown)}")
     folder = Path(workdir).expanduser().absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    if config.data.generate:
-        config = _with_generated_data(config, folder)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if config.data.generate:
+            config = _with_generated_data(config, folder)
     mesh = make_mesh(config.mesh.data, config.mesh.space)
     assemble.check_devices(config, mesh)
     model = assemble.model_of(config)
@@ -50,7 +56,7 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
         plain = to_plain(config)
         record = {
             "config": plain, "versions": code_version(), "clips_per_epoch": data.clips_per_epoch,
-            "best_metric": best, "lowest_is_best": lowest,
+            "best_metric": best, "lowest_is_best": lowest, "flow_recipe": data.flow_recipe.to_json(),
         }  # fmt: skip
         wait_for_all("data-opened")  # looking through a data set takes some processes longer than others
         # From here on: the first compilation takes minutes, and a signal in it must not end in a traceback.
@@ -96,14 +102,35 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
                 source_name=config.init_from, initialisation=config.initialisation,
                 meanwhile=compile_first,
             )  # fmt: skip
+            if restored is not None and restored.step >= total:
+                notes.append(f"the run is finished: its length is {total} steps")
             if restored is not None:
-                data.batches.set_state(restored.data)
-            _write_json(folder / "config.json", record)
+                data.batches.set_state(_data_state(restored.data, data.batches.get_state(), accepted))
+            with _writing(folder):
+                _write_json(folder / "config.json", record)
 
             outcome = loop.run(state, interruption, [*checkpoints.warnings, *notes, *compiled])
     finally:
         data.batches.close()
     return outcome.exit_code
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What goes wrong when the work directory is written to, in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written to ({error.strerror or error}); free space or give another --workdir"
+        ) from error
+
+
+def _data_state(stored: dict[str, Any], current: dict[str, Any], accepted: tuple[str, ...]) -> dict[str, Any]:
+    """The place in the data to go on from: a checkpoint's, but for what was accepted to differ."""
+    fields = {"batch_size": "data.batch_size", "seed": "seed", "clips": "data.sources"}
+    changed = [name for name, field in fields.items() if name in current and is_among(field, accepted)]
+    return stored | {name: current[name] for name in changed}
 
 
 def _other_weights(config: ConfigDict) -> tuple[Mapping[str, Any], Any | None]:
@@ -121,8 +148,13 @@ def _other_weights(config: ConfigDict) -> tuple[Mapping[str, Any], Any | None]:
 
 def _with_generated_data(config: ConfigDict, folder: Path) -> ConfigDict:
     """The config with moving blobs in `<workdir>/data` as its data set."""
+    if config.data.sources:
+        raise InputError(
+            f"config.data.generate is {config.data.generate} and config.data.sources {config.data.sources}, expected "
+            "only one of them; --config.data.generate=0 trains on the sources"
+        )
     config = config.copy_and_resolve_references()
-    size = tuple(config.data.sizes[0])
+    size = assemble.sizes_of(config)[0]
     if jax.process_index() == 0:
         write_moving_blobs(
             folder / "data", train=config.data.generate, val=max(2, config.data.generate // 4), size=size

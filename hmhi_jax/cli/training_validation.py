@@ -1,5 +1,6 @@
 """Validation inside a training run: predict the validation sets, score them, draw some predictions."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from hmhi_jax.cli.evaluation_run import EvaluationSet, open_sets, score_set
 from hmhi_jax.data.decoding import read_mask, read_picture
 from hmhi_jax.data.layouts import VideoRecord
 from hmhi_jax.errors import InputError
+from hmhi_jax.evaluation.figure_names import lower_is_better
+from hmhi_jax.evaluation.protocols import Protocol
 from hmhi_jax.inference.dataset import DatasetPredictor
 from hmhi_jax.models import HMHINet
+from hmhi_jax.training.assemble import checked
 from hmhi_jax.training.loop import Evaluation
 from hmhi_jax.training.state import TrainState
 
@@ -23,22 +27,28 @@ _MAIN_FIGURES = {"uvos": "JF_mean", "vsod": "MAE"}
 _READING = "release"
 
 
-def main_figure(one: EvaluationSet) -> str:
-    """The figure that tells whether one checkpoint is better on a data set than another."""
-    return f"{one.name}/{_MAIN_FIGURES[one.protocols[0].kind]}"
+def _prefix(one: EvaluationSet, protocol: Protocol) -> str:
+    """What stands before the figures of a data set's protocol."""
+    return one.name if len(one.protocols) == 1 else f"{one.name}/{protocol.name}"
 
 
 class Validation:
     """Called with a state, gives its figures on all validation sets of a config; on this process's devices alone."""
 
     def __init__(self, config: ConfigDict, model: HMHINet, folder: Path) -> None:
-        """Opens the data sets, so that a wrong path is told before training, not after the first epoch."""
+        """Opens and checks the data sets, so that what is wrong with them is told before training, not after the first
+        epoch."""
         settings = config.evaluation
-        self.sets = open_sets(settings.sets, config.data.root, "config.evaluation.sets")
+        self.sets = [
+            dataclasses.replace(one, dataset=checked(one.dataset, config.data.skip_bad))
+            for one in open_sets(settings.sets, config.data.root, "config.evaluation.sets")
+        ]
         for one in self.sets:
             if not one.annotated:
                 raise InputError(f"config.evaluation.sets: {one.dataset.root} has no masks to evaluate against")
-        if settings.memory_frames:
+        if settings.memory_frames is not None:
+            if settings.memory_frames < 1:
+                raise InputError(f"config.evaluation.memory_frames is {settings.memory_frames}, expected at least 1")
             model = model.clone(memory_frames=settings.memory_frames)
         self.folder = folder
         self.pictures = settings.pictures
@@ -47,7 +57,8 @@ class Validation:
         self.predictor = DatasetPredictor(model, size=size, flow="files")
 
     def __call__(self, state: TrainState) -> Evaluation:
-        """`<set>/<figure>` of the averaged parameters, where the run keeps them."""
+        """`<set>/<figure>`, or `<set>/<protocol>/<figure>` of sets with several protocols; of the averaged parameters,
+        where the run keeps them."""
         variables = jax.tree.map(jax.device_get, state.variables(averaged=True))
         result = Evaluation({})
         for one in self.sets:
@@ -59,7 +70,7 @@ class Validation:
                 video, reason = next(iter(outcome.failed.items()))
                 raise InputError(f"validation on {one.name}: {len(outcome.failed)} videos failed, {video}: {reason}")
             for scores in score_set(one, place, (_READING,), extra=False, workers=self.workers):
-                prefix = one.name if len(one.protocols) == 1 else f"{one.name}/{scores.protocol.name}"
+                prefix = _prefix(one, scores.protocol)
                 result.metrics |= {f"{prefix}/{name}": float(value) for name, value in scores.figures.items()}
             result.pictures |= self._draw(one, place / _READING, int(state.step))
         return result
@@ -94,6 +105,20 @@ def _strip(video: VideoRecord, folder: Path, height: int = 192) -> UInt8[np.ndar
 
 
 def best_metric(config: ConfigDict, sets: Sequence[EvaluationSet]) -> tuple[str, bool]:
-    """(name of the figure the best checkpoint is chosen by, whether lower is better)."""
-    name = config.evaluation.best_metric or (main_figure(sets[0]) if sets else "")
-    return name, name.endswith("/MAE")
+    """(name of the figure the best checkpoint is chosen by, whether lower is better).
+
+    Raises `InputError` for a figure that no evaluation will give.
+    """
+    name = config.evaluation.best_metric
+    if not name and sets:
+        first = sets[0].protocols[0]
+        name = f"{_prefix(sets[0], first)}/{_MAIN_FIGURES[first.kind]}"
+    known = [
+        f"{_prefix(one, protocol)}/{figure}"
+        for one in sets
+        for protocol in one.protocols
+        for figure in dict.fromkeys((_MAIN_FIGURES[protocol.kind], *protocol.headline))
+    ]
+    if sets and name not in known:
+        raise InputError(f"config.evaluation.best_metric is {name!r}, expected one of {', '.join(known)}")
+    return name, lower_is_better(name.rpartition("/")[2])

@@ -50,6 +50,8 @@ class Augmentation:
         for name in ("flip", "still"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise InputError(f"augmentation: {name} is {value}, expected a probability")
+        if not 0 <= self.hue <= 90:
+            raise InputError(f"augmentation: hue is {self.hue}, expected 0 to 90 degrees")
         if self.per not in ("clip", "frame"):
             raise InputError(f"augmentation: per is {self.per!r}, expected 'clip' or 'frame'")
         if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:

@@ -3,7 +3,7 @@
 import importlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -42,6 +42,8 @@ def model_of(config: ConfigDict) -> HMHINet:
 def optimiser_of(config: ConfigDict, total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimiser of `config.optimiser` and its learning rate by step."""
     o = config.optimiser
+    if not o.learning_rate > 0:
+        raise InputError(f"config.optimiser.learning_rate is {o.learning_rate}, expected a positive number")
     schedule = learning_rate_schedule(o.schedule, o.learning_rate, total_steps, o.warmup_steps, o.final_fraction)
     optimiser = make_optimiser(
         schedule,
@@ -57,12 +59,20 @@ def optimiser_of(config: ConfigDict, total_steps: int) -> tuple[optax.GradientTr
     return optimiser, schedule
 
 
+def sizes_of(config: ConfigDict) -> tuple[tuple[int, int], ...]:
+    """`config.data.sizes` as (height, width) pairs."""
+    sizes = config.data.sizes
+    if not sizes or not all(isinstance(size, tuple | list) and len(size) == 2 for size in sizes):
+        raise InputError(f"config.data.sizes is {sizes}, expected (height, width) pairs such as ((512, 512),)")
+    return tuple((int(height), int(width)) for height, width in sizes)
+
+
 def pipeline_config(config: ConfigDict) -> PipelineConfig:
     """Settings of the data pipeline out of `config.data`."""
     d = config.data
     return PipelineConfig(
         batch_size=d.batch_size,
-        sizes=tuple((int(height), int(width)) for height, width in d.sizes),
+        sizes=sizes_of(config),
         seed=config.seed,
         sampling=ClipSampling(frames=d.frames, reach=d.reach, among=d.among),
         augmentation=Augmentation(
@@ -95,31 +105,43 @@ def data_of(config: ConfigDict, mesh: Mesh) -> Data:
     if config.data.make:
         batches = _function(config.data.make)(config, mesh)
         return Data(batches, getattr(batches, "clips_per_epoch", 0), FlowRecipe())
-    if not config.data.sources:
-        raise InputError("config.data.sources is empty, expected at least one data set; see docs/training.md")
-    root = Path(config.data.root).expanduser()
-    sources = []
-    for entry in config.data.sources:
-        fields = dict(entry)
-        if unknown := set(fields) - set(Source.__dataclass_fields__):
-            raise InputError(
-                f"config.data.sources: unknown {', '.join(sorted(unknown))}, "
-                f"expected {', '.join(Source.__dataclass_fields__)}"
-            )
-        fields["path"] = root / Path(fields["path"]).expanduser()
-        sources.append(Source(**fields))
     datasets: list[tuple[Dataset, int]] = []
-    for dataset, repeats in open_sources(sources):
-        good, left_out = check_for_training(dataset, skip_bad=config.data.skip_bad)
-        for problem in left_out:
-            logging.getLogger(__name__).warning("%s: left out, %s", dataset.name, problem)
-        datasets.append((good, repeats))
+    for dataset, repeats in open_sources(sources_of(config)):
+        datasets.append((checked(dataset, config.data.skip_bad), repeats))
     pipeline = ClipPipeline(
         entries_of(datasets), pipeline_config(config), shard=jax.process_index(), shards=jax.process_count()
     )
     batches = DeviceBatches(pipeline, batch_shardings(mesh))
     recipe = FlowRecipe() if config.data.generate else flow_recipe([dataset for dataset, _ in datasets])
     return Data(batches, pipeline.clips_per_epoch, recipe)
+
+
+def checked(dataset: Dataset, skip_bad: bool) -> Dataset:
+    """The data set, if pictures, flow and masks are there; or, warned about, without the videos where they are not."""
+    good, left_out = check_for_training(dataset, skip_bad=skip_bad)
+    for problem in left_out:
+        logging.getLogger(__name__).warning("%s: left out, %s", dataset.name, problem)
+    return good
+
+
+def sources_of(config: ConfigDict) -> list[Source]:
+    """The data sets of `config.data.sources`, with paths from `config.data.root` on."""
+    entries, fields = config.data.sources, ", ".join(Source.__dataclass_fields__)
+    if not entries:
+        raise InputError("config.data.sources is empty, expected at least one data set; see docs/training.md")
+    if not isinstance(entries, tuple | list) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise InputError(f"config.data.sources is {entries}, expected a tuple of data sets: ({{'path': 'DAVIS'}},)")
+    root, sources = Path(config.data.root).expanduser(), []
+    for i, entry in enumerate(entries):
+        where = f"config.data.sources[{i}]"
+        if unknown := set(entry) - set(Source.__dataclass_fields__):
+            raise InputError(f"{where}: unknown {', '.join(sorted(unknown))}, expected {fields}")
+        if "path" not in entry:
+            raise InputError(f"{where}: has no path, expected {fields}")
+        if not isinstance(repeats := entry.get("repeats", 1), int) or repeats < 0:
+            raise InputError(f"{where}.repeats is {repeats!r}, expected a whole number, 0 or more")
+        sources.append(Source(**{**entry, "path": root / Path(entry["path"]).expanduser()}))
+    return sources
 
 
 def flow_recipe(datasets: Sequence[Dataset]) -> FlowRecipe:
@@ -151,6 +173,8 @@ def step_arguments(config: ConfigDict, platform: str | None = None) -> dict[str,
     for name, expected in choices.items():
         if s[name] not in expected:
             raise InputError(f"config.step.{name} is {s[name]!r}, expected one of {', '.join(expected)}")
+    if not 0 <= s.ema_decay < 1:
+        raise InputError(f"config.step.ema_decay is {s.ema_decay}, expected at least 0 and less than 1")
     unroll = s.frames == "unrolled" or (s.frames == "auto" and (platform or jax.default_backend()) in ("cpu", "tpu"))
     return {
         "accumulate": s.accumulate,
@@ -175,7 +199,10 @@ def steps_of(config: ConfigDict, clips_per_epoch: int) -> tuple[int, int]:
 
     total = in_steps(config.steps, config.epochs, "epochs")
     if total < 1:
-        raise InputError("config.steps and config.epochs are both 0, expected the length of the run in one of them")
+        raise InputError(
+            f"config.steps is {config.steps} and config.epochs {config.epochs}, expected the length of the run in one "
+            "of them"
+        )
     every = in_steps(config.evaluation.every_steps, config.evaluation.every_epochs, "evaluation.every_epochs")
     return total, every
 
@@ -188,5 +215,5 @@ def check_devices(config: ConfigDict, mesh: Mesh) -> None:
             f"config.data.batch_size is {config.data.batch_size}, expected a multiple of {data * parts} "
             f"({data} devices along mesh.data x {parts} accumulated parts)"
         )
-    for height, _ in config.data.sizes:
+    for height, _ in sizes_of(config):
         check_rows(height, mesh)

@@ -1,4 +1,4 @@
-"""Every setting of a training run with its default: the release's, where it has one."""
+"""Every setting of a training run with its default: the release's, but where a comment says otherwise."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,8 @@ from ml_collections import ConfigDict, config_dict
 
 from hmhi_jax.errors import InputError
 
-# Settings that may differ from those a checkpoint was made with: they change neither what is learnt nor the arrays.
+# Settings that may differ from those a checkpoint was made with: the arrays stay the same. What is learnt does too, but
+# for a decaying schedule's length (steps, epochs), dropout's draws (step.checkpoint), and bad videos (data.skip_bad).
 FREE = (
     "mesh", "logging", "checkpoints", "evaluation", "step.checkpoint", "step.frames", "data.workers", "data.threads",
     "data.buffer", "data.on_corrupt", "data.skip_bad", "data.root", "init_from", "init_optimiser", "initialisation",
@@ -50,7 +51,7 @@ def default_config() -> ConfigDict:
     c.data.batch_size = 8  # clips of a step, over all devices
     c.data.frames = 5
     c.data.reach = 7
-    c.data.among = "all"
+    c.data.among = "all"  # frames that clips are made of; or "annotated"
     c.data.sizes = ((512, 512),)
     c.data.flip = 0.5
     c.data.photometric = True
@@ -127,19 +128,20 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return fields
 
 
+def is_among(name: str, fields: Iterable[str]) -> bool:
+    """Whether a field, or a section it belongs to, is among these."""
+    return any(name == field or name.startswith(field + ".") for field in fields)
+
+
 def differences(stored: Mapping[str, Any], current: Mapping[str, Any], accepted: Iterable[str] = ()) -> list[str]:
     """One line for every field that a checkpoint and this run do not share and that is not free to change."""
     accepted = (*FREE, *accepted)
-
-    def free(name: str) -> bool:
-        return any(name == entry or name.startswith(entry + ".") for entry in accepted)
-
     then, now = flat(stored), flat(current)
     missing = "(no such field)"
     return [
         f"{name}: checkpoint {then.get(name, missing)!r}, now {now.get(name, missing)!r}"
         for name in sorted({*then, *now})
-        if then.get(name, missing) != now.get(name, missing) and not free(name)
+        if then.get(name, missing) != now.get(name, missing) and not is_among(name, accepted)
     ]
 
 

@@ -1,5 +1,6 @@
 """SIGTERM (a scheduler takes the machine back) and Ctrl-C: finish the step, save, stop."""
 
+import os
 import signal
 
 import jax
@@ -10,7 +11,7 @@ class Interruption:
     """Watches for a wish to stop; a context manager that puts the old signal handlers back.
 
     With several processes JAX's preemption service takes SIGTERM instead and lets all of them agree on one step, also
-    where only one was told.
+    where only one was told; Ctrl-C is passed on to it.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,8 @@ class Interruption:
     def _note(self, number: int, frame) -> None:
         self._signal = number
         signal.signal(number, signal.SIG_DFL)  # the second one stops at once
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def requested(self, step: int) -> bool:
         """Whether to save and stop after `step`. Every process must ask at every step."""

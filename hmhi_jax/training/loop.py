@@ -110,7 +110,7 @@ class Loop:
             run: config and versions, stored in every checkpoint.
             evaluate: called on process 0.
             export: writes the weights for use elsewhere; called on process 0 after an evaluation that was the best so
-                far, and at the end where nothing is evaluated.
+                far, and at the end where nothing is evaluated. May be called again for a step that was interrupted.
         """
         self.train_step, self.batches, self.schedule = train_step, batches, schedule
         self.checkpoints, self.workdir, self.run_record = checkpoints, workdir, run
@@ -148,7 +148,10 @@ class Loop:
     _tracing = False
 
     def _steps(self, state: TrainState, start: int, interruption: Interruption) -> Outcome:
-        schedule, pending, last_end = self.schedule, None, time.monotonic()
+        schedule, pending = self.schedule, None
+        if start:
+            self._finish(state, start)  # the run may have ended between a checkpoint and what follows from it
+        last_end = time.monotonic()
         for step in range(start + 1, schedule.total + 1):
             self._trace(step - start, state)
             waited = self.batches.waited
@@ -163,21 +166,34 @@ class Loop:
 
             last = step == schedule.total
             stop = interruption.requested(step)
-            due = _due(step, schedule.evaluate_every) or (last and schedule.evaluate_every > 0)
-            if due or stop or last or _due(step, schedule.save_every):
+            if stop or last or _due(step, schedule.evaluate_every) or _due(step, schedule.save_every):
                 # A state is saved only when its loss is known to be finite.
                 last_end = self._report(pending, last_end)
                 pending = None
-                figures = self._evaluate(state, step) if due and not stop else None
-                best = self.checkpoints.is_best(figures)
-                self.checkpoints.save(state, data_state, self.run_record, figures, wait=stop or last)
-                if self.export is not None and self.is_first and (best or (last and self.checkpoints.best() is None)):
-                    self.export(state, figures or {})
+                # Saved before all else: an evaluation takes long, and whatever happens in it costs no step.
+                self.checkpoints.save(state, data_state, self.run_record, wait=stop or last)
+                if not stop:
+                    self._finish(state, step)
                 last_end = time.monotonic()
             if stop:
                 self.progress.say(f"{interruption.name}: saved step {step}; start the same command again to go on")
                 return Outcome(state, interruption.name, interruption.exit_code)
         return Outcome(state)
+
+    def _evaluated_at(self, step: int) -> bool:
+        every, last = self.schedule.evaluate_every, step == self.schedule.total
+        return self.evaluate is not None and (_due(step, every) or (last and every > 0))
+
+    def _finish(self, state: TrainState, step: int) -> None:
+        """What a saved step is still owed: its evaluation, and the weights for use elsewhere."""
+        export = self.export if self.is_first else None
+        if self._evaluated_at(step) and not self.checkpoints.evaluated(step):
+            figures = self._evaluate(state, step)
+            if self.checkpoints.is_best(figures) and export is not None:
+                export(state, figures)
+            self.checkpoints.record(step, figures)
+        if step == self.schedule.total and export is not None and self.checkpoints.best() is None:
+            export(state, {})
 
     def compile(self, state: TrainState, arrays: Mapping[str, Any]) -> str:
         """Compile the step for a batch's size, for which shapes suffice; what it took, to be said.
@@ -234,9 +250,8 @@ class Loop:
             "optimiser.learning_rate or set optimiser.clip_norm, and start again"
         )
 
-    def _evaluate(self, state: TrainState, step: int) -> dict[str, float] | None:
-        if self.evaluate is None:
-            return None
+    def _evaluate(self, state: TrainState, step: int) -> dict[str, float]:
+        """Figures on process 0, nothing on the others, which wait for it."""
         metrics: dict[str, float] = {}
         if self.is_first:
             result = self.evaluate(state)

@@ -43,6 +43,8 @@ def join_processes(
     if all(given):
         if not 0 <= process_index < process_count:
             raise InputError(f"process index is {process_index}, expected 0 to {process_count - 1}")
+        if not coordinator.rpartition(":")[2].isdigit():
+            raise InputError(f"coordinator is {coordinator!r}, expected host:port, such as node0:8476")
         jax.distributed.initialize(coordinator, process_count, process_index)
     elif any(given):
         raise InputError(
@@ -50,7 +52,13 @@ def join_processes(
             f"found only {sum(given)} of the three; give --coordinator, --num_processes and --process_index"
         )
     elif os.environ.get("HMHI_DISTRIBUTED") == "1":
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise InputError(
+                f"HMHI_DISTRIBUTED is 1, but JAX recognises no cluster here ({error}); give --coordinator, "
+                "--num_processes and --process_index"
+            ) from error
 
 
 def wait_for_all(name: str, minutes: float = 120.0) -> None:
@@ -68,11 +76,8 @@ def _whole_number(variable: str) -> int:
 
 
 def make_mesh(data: int = -1, space: int = 1, devices: list[Any] | None = None) -> Mesh:
-    """The mesh. `data=-1` takes as many devices as there are for it.
-
-    The chips that share a clip must belong to one process: each process loads the clips of its own devices whole.
-    """
-    devices = jax.devices() if devices is None else devices
+    """The mesh. `data=-1` takes as many devices as there are for it."""
+    devices = by_process(jax.devices() if devices is None else devices)
     local = len(devices) // max(1, len({device.process_index for device in devices}))
     if space < 1 or local % space:
         raise InputError(f"mesh.space is {space}, expected a divisor of the {local} devices of one process")
@@ -85,6 +90,12 @@ def make_mesh(data: int = -1, space: int = 1, devices: list[Any] | None = None) 
             f"mesh is {data} x {space} (data x space), expected to use all {len(devices)} devices of all processes"
         )
     return Mesh(np.asarray(devices[: data * space]).reshape(data, space), (DATA, SPACE))
+
+
+def by_process(devices: list[Any]) -> list[Any]:
+    """The devices of each process side by side: the chips that share a clip must belong to one, since each process
+    loads the clips of its own devices whole. On TPUs numbers follow the place in the slice, not the host."""
+    return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def check_rows(height: int, mesh: Mesh) -> None:

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from hmhi_jax.cli.evaluation_run import EvaluationSet
+from hmhi_jax.cli.training_validation import best_metric
+from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.errors import InputError
+from hmhi_jax.evaluation.protocols import find_protocol
 from hmhi_jax.training import assemble
 from hmhi_jax.training.config import check_same, default_config, differences, to_plain
 
@@ -44,10 +48,43 @@ def test_differences_are_named_and_free_fields_are_not():
         check_same(stored, to_plain(config), "run")
 
 
+def test_the_figure_that_tells_the_best_is_one_that_evaluations_give():
+    config = default_config()
+    nothing = Dataset("nothing", CONFIGS, "davis", None, ())
+    davis = EvaluationSet("davis", nothing, (find_protocol("davis16"),))
+    both = EvaluationSet("both", nothing, (find_protocol("vsod"), find_protocol("davis16-inner")))
+    assert best_metric(config, ()) == ("", False)
+    assert best_metric(config, [davis, both]) == ("davis/JF_mean", False)
+    assert best_metric(config, [both]) == ("both/vsod/MAE", True)
+    config.evaluation.best_metric = "both/davis16-inner/J_mean"
+    assert best_metric(config, [both]) == ("both/davis16-inner/J_mean", False)
+    with pytest.raises(InputError, match=r"best_metric is 'both/davis16-inner/J_mean', expected one of davis/JF_mean"):
+        best_metric(config, [davis])
+
+
 def test_wrong_values_are_refused_with_the_field():
     config = default_config()
-    with pytest.raises(InputError, match=r"config\.steps and config\.epochs are both 0"):
+    with pytest.raises(InputError, match=r"config\.steps is 0 and config\.epochs 0\.0"):
         assemble.steps_of(config, 10)
+    config.step.ema_decay = 1.5
+    with pytest.raises(InputError, match=r"config\.step\.ema_decay is 1\.5"):
+        assemble.step_arguments(config)
+    config.optimiser.learning_rate = -1.0
+    with pytest.raises(InputError, match=r"config\.optimiser\.learning_rate is -1\.0"):
+        assemble.optimiser_of(config, 10)
+    for sources, text in (
+        ({"path": "d"}, r"config\.data\.sources is path: d\s+, expected a tuple"),
+        (({"split": "train"},), r"config\.data\.sources\[0\]: has no path"),
+        (({"path": "d", "repeats": 1.5},), r"config\.data\.sources\[0\]\.repeats is 1\.5"),
+        (({"path": "d", "flow": "f"},), r"config\.data\.sources\[0\]: unknown flow, expected path, "),
+    ):
+        with config.ignore_type():
+            config.data.sources = sources
+        with pytest.raises(InputError, match=text):
+            assemble.sources_of(config)
+    config.data.sizes = (64, 64)
+    with pytest.raises(InputError, match=r"config\.data\.sizes is \(64, 64\)"):
+        assemble.sizes_of(config)
     config.step.frames = "rolled"
     with pytest.raises(InputError, match=r"config\.step\.frames is 'rolled'"):
         assemble.step_arguments(config)

@@ -1,11 +1,15 @@
 """The same run on one device, on eight, in two processes of four; and from one mesh to another."""
 
 import shutil
+import signal
 import socket
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from training_process import checkpoint_steps, finish, losses, start, train
+from training_process import EVALUATION, checkpoint_steps, evaluations, finish, losses, signal_after, start, train
+
+from hmhi_jax.training.mesh import by_process
 
 pytestmark = pytest.mark.slow
 
@@ -34,16 +38,33 @@ def test_eight_devices_give_the_losses_of_one(on_one, on_eight):
     assert list((on_one / "profile").rglob("*.xplane.pb"))
 
 
-def test_two_processes_give_the_losses_of_one(on_one, tmp_path):
+def start_two(folder):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    where = (f"--coordinator=localhost:{port}", "--num_processes=2")
-    processes = [start(tmp_path, *where, f"--process_index={index}", devices=4) for index in range(2)]
-    outputs = [finish(process) for process in processes]
+    where = (f"--coordinator=localhost:{port}", "--num_processes=2", *EVALUATION)
+    return [start(folder, *where, f"--process_index={index}", devices=4) for index in range(2)]
+
+
+def test_two_processes_stop_together_and_give_the_losses_of_one(on_one, tmp_path):
+    processes = start_two(tmp_path)
+    signal_after(processes[1], tmp_path, 2, signal.SIGINT)  # only one of them is told
+    outputs = [finish(processes[0]), finish(processes[1], code=130)]
+    stopped = checkpoint_steps(tmp_path)[-1]
+    assert f"SIGTERM: saved step {stopped}" in outputs[0]
+    outputs = [finish(process) for process in start_two(tmp_path)]
+    assert f"going on from step {stopped}" in outputs[0]
     same_losses(on_one, tmp_path)
+    assert list(evaluations(tmp_path)) == [6, 12]
+    assert (tmp_path / "weights.safetensors").is_file()
     assert "step 12/12" in outputs[0]
     assert "step 12/12" not in outputs[1]
+
+
+def test_the_chips_of_a_process_stand_side_by_side():
+    """As on a TPU slice, where numbers go along its rows and a host has a block of it."""
+    chips = [SimpleNamespace(id=i, process_index=i % 4 // 2) for i in range(8)]
+    assert [chip.id for chip in by_process(chips)] == [0, 1, 4, 5, 2, 3, 6, 7]
 
 
 def test_a_checkpoint_of_eight_devices_goes_on_with_four_and_then_one(on_eight, tmp_path):

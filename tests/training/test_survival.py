@@ -5,13 +5,27 @@ import shutil
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file
-from training_process import array_files, checkpoint_steps, finish, losses, signal_after, start, train
+from training_process import (
+    EVALUATION,
+    array_files,
+    checkpoint_steps,
+    evaluations,
+    finish,
+    losses,
+    signal_after,
+    start,
+    train,
+)
 
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.interop.weights_file import load_weights
+from hmhi_jax.training.checkpoints import checksum
+from hmhi_jax.training.mesh import DATA, SPACE, make_mesh
 
 pytestmark = pytest.mark.slow
 
@@ -79,6 +93,70 @@ def test_missing_files_and_other_settings(reference, tmp_path):
     output = train(tmp_path / "run")
     assert f"going on from step {checkpoint_steps(reference)[-2]}" in output
     assert losses(tmp_path / "run") == losses(reference)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / str(newest))
+    fewer = "--config.data.batch_size=4", "--accept_changes=data.batch_size"
+    assert f"going on from step {checkpoint_steps(reference)[-2]}" in train(tmp_path / "run", *fewer)
+    assert losses(tmp_path / "run")[newest] != losses(reference)[newest]
+
+
+def test_a_checkpoint_of_other_arrays_is_refused_and_left_alone(reference, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+    before = checkpoint_steps(run)
+    averaged = "--config.step.ema_decay=0.9", "--accept_changes=step.ema_decay"
+    output = train(run, *averaged, code=2)
+    assert f"checkpoints/{before[-1]}: " in output
+    assert "first ema." in output
+    assert checkpoint_steps(run) == before
+    assert not list((run / "checkpoints").glob("broken-*"))
+
+
+def test_flipped_bits_are_noticed_and_nothing_starts_afresh_by_itself(reference, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+    newest = checkpoint_steps(run)[-1]
+    path = array_files(run, newest)[0]
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(byte ^ 1 for byte in data[middle : middle + 64])
+    path.write_bytes(data)
+    output = train(run)
+    assert f"checkpoints/{newest} cannot be read" in output
+    assert losses(run) == losses(reference)
+    for step in checkpoint_steps(run):
+        array_files(run, step)[0].write_bytes(b"")
+    for _ in range(2):
+        assert f"none of its checkpoints can be read (broken-{newest}" in train(run, code=2)
+    assert same_weights(run, reference)
+
+
+def test_a_checksum_is_that_of_the_bits_on_any_mesh():
+    tree = {"a": np.arange(1024, dtype=np.float32).reshape(64, 16), "b": np.ones(3, np.int32)}
+    placed = jax.device_put(tree["a"], NamedSharding(make_mesh(4, 2), PartitionSpec(DATA, SPACE)))
+    assert int(checksum(tree)) == int(checksum({**tree, "a": placed}))
+    changed = tree["a"].copy()
+    changed.view(np.uint32)[63, 15] ^= 1
+    assert int(checksum(tree)) != int(checksum({**tree, "a": changed}))
+
+
+def test_an_evaluation_that_fails_costs_no_step_and_is_made_up_for(reference, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(reference / "data", run / "data")
+    (run / "predictions").write_text("where a folder should be")
+    assert str(run / "predictions") in train(run, *EVALUATION, code=2)
+    assert checkpoint_steps(run)[-1] == 6
+    (run / "predictions").unlink()
+    (run / "weights.safetensors").mkdir()  # the evaluation goes well, the export of its weights does not
+    train(run, *EVALUATION, code=2)
+    assert evaluations(run) == {}
+    (run / "weights.safetensors").rmdir()
+    output = train(run, *EVALUATION)
+    assert "going on from step 6" in output
+    scores = evaluations(run)
+    assert list(scores) == [6, 12]
+    assert losses(run) == losses(reference)
+    best = max(scores, key=scores.get)
+    assert load_weights(run / "weights.safetensors").extra["step"] == best
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

@@ -12,6 +12,11 @@ from quick_compiler import compiler_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "tests" / "training" / "tiny_run_config.py"
+EVALUATION = (
+    "--config.evaluation.every_steps=6",
+    "--config.evaluation.sets=({'path': 'data', 'split': 'val', 'name': 'blobs'},)",
+    "--config.evaluation.workers=1",
+)
 CACHE = os.environ.get("HMHI_TEST_CACHE", str(Path.home() / ".cache" / "hmhi-jax" / "tests"))
 
 
@@ -73,6 +78,12 @@ def signal_after(process, workdir: Path, step: int, number: signal.Signals) -> N
 def checkpoint_steps(workdir: Path) -> list[int]:
     """Steps of the complete checkpoints."""
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def evaluations(workdir: Path) -> dict[int, float]:
+    """Step -> J&F of the evaluations, from the checkpoints."""
+    figures = {step: workdir / "checkpoints" / str(step) / "metrics" / "metrics" for step in checkpoint_steps(workdir)}
+    return {step: json.loads(path.read_text())["blobs/JF_mean"] for step, path in figures.items() if path.exists()}
 
 
 def array_files(workdir: Path, step: int) -> list[Path]:
