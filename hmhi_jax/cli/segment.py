@@ -126,7 +126,7 @@ def segment(
         "version": __version__,
     }
     tasks = _plan(videos, inputs, out, settings, overwrite=overwrite)
-    if not tasks:
+    if not tasks and backbone is None:  # else the weights are looked at even where nothing is left to do
         return
 
     from hmhi_jax.inference.segmenter import VideoSegmenter
@@ -137,6 +137,8 @@ def segment(
         source, size=network_size, memory_frames=memory_frames, dtype=dtype, chunk=1 if any_live else chunk,
         backbone=backbone,
     )  # fmt: skip
+    if not tasks:
+        return
     flows = {} if flow == "dis" else _flow_folders(flow, tasks, segmenter.flow_recipe)
     options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames)
     about = {

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,22 +42,28 @@ class ResultFolder:
         self._job = self.workplace / "job.json"
 
     def status(self) -> Status:
-        """How far these very results got. Raises `InputError` if the folder holds anything else with these names."""
+        """How far these very results got: finished only while all pictures the summary counts are there.
+
+        Raises `InputError` if the folder holds anything else with these names.
+        """
         with writing(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise InputError(f"{self.path}: is a file, expected a folder for the results; choose another one")
-        for file, status in ((self.summary, "finished"), (self._job, "unfinished")):
-            if file.is_file():
-                other = self._differences(file)
-                if other and status == "unfinished" and not any(self.masks.glob("*")):
-                    return "new"  # an attempt that made nothing is in nobody's way
-                if other:
-                    raise InputError(
-                        f"{self.path}: holds {status} results made otherwise ({other}); "
-                        "choose another folder, or start with --overwrite"
-                    )
-                return status
-        taken = [path.name for path in self._results() if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+        about = self._about()
+        if about is not None:
+            status: Status = "finished" if self.summary.is_file() else "unfinished"
+            other = self._differences(about)
+            if other and status == "unfinished" and not any(self.masks.glob("*")):
+                return "new"  # an attempt that made nothing is in nobody's way
+            if other:
+                raise InputError(
+                    f"{self.path}: holds {status} results made otherwise ({other}); "
+                    "choose another folder, or start with --overwrite"
+                )
+            names = about.get("area", ())
+            return status if self.holds(names, soft=bool(self.identity.get("soft"))) else "unfinished"
+        results = (self.masks, self.soft, self.overlay, self.sheet, self.summary)
+        taken = [path.name for path in results if path.is_file() or (path.is_dir() and any(path.iterdir()))]
         if taken:
             raise InputError(
                 f"{self.path}: holds {', '.join(taken)} that this command did not write; choose another folder"
@@ -66,16 +72,33 @@ class ResultFolder:
 
     def is_ours(self) -> bool:
         """Whether this command wrote what is there, with whatever settings."""
-        return self.summary.is_file() or self._job.is_file()
+        return self._about() is not None
+
+    def holds(self, names: Iterable[str], soft: bool) -> bool:
+        """Whether there is a mask, and with `soft` also probabilities, for every frame of these names."""
+        folders = (self.masks, self.soft) if soft else (self.masks,)
+        return all({path.stem for path in folder.glob("*.png")}.issuperset(names) for folder in folders)
 
     def clear(self) -> None:
-        """Remove results and workplace, and nothing else."""
+        """Remove results and workplace, and nothing else. Raises `InputError`, before, for files among the results that
+        the command did not write: those the summary does not name.
+        """
+        about = self._about() or {}
+        pictures = [path for folder in (self.masks, self.soft) if folder.is_dir() for path in folder.iterdir()]
+        foreign = [
+            f"{path.parent.name}/{path.name}"
+            for path in sorted(pictures)
+            if path.suffix != ".png" or path.stem not in about.get("area", {path.stem})
+        ]
+        if foreign:
+            raise InputError(
+                f"{self.path}: holds {foreign[0]}{f' and {len(foreign) - 1} more' if foreign[1:] else ''} that this "
+                "command did not write; move that away, or choose another folder"
+            )
         with writing(self.path):
-            for path in (self.summary, self.overlay, self.sheet):
+            for path in (self.summary, self.overlay, self.sheet, *pictures):
                 path.unlink(missing_ok=True)
             for folder in (self.masks, self.soft):
-                for picture in folder.glob("*.png"):
-                    picture.unlink()
                 with contextlib.suppress(OSError):
                     folder.rmdir()
             shutil.rmtree(self.workplace, ignore_errors=True)
@@ -104,6 +127,8 @@ class ResultFolder:
                 for leftover in self.workplace.glob("*.partial"):
                     leftover.unlink()
             write_file(self._job, json.dumps(self.identity, indent=1).encode(), self.workplace)
+            with writing(self.path):
+                self.summary.unlink(missing_ok=True)  # of finished results that have lost pictures
             yield
 
     def finish(self, summary: dict[str, Any]) -> None:
@@ -115,12 +140,16 @@ class ResultFolder:
     def read_summary(self) -> dict[str, Any]:
         return _read_json(self.summary)
 
-    def _results(self) -> tuple[Path, ...]:
-        return self.masks, self.soft, self.overlay, self.sheet
+    def _about(self) -> dict[str, Any] | None:
+        """What this command, and no other, wrote about the results: the summary, else the unfinished job."""
+        if self.summary.is_file():
+            content = _read_json(self.summary)
+            identity = content.get("identity")
+            return content if isinstance(identity, dict) and "input" in identity else None
+        return {"identity": _read_json(self._job)} if self._job.is_file() else None
 
-    def _differences(self, file: Path) -> str:
-        content = _read_json(file)
-        found = content.get("identity", content)
+    def _differences(self, about: dict[str, Any]) -> str:
+        found = about["identity"]
         names = [name for name in {**self.identity, **found} if self.identity.get(name) != found.get(name)]
         return ", ".join(f"{name}: {_short(found.get(name))}, now {_short(self.identity.get(name))}" for name in names)
 
@@ -129,9 +158,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({error}); remove it, or choose another folder") from error
+        raise InputError(f"{file}: cannot be read ({error}); move it away, or choose another folder") from error
     if not isinstance(content, dict):
-        raise InputError(f"{file}: is no JSON object; remove it, or choose another folder")
+        raise InputError(f"{file}: is no JSON object; move it away, or choose another folder")
     return content
 
 

@@ -90,7 +90,9 @@ def segment_video(
     stop = stop or threading.Event()
     times = StageTimes()
     with folder.occupied(options.soft):
-        progress = _Progress.restore(folder) if options.resume and folder.saved_memory.exists() else _Progress()
+        progress = _Progress.restore(folder, options) or _Progress()
+        if not progress.frames:
+            folder.saved_memory.unlink(missing_ok=True)  # what it belonged to is about to be replaced
         resumed_at = progress.frames
         save_every = segmenter.whole_chunks(options.save_every)
         writer = OverlayWriter(folder.workplace, video.frame_rate, video.sample_aspect_ratio, begin=progress.frames)
@@ -178,12 +180,18 @@ class _Progress:
     def save(self, folder: ResultFolder, state: StreamState) -> None:
         arrays, note = self.sheet.state()
         arrays["areas"] = np.asarray(self.areas, np.float32)
-        state.save(folder.saved_memory, arrays, {"sheet": note, "names": self.names})
+        note = {"sheet": note, "names": self.names, "identity": folder.identity}
+        state.save(folder.saved_memory, arrays, note)
 
     @classmethod
-    def restore(cls, folder: ResultFolder) -> "_Progress":
+    def restore(cls, folder: ResultFolder, options: JobOptions) -> "_Progress | None":
+        """What was saved, if it is wanted, belongs to these very results and the pictures before it are there."""
+        if not options.resume or not folder.saved_memory.exists():
+            return None
         progress = cls()
         progress.state, arrays, note = StreamState.load_with_extra(folder.saved_memory)
+        if note.get("identity") != folder.identity or not folder.holds(note["names"], options.soft):
+            return None
         progress.areas.frombytes(arrays["areas"].tobytes())
         progress.names = note["names"]
         progress.sheet = ContactSheet.restore(arrays, note["sheet"])

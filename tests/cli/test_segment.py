@@ -68,6 +68,10 @@ def test_finished_videos_are_not_redone_and_others_not_overwritten(tmp_path, hmh
     assert code == 0
     assert "finished before, 12 frames" in text
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    refused(hmhi(*command, "--backbone", "mit_b1"), "holds weights of mit_test, expected mit_b1")
+    (out / "masks" / "00003.png").unlink()
+    assert "finished before" not in hmhi(*command)[1]
+    assert len(masks_of(out)) == 12
     refused(hmhi(*command, "--threshold", "0.7"), r"holds finished results made otherwise \(threshold: 0.5, now 0.7\)")
     assert hmhi(*command, "--threshold", "0.7", "--max-frames", "5", "--overwrite")[0] == 0
     assert len(masks_of(out)) == 5

@@ -114,6 +114,33 @@ def test_killed_and_started_again(tmp_path, hmhi, weights, kind):
     assert summary["area"] == json.loads((whole / "summary.json").read_text())["area"]
 
 
+def test_a_saved_memory_is_used_only_where_it_fits(tmp_path, monkeypatch, hmhi, weights):
+    """An interrupted folder that was emptied by hand (what is hidden stays) starts at frame 0, whatever the video."""
+    from hmhi_jax.inference import video_job
+
+    clip, other = (write_video(tmp_path / f"{seed}.mp4", moving_square(30, seed=seed)) for seed in (0, 1))
+
+    def stopping(video, frames, *arguments):
+        for frame in frames:
+            if frame.index == 25:
+                raise KeyboardInterrupt
+            yield frame
+
+    command = ("--weights", weights, "--save-every", 10)
+    for video in (clip, other):
+        out, alone = tmp_path / f"out-{video.stem}", tmp_path / f"alone-{video.stem}"
+        with monkeypatch.context() as patched:
+            patched.setattr(video_job, "_until", stopping)
+            assert hmhi(clip, "-o", out, *command)[0] == 130
+        assert (out / ".unfinished" / "memory.safetensors").exists()
+        shutil.rmtree(out / "masks")
+        assert hmhi(video, "-o", out, *command)[0] == 0
+        assert json.loads((out / "summary.json").read_text())["resumed_at"] == 0
+        assert hmhi(video, "-o", alone, *command)[0] == 0
+        assert same_masks(masks_of(out), masks_of(alone))
+        assert (out / "overlay.mp4").read_bytes() == (alone / "overlay.mp4").read_bytes()
+
+
 def test_two_commands_on_one_folder(tmp_path, hmhi, weights):
     clip = write_video(tmp_path / "long.mp4", moving_square(150))
     out = tmp_path / "out"

@@ -18,10 +18,14 @@ def test_new_unfinished_finished(tmp_path):
         with pytest.raises(InputError, match="another command is writing there"), folder.occupied(soft=True):
             pass
         (folder.masks / "0.png").touch()
-        folder.finish({"frames": 1})
+        folder.finish({"frames": 1, "area": {"0": 0.5}})
     assert folder.status() == "finished"
     assert folder.read_summary()["frames"] == 1
     assert not folder.workplace.exists()
+    (folder.masks / "0.png").unlink()
+    assert folder.status() == "unfinished"
+    with folder.occupied(soft=False):
+        assert not folder.summary.exists()
 
 
 def test_results_of_another_identity(tmp_path):
@@ -44,6 +48,20 @@ def test_results_of_another_identity(tmp_path):
     assert other.status() == "new"
 
 
+def test_only_what_was_written_is_removed(tmp_path):
+    folder = ResultFolder(tmp_path, ME)
+    with folder.occupied(soft=False):
+        (folder.masks / "0.png").touch()
+        folder.finish({"area": {"0": 0.5}})
+    (folder.masks / "mine.png").touch()
+    with pytest.raises(InputError, match=r"holds masks/mine\.png that this command did not write; move that away"):
+        folder.clear()
+    assert folder.summary.exists()
+    (folder.masks / "mine.png").rename(tmp_path / "mine.png")
+    folder.clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
+
+
 @pytest.mark.parametrize("name", ["masks/0.png", "overlay.mp4", "soft/a/b.png"])
 def test_what_somebody_else_put_there(tmp_path, name):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +70,14 @@ def test_what_somebody_else_put_there(tmp_path, name):
     with pytest.raises(InputError, match="that this command did not write"):
         folder.status()
     assert not folder.is_ours()
+
+
+def test_a_summary_of_something_else(tmp_path):
+    (tmp_path / "summary.json").write_text('{"my": "notes"}')
+    folder = ResultFolder(tmp_path, ME)
+    assert not folder.is_ours()
+    with pytest.raises(InputError, match=r"holds summary\.json that this command did not write; choose another folder"):
+        folder.status()
 
 
 def test_a_summary_that_is_none(tmp_path):
