@@ -1,9 +1,12 @@
 """`hmhi flow`: flow pictures of a data set."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from hmhi_jax.data.flow import FlowRecipe
 
 DatasetArgument = Annotated[Path, typer.Argument(help="Folder of the data set.", metavar="DATASET")]
 LayoutOption = Annotated[str | None, typer.Option(help="Its layout, by name; recognised if not given.")]
@@ -18,7 +21,12 @@ def flow(
     layout: LayoutOption = None,
     split: SplitOption = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Flow recipe as JSON; the options below change single fields.")
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS|JSON",
+            help="How to draw flow: as these weights want it (a shipped name, a file, the folder of a training run or "
+            "an export), or a recipe as JSON, in a file or as it stands; the options below change single fields.",
+        ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="ultrafast, fast or medium (DIS).")] = None,
     neighbours: Annotated[str | None, typer.Option(help="next, or both: see docs/data.md.")] = None,
@@ -46,7 +54,7 @@ def flow(
 
     given = {"preset": preset, "neighbours": neighbours, "camera": camera, "size": size, "normalisation": normalisation}
     fields = {name: value for name, value in given.items() if value is not None}
-    chosen = dataclasses.replace(FlowRecipe.from_json(recipe) if recipe else FlowRecipe(), **fields)
+    chosen = dataclasses.replace(_recipe(recipe) if recipe else FlowRecipe(), **fields)
     videos = open_dataset(dataset, layout=layout, split=split, flows=out)
     missing = missing_flows(videos, overwrite)
     frames = sum(len(video) for video in videos.videos)
@@ -64,6 +72,20 @@ def flow(
         raise InputError(
             f"{dataset}: {len(problems)} of {missing} flow pictures could not be made:\n" + "\n".join(problems)
         )
+
+
+def _recipe(text: str) -> "FlowRecipe":
+    """A recipe from what was given as `--recipe`."""
+    from hmhi_jax.data.flow import FlowRecipe
+    from hmhi_jax.data.flow_pictures import read_recipe
+    from hmhi_jax.interop.export import ExportedNetwork, is_export
+    from hmhi_jax.interop.weights_file import load_weights
+
+    if text.lstrip().startswith("{"):
+        return FlowRecipe.from_json(text)
+    if text.endswith(".json"):
+        return read_recipe(Path(text).expanduser())
+    return ExportedNetwork(text).flow_recipe if is_export(text) else load_weights(text).flow_recipe
 
 
 def register(app: typer.Typer) -> None:

@@ -1,12 +1,14 @@
 """Optical flow that is already there: a folder with one flow picture or `.flo` file per frame."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from hmhi_jax.data.flow import FlowRecipe, draw_flow, read_flo
+from hmhi_jax.data.flow_pictures import recipe_in
 from hmhi_jax.data.frame_folders import read_picture
 from hmhi_jax.data.video import PICTURE_SUFFIXES, natural_order
 from hmhi_jax.errors import InputError
@@ -19,6 +21,8 @@ class FlowFolder:
 
     Pictures are taken as they are; `.flo` files (forward flow, Middlebury's format) are drawn as `recipe` says, its
     camera removal included. The last frame's entry is the flow back to the frame before it.
+
+    `difference` names what is known to differ between `recipe` and how the pictures were made, empty if nothing.
     """
 
     def __init__(self, folder: str | Path, recipe: FlowRecipe, frame_names: Sequence[str] | None = None) -> None:
@@ -35,6 +39,7 @@ class FlowFolder:
         if missing:
             raise InputError(self._without(missing) + f" ({len(missing)} of {len(frame_names or ())} frames)")
         self._first = min(self._files.values(), key=natural_order)
+        self.difference = self._compare(recipe_in(self.folder))
         self._size = self._draw(self._first).shape[:2]
 
     def __call__(self, frame_name: str, frame_size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
@@ -58,6 +63,14 @@ class FlowFolder:
                 f"{path}: the flow is {_text(size)} but {self._first.name} is {_text(self._size)}, expected one size"
             )
         return picture
+
+    def _compare(self, made: FlowRecipe | None) -> str:
+        if made is None or all(path.suffix.lower() == ".flo" for path in self._files.values()):
+            return ""
+        found, wanted = asdict(made), asdict(self._recipe)
+        return ", ".join(
+            f"{name} {found[name]} instead of {value}" for name, value in wanted.items() if found[name] != value
+        )
 
     def _draw(self, path: Path) -> UInt8[np.ndarray, "h w 3"]:
         return draw_flow(read_flo(path), self._recipe) if path.suffix.lower() == ".flo" else read_picture(path)

@@ -119,11 +119,27 @@ def flow_recipe_of(dataset: Dataset) -> FlowRecipe | None:
     if dataset.layout == "packed":
         kept = PackedDataset(dataset.root).details.get("flow")
         return FlowRecipe.from_json(kept) if kept else None
-    recipes = {video.flow_folder: recipe for video in dataset.videos if (recipe := _recipe_in(video.flow_folder))}
+    recipes = {video.flow_folder: recipe for video in dataset.videos if (recipe := recipe_in(video.flow_folder))}
     if len(set(recipes.values())) > 1:
         first, other = sorted(recipes, key=lambda folder: recipes[folder].to_json())[:: len(recipes) - 1]
         raise InputError(f"{first} and {other}: flow pictures were made in different ways; make all with one recipe")
     return next(iter(recipes.values()), None)
+
+
+def recipe_in(folder: str | Path) -> FlowRecipe | None:
+    """How the flow pictures of one video's folder were made, where `hmhi flow` noted it beside them."""
+    path = Path(folder, RECIPE_FILE)
+    return read_recipe(path) if path.is_file() else None
+
+
+def read_recipe(path: Path) -> FlowRecipe:
+    """A recipe from a file of JSON. Raises `InputError` that names the file."""
+    try:
+        return FlowRecipe.from_json(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _missing(video: VideoRecord, overwrite: bool) -> list[int]:
@@ -147,7 +163,7 @@ def _prepare_folder(video: VideoRecord, recipe: FlowRecipe, overwrite: bool) -> 
     if not missing:
         return
     folder = Path(video.flow_folder)
-    before = _recipe_in(video.flow_folder)
+    before = recipe_in(video.flow_folder)
     made = len(video) - len(missing)
     if made and before != recipe:
         how = f"with {before.to_json()}" if before else "in an unknown way"
@@ -171,13 +187,6 @@ def _refuse_read_only(folder: Path) -> None:
     there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
     if there.exists() and not there.stat().st_mode & 0o222:
         raise InputError(f"{there}: is read-only, so no flow pictures can go to {folder}; name a folder with --out")
-
-
-def _recipe_in(folder: str) -> FlowRecipe | None:
-    try:
-        return FlowRecipe.from_json(Path(folder, RECIPE_FILE).read_text())
-    except OSError:
-        return None
 
 
 def _make(task: _Task, recipe: FlowRecipe, format: FlowFormat) -> list[str]:

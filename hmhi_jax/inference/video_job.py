@@ -148,6 +148,7 @@ def segment_video(
             "frame_rate": float(video.frame_rate),
             "network_size": list(segmenter.network_size(video.size)),
             "notes": list(video.notes),
+            **({"flow_difference": flow.difference} if flow and flow.difference else {}),
             "mean_area": float(np.mean(progress.areas)),
             "area": dict(zip(progress.names, (round(area, 6) for area in progress.areas), strict=True)),
             **_speed(times, progress.frames - resumed_at, time.perf_counter() - begin, resumed_at),

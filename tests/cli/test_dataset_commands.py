@@ -2,6 +2,7 @@
 
 import pytest
 from made_datasets import cut_off, release_tree
+from small_videos import save_network
 from typer.testing import CliRunner
 
 from hmhi_jax.cli import app
@@ -25,6 +26,20 @@ def root(tmp_path):
     for path in (root / "flow").rglob("*.jpg"):
         path.unlink()
     return root
+
+
+def test_flow_as_weights_want_it(root, tmp_path):
+    wanted = FlowRecipe(preset="ultrafast", size=(24, 40))
+    weights = save_network(tmp_path / "net.safetensors", wanted)
+    file = tmp_path / "recipe.json"
+    file.write_text(wanted.to_json())
+    for recipe in (weights, file):
+        run("flow", root, "--recipe", recipe, "--workers", "1", "--overwrite")
+        assert flow_recipe_of(open_dataset(root)) == wanted
+    run("flow", root, "--recipe", weights, "--camera", "affine", "--workers", "1", "--overwrite")
+    assert flow_recipe_of(open_dataset(root)).camera == "affine"
+    with pytest.raises(InputError, match="weights 'nobody': no such file, folder or shipped name"):
+        run("flow", root, "--recipe", "nobody")
 
 
 def test_flow_inspect_pack(root, tmp_path):

@@ -29,6 +29,22 @@ def test_pictures_and_flo_files(tmp_path, flows):
     assert not np.array_equal(folder("b", SIZE), draw_flow(flows[1], FlowRecipe()))
 
 
+def test_pictures_made_by_another_recipe_are_told(tmp_path, flows):
+    made, wanted = FlowRecipe(size=(48, 80)), FlowRecipe(size=(24, 40), camera="affine")
+    write_flo(tmp_path / "b.flo", flows[1])
+    (tmp_path / "flow_recipe.json").write_text(made.to_json())
+    assert FlowFolder(tmp_path, wanted).difference == ""  # .flo files are drawn as wanted
+    Image.fromarray(draw_flow(flows[0], made)).save(tmp_path / "a.png")
+    difference = FlowFolder(tmp_path, wanted).difference
+    assert difference == "size (48, 80) instead of (24, 40), camera none instead of affine"
+    assert FlowFolder(tmp_path, made).difference == ""
+    (tmp_path / "flow_recipe.json").write_text("{")
+    with pytest.raises(InputError, match=r"flow_recipe\.json: flow recipe: not JSON"):
+        FlowFolder(tmp_path, wanted)
+    (tmp_path / "flow_recipe.json").unlink()
+    assert FlowFolder(tmp_path, wanted).difference == ""
+
+
 def test_missing_ones_are_named_at_once(tmp_path, flows):
     write_flo(tmp_path / "00000.flo", flows[0])
     with pytest.raises(InputError, match=r"no flow for frame 00001, 00002, expected.*\(2 of 3 frames\)"):
