@@ -3,6 +3,7 @@
 import collections
 import hashlib
 import os
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -11,13 +12,22 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from hmhi_jax.data.video import PICTURE_SUFFIXES, Frame, Video, check_size, natural_order
 from hmhi_jax.errors import InputError
 
 DEFAULT_FRAME_RATE = Fraction(24)
-_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {  # what shows a picture of an orientation upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,  # from here on height and width change places
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class FrameFolder(Video):
@@ -72,37 +82,56 @@ class FrameFolder(Video):
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a picture file as it is meant to be seen, from its header."""
+    """(height, width) of a picture file as it is meant to be seen, from its header.
+
+    Raises `InputError` for a file that is no picture, or one of 32 bits.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `check_size` says it better
         image = _open(path)
     with image:
         width, height = image.size
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5
-    return (width, height) if turned else (height, width)
+        return (width, height) if _orientation(image, path) >= 5 else (height, width)
 
 
 def read_picture(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     """A picture file as 8-bit RGB, turned as its EXIF orientation says; 16-bit grey keeps its upper 8 bits.
 
-    Raises `InputError` for a file that is damaged or no picture.
+    Raises `InputError` for a file that is damaged or no picture, or one of 32 bits.
     """
     with _open(path) as image:
+        orientation = _orientation(image, path)
         try:
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return np.asarray(image.convert("RGB"))
+            upright = image if orientation == 1 else image.transpose(_TURNS[orientation])
+            if upright.mode.startswith("I;16"):
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return np.asarray(upright.convert("RGB"))
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"{path}: the picture is damaged ({error}); replace it") from error
 
 
+def _orientation(image: Image.Image, path: Path) -> int:
+    """From what stands before the pixels, which for a PNG is where eXIf belongs."""
+    if image.format == "TIFF":  # Pillow turns these itself, size and pixels
+        return 1
+    try:
+        # A PNG's own `getexif` decodes the picture first, to look for one behind the pixels.
+        found = Image.Image.getexif(image).get(_ORIENTATION)
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise InputError(f"{path}: the picture is damaged ({error}); replace it") from error
+    return found if found in _TURNS else 1
+
+
 def _open(path: Path) -> Image.Image:
     try:
-        return Image.open(path)
+        image = Image.open(path)
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: is no picture, though its name says so; remove or replace it") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: {error}; scale it down first") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if image.mode in ("I", "F"):  # nothing says which values are black and white
+        image.close()
+        raise InputError(f"{path}: has 32 bits a pixel (mode {image.mode}), expected 8 or 16; save it with 8")
+    return image

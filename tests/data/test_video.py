@@ -2,6 +2,7 @@
 
 import os
 import re
+import zlib
 from fractions import Fraction
 
 import av
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 from small_videos import moving_square, write_video
 
-from hmhi_jax.data.frame_folders import FrameFolder, read_picture
+from hmhi_jax.data.frame_folders import FrameFolder, picture_size, read_picture
 from hmhi_jax.data.video import check_size, open_videos
 from hmhi_jax.data.video_files import VideoFile
 from hmhi_jax.errors import InputError
@@ -151,14 +152,22 @@ def test_picture_kinds(tmp_path):
     picture = moving_square(1)[0]
     turned = Image.Exif()
     turned[0x0112] = 6  # "the camera was held upright"
-    Image.fromarray(picture).save(tmp_path / "exif.jpg", exif=turned)
-    assert read_picture(tmp_path / "exif.jpg").shape == (80, 48, 3)
-    assert FrameFolder(tmp_path).size == (80, 48)
+    for suffix in ("jpg", "png", "tif"):
+        path = tmp_path / f"exif.{suffix}"
+        Image.fromarray(picture).save(path, exif=turned)
+        assert FrameFolder(tmp_path, pictures=[path]).size == (80, 48)
+        assert read_picture(path).shape == (80, 48, 3)
+    assert np.array_equal(read_picture(tmp_path / "exif.png"), np.rot90(picture, -1))
     grey = picture[..., 0]
     cv2.imwrite(str(tmp_path / "deep.png"), grey.astype(np.uint16) * 257)
     assert np.array_equal(read_picture(tmp_path / "deep.png"), np.repeat(grey[..., None], 3, -1))
     Image.fromarray(picture).convert("RGBA").save(tmp_path / "alpha.png")
     assert np.array_equal(read_picture(tmp_path / "alpha.png"), picture)
+    for mode in ("I", "F"):
+        Image.fromarray(grey).convert(mode).save(tmp_path / "wide.tif")
+        for read in (read_picture, picture_size):
+            with pytest.raises(InputError, match=rf"wide\.tif: has 32 bits a pixel \(mode {mode}\), expected 8 or 16"):
+                read(tmp_path / "wide.tif")
 
 
 def test_frames_of_two_sizes(tmp_path):
@@ -186,6 +195,19 @@ def test_damaged_pictures(tmp_path):
         pictures_of(FrameFolder(folder))
     (folder / "00001.jpg").write_text("nothing like it")
     with pytest.raises(InputError, match=r"00001\.jpg: is no picture"):
+        FrameFolder(folder)
+
+
+def test_opening_reads_headers_only(tmp_path):
+    folder = save_frames(tmp_path / "frames", moving_square(3))
+    data = (folder / "00001.png").read_bytes()
+    (folder / "00001.png").write_bytes(data[:100])
+    video = FrameFolder(folder)
+    with pytest.raises(InputError, match=r"00001\.png: the picture is damaged"):
+        pictures_of(video)
+    exif = data[:33] + b"\0\0\0\4eXIfnone" + zlib.crc32(b"eXIfnone").to_bytes(4, "big") + data[33:]
+    (folder / "00001.png").write_bytes(exif)
+    with pytest.raises(InputError, match=r"00001\.png: the picture is damaged"):
         FrameFolder(folder)
 
 
