@@ -1,9 +1,10 @@
 """Run an export of `hmhi export` with JAX, NumPy and Pillow alone: no model code, no Flax.
 
-    hmhi flow FRAMES_DATASET ... ; hmhi export net --weights tiny
-    python examples/run_export.py net FRAMES FLOWS MASKS
+    hmhi export net --weights tiny
+    hmhi flow DATASET --recipe net --out FLOWS
+    python examples/run_export.py net FRAMES FLOWS/VIDEO MASKS
 
-FRAMES and FLOWS are folders of pictures in step (a flow picture per frame); MASKS is written.
+FRAMES and FLOWS/VIDEO are folders of pictures in step (a flow picture per frame); MASKS is written.
 """
 
 import json
@@ -33,9 +34,13 @@ def picture(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB").resize((width, height), Image.Resampling.BILINEAR))[None]
 
 
+def pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".png"))
+
+
 masks.mkdir(parents=True, exist_ok=True)
 memory = None
-for frame, flow in zip(sorted(frames.iterdir()), sorted(flows.iterdir()), strict=True):
+for frame, flow in zip(pictures(frames), pictures(flows), strict=True):
     features = encode(*parameters, picture(frame), picture(flow))
     memory, logits = start(*parameters, features) if memory is None else step(*parameters, memory, features)
     mask = Image.fromarray(np.asarray(logits)[0, :, :, 0]).resize(Image.open(frame).size, Image.Resampling.BILINEAR)
