@@ -66,7 +66,12 @@ def segment(
     memory_frames: Annotated[
         int | None, typer.Option(help="Frames the memory holds. Default: what the weights say.")
     ] = None,
-    dtype: Annotated[str, typer.Option(metavar="TYPE", help="Compute in `float32` or `bfloat16`.")] = "float32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE", help="Compute in `float32` or `bfloat16`. Default: float32, or what an export was made for."
+        ),
+    ] = None,
     backbone: Annotated[str | None, typer.Option(metavar="NAME", help="Refuse weights of any other backbone.")] = None,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames of each video.")] = None,
     frame_rate: Annotated[
@@ -116,7 +121,7 @@ def segment(
         "flow": flow if flow == "dis" else str(Path(flow).resolve()),
         "size": size,
         "memory_frames": memory_frames,
-        "dtype": dtype,
+        "dtype": dtype or (None if exported else "float32"),
         "threshold": threshold,
         "soft": soft,
         "overlay": overlay,
@@ -139,7 +144,7 @@ def segment(
     )  # fmt: skip
     if not tasks:
         return
-    flows = {} if flow == "dis" else _flow_folders(flow, tasks, segmenter.flow_recipe)
+    flows = {} if flow == "dis" else _flow_folders(flow, tasks, segmenter.flow_recipe, weights)
     options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames)
     about = {
         "command": shlex.join(["hmhi", *sys.argv[1:]]),
@@ -180,14 +185,25 @@ def _plan(
 
 
 def _flow_folders(
-    flow: str, tasks: "list[tuple[Video, ResultFolder]]", recipe: "FlowRecipe"
+    flow: str, tasks: "list[tuple[Video, ResultFolder]]", recipe: "FlowRecipe", weights: str
 ) -> "dict[str, FlowFolder]":
+    """Flow of each video. Warns of pictures that are known to be made otherwise than the weights want them."""
     from hmhi_jax.data.flow_folder import FlowFolder, flow_folder_of
 
-    return {
-        video.name: FlowFolder(flow_folder_of(flow, video.name, len(tasks) == 1), recipe, video.frame_names())
-        for video, _ in tasks
-    }
+    folders, differing = {}, {}
+    for video, _ in tasks:
+        folder = FlowFolder(flow_folder_of(flow, video.name, len(tasks) == 1), recipe, video.frame_names())
+        folders[video.name] = folder
+        differing.setdefault(folder.difference, []).append(str(folder.folder))
+    for difference, alike in differing.items():
+        if difference:
+            typer.echo(
+                f"warning: {alike[0]}{f' and {len(alike) - 1} more' if alike[1:] else ''}: flow pictures made "
+                f"otherwise than {weights} wants them ({difference}), so masks may be far off; make them again with "
+                f"'hmhi flow --recipe {weights} --overwrite', or take '--flow dis'",
+                err=True,
+            )
+    return folders
 
 
 def _run(
@@ -297,10 +313,10 @@ def _parse_size(text: str | None) -> tuple[int, int] | str | None:
     return height, width
 
 
-def _check_numbers(*, threshold: float, dtype: str, save_every: int, **at_least_one: float | int | None) -> None:
+def _check_numbers(*, threshold: float, dtype: str | None, save_every: int, **at_least_one: float | int | None) -> None:
     if not 0 < threshold < 1:
         raise InputError(f"--threshold {threshold}: expected a probability between 0 and 1, such as 0.5")
-    if dtype not in ("float32", "bfloat16"):
+    if dtype not in (None, "float32", "bfloat16"):
         raise InputError(f"--dtype {dtype}: expected float32 or bfloat16")
     if save_every < 0:
         raise InputError(f"--save-every {save_every}: expected a number of frames, or 0 for never")

@@ -79,7 +79,7 @@ class VideoSegmenter:
         *,
         size: tuple[int, int] | str | None = None,
         memory_frames: int | None = None,
-        dtype: str = "float32",
+        dtype: str | None = None,
         chunk: int | None = None,
         device: jax.Device | None = None,
         backbone: str | None = None,
@@ -90,7 +90,8 @@ class VideoSegmenter:
             name_or_path: which weights.
             size: (height, width) the network runs at, or "auto"; None takes the size the weights were trained for.
             memory_frames: capacity of the memory; None takes what the weights say.
-            dtype: compute type, "float32" or "bfloat16". Parameters stay float32.
+            dtype: compute type, "float32" or "bfloat16"; None takes float32, or what an export has. Parameters stay
+                float32.
             chunk, device: see `VideoSegmenter`.
             backbone: refuse weights of any other.
 
@@ -99,7 +100,10 @@ class VideoSegmenter:
         """
         if is_export(name_or_path):
             network = ExportedNetwork(name_or_path)
-            network.require(size=size, memory_frames=memory_frames, backbone=backbone)
+            network.require(
+                platform=(device or jax.local_devices()[0]).platform, size=size, memory_frames=memory_frames,
+                backbone=backbone, dtype=dtype, chunk=chunk,
+            )  # fmt: skip
             return cls(
                 network, network.variables, size=network.input_size, flow_recipe=network.flow_recipe, chunk=1,
                 device=device,
@@ -111,7 +115,7 @@ class VideoSegmenter:
         if memory_frames is not None:
             arguments["memory_frames"] = memory_frames
         try:
-            model = build_model(**{**arguments, "dtype": jnp.dtype(dtype)})
+            model = build_model(**{**arguments, "dtype": jnp.dtype(dtype or "float32")})
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(f"{weights.path}: its metadata describes no network of this version ({error})") from error
         check_variables(model, weights.variables, weights.path)

@@ -13,6 +13,7 @@ Features are a tuple; the memory is a dict of arrays. Both are handed in and bac
 
 import json
 import shutil
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,8 @@ class ExportedNetwork:
 
     def __init__(self, folder: str | Path) -> None:
         """Raises `InputError` for a folder that is no readable export."""
+        from safetensors import SafetensorError
+
         self.folder = Path(folder)
         try:
             self.header = json.loads((self.folder / HEADER).read_text())
@@ -176,31 +179,42 @@ class ExportedNetwork:
             self.flow_recipe = FlowRecipe.from_json(json.dumps(self.header["flow"]))
             if self.header["format"] != FORMAT:
                 raise ValueError(f"format {self.header['format']}, expected {FORMAT}")
-            self._programs = {
-                name: jax_export.deserialize(bytearray((self.folder / f"{name}.stablehlo").read_bytes()))
-                for name in PROGRAMS
-            }
+            self._programs = {name: _program(self.folder / f"{name}.stablehlo") for name in PROGRAMS}
             self.variables = {}
             if self.header["parameters"] == "beside":
                 from safetensors.numpy import load_file
 
                 self.variables = load_file(self.folder / WEIGHTS)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise InputError(f"{self.folder}: is no readable export ({error}); make one with 'hmhi export'") from error
 
     def require(
         self,
         *,
+        platform: str,
         size: tuple[int, int] | str | None = None,
         memory_frames: int | None = None,
         backbone: str | None = None,
+        dtype: str | None = None,
+        chunk: int | None = None,
     ) -> None:
-        """Raise `InputError` if something is asked for (not None) that was fixed otherwise when the export was made."""
+        """Raise `InputError` if something is asked for (not None) that was fixed otherwise when the export was made.
+
+        `platform` is that of the device it is to run on, as JAX calls it ("cpu", "gpu", "tpu").
+        """
+        platforms = self.header["platforms"]
+        if not {"gpu": {"cuda", "rocm"}}.get(platform, {platform}).intersection(platforms):
+            raise InputError(
+                f"{self.folder}: was made for {', '.join(platforms)}, this is a {platform}; "
+                "export the weights anew, with --platforms"
+            )
         fixed = {
             "size": (self.input_size, tuple(size) if isinstance(size, Sequence) and size != "auto" else size),
             "memory_frames": (self.header["model"].get("memory_frames", 3), memory_frames),
             "backbone": (self.header["model"].get("backbone"), backbone),
+            "dtype": (self.header["model"].get("dtype", "float32"), dtype),
             "batch": (self.header["batch"], 1),
+            "chunk": (1, chunk),
         }
         for name, (found, asked) in fixed.items():
             if asked not in (None, found):
@@ -217,6 +231,13 @@ class ExportedNetwork:
             arguments = (variables, *arguments)
         result = self._programs[method].call(*arguments)
         return result if method == "encode" else (memory_from_dict(result[0]), result[1])
+
+
+def _program(file: Path) -> jax_export.Exported:
+    try:
+        return jax_export.deserialize(bytearray(file.read_bytes()))
+    except struct.error as error:
+        raise ValueError(f"{file.name} is cut off: {error}") from error
 
 
 def is_export(path: str | Path) -> bool:

@@ -101,6 +101,15 @@ def test_folders_flow_pictures_and_flo_files(tmp_path, hmhi, weights):
     assert same_masks(estimated, drawn)
     assert same_masks(estimated, flo)
 
+    (tmp_path / "drawn" / "flow_recipe.json").write_text(FlowRecipe(camera="affine").to_json())
+    code, _, err = hmhi(tmp_path / "frames", "-o", tmp_path / "other", "--flow", tmp_path / "drawn", *common)
+    assert code == 0
+    assert re.search(
+        r"warning: .*drawn: .* \(camera affine instead of none\).*hmhi flow --recipe .*net\.safetensors", err
+    )
+    assert json.loads((tmp_path / "other" / "summary.json").read_text())["flow_difference"]
+    (tmp_path / "drawn" / "flow_recipe.json").unlink()
+
     frames, out = tmp_path / "frames", tmp_path / "never"
     (tmp_path / "drawn" / "c.png").unlink()
     drawn = ("--flow", tmp_path / "drawn", *common)
@@ -273,3 +282,5 @@ def test_an_export(tmp_path, hmhi, weights, clip):
         assert np.abs(cv2.imread(str(one), 0).astype(int) - cv2.imread(str(other), 0)).max() <= 1
     outcome = hmhi(clip, "-o", tmp_path / "never", "--weights", tmp_path / "export", "--size", "32x96")
     refused(outcome, r"export: size is \(64, 64\) in this export")
+    outcome = hmhi(clip, "-o", tmp_path / "never", "--weights", tmp_path / "export", "--dtype", "bfloat16")
+    refused(outcome, "export: dtype is float32 in this export")

@@ -87,6 +87,7 @@ def test_example_needs_no_model_code(network, inside, tmp_path):
         (tmp_path / name).mkdir()
         for i, picture in enumerate(pictures):
             Image.fromarray(picture).save(tmp_path / name / f"{i:05d}.png")
+    (tmp_path / "flows" / "flow_recipe.json").write_text(FlowRecipe().to_json())  # as `hmhi flow` leaves it
     blocked = "import sys; sys.modules.update(dict.fromkeys(('hmhi_jax', 'flax', 'optax'))); import runpy; "
     arguments = [str(inside), *(str(tmp_path / name) for name in ("frames", "flows", "masks"))]
     script = str(ROOT / "examples" / "run_export.py")
@@ -108,8 +109,15 @@ def test_segmenter_takes_an_export(network, beside):
     expected = _logits(*network, frames, flows)
     clear = np.abs(expected) > 1e-3
     np.testing.assert_array_equal((masks > 0)[clear], (expected > 0)[clear])
-    with pytest.raises(InputError, match="memory_frames is 2 in this export, 5 is asked for"):
-        hmhi.VideoSegmenter.load(beside, memory_frames=5)
+    for asked, message in (
+        ({"memory_frames": 5}, "memory_frames is 2 in this export, 5 is asked for"),
+        ({"dtype": "bfloat16"}, "dtype is float32 in this export, bfloat16 is asked for"),
+        ({"chunk": 4}, "chunk is 1 in this export, 4 is asked for"),
+    ):
+        with pytest.raises(InputError, match=message):
+            hmhi.VideoSegmenter.load(beside, **asked)
+    with pytest.raises(InputError, match="was made for cpu, this is a gpu; export the weights anew, with --platforms"):
+        ExportedNetwork(beside).require(platform="gpu")
 
 
 def test_command_and_its_errors(network, tmp_path):
@@ -129,6 +137,12 @@ def test_command_and_its_errors(network, tmp_path):
     (tmp_path / "other").mkdir()
     taken = runner.invoke(app, ["export", str(tmp_path / "other"), "--weights", str(weights)])
     assert "is no export" in str(taken.exception)
+    for file, reason in (("step.stablehlo", r"step\.stablehlo is cut off"), ("weights.safetensors", "nvalid")):
+        whole = (folder / file).read_bytes()
+        (folder / file).write_bytes(whole[:1000])
+        with pytest.raises(InputError, match=f"no readable export.*{reason}"):
+            ExportedNetwork(folder)
+        (folder / file).write_bytes(whole)
     (folder / "step.stablehlo").unlink()
     with pytest.raises(InputError, match="no readable export"):
         ExportedNetwork(folder)
