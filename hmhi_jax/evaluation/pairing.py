@@ -77,7 +77,7 @@ def pair_folders(
     leave a remark.
 
     Args:
-        pred_dir: folder of a method's predictions, `<video>/<frame>.png`.
+        pred_dir: folder of a method's predictions, `<video>/<frame>.png`, or of what `hmhi segment` wrote.
         truth: a data set, or its folder (any layout of `hmhi_jax.data`; splits without any prediction are left out), or
             a folder of masks, `<video>/<frame>.png`.
         videos: the videos to score, where not all.
@@ -179,16 +179,41 @@ def _frames_beside(masks: Path) -> Path | None:
 
 
 def _videos_below(root: Path) -> dict[str, list[Path]]:
-    """Every folder below `root` that holds pictures, by its relative path; `root` itself under its own name."""
+    """Every folder below `root` that holds pictures, by its relative path; `root` itself under its own name.
+
+    Links to folders are followed. A folder of results of `hmhi segment` is one video, of its masks.
+    """
     found = {}
-    for place, subfolders, _ in os.walk(root):  # Path.walk is new in Python 3.12
-        folder = Path(place)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        pictures = _pictures_in(folder)
+
+    def look(folder: Path, above: frozenset[Path]) -> None:
+        real = folder.resolve()
+        if real in above:  # a link to where it came from
+            return
+        pictures = _result_pictures(folder)
+        subfolders = [] if pictures else _folders_in(folder)
+        pictures = pictures or _pictures_in(folder)
         if pictures or (not subfolders and folder != root):
-            name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
+            name = folder.relative_to(root).as_posix() if folder != root else real.name
             found[name] = pictures
+        for subfolder in subfolders:
+            look(subfolder, above | {real})
+
+    look(root, frozenset())
     return found
+
+
+def _result_pictures(folder: Path) -> list[Path]:
+    """What `hmhi segment` segmented, if it wrote the folder: masks, or where these were taken away, probabilities."""
+    if not ((folder / "summary.json").is_file() or (folder / ".unfinished").is_dir()):
+        return []
+    return _pictures_in(folder / "masks") or _pictures_in(folder / "soft")
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: the folder cannot be read ({error.strerror})") from error
 
 
 def _pictures_in(folder: Path) -> list[Path]:

@@ -47,6 +47,29 @@ def test_complete(tree):
     assert scores["J_mean"] == pytest.approx(21 / 25)  # 23 columns, 2 off on each side
 
 
+def test_what_segment_wrote(tree):
+    """Masks are scored, not the contact sheet; probabilities where there are only these; one video or several."""
+    reference = evaluate_uvos(tree / "pred", tree / "gt")
+    for video, kind in (("bear", "masks"), ("train", "soft")):
+        shutil.copytree(tree / "pred" / video, tree / "out" / video / kind)
+        (tree / "out" / video / "summary.json").write_text("{}")
+        write(tree / "out" / video / "sheet.png", mask())
+    write(tree / "out" / "bear" / "soft" / "00000.png", mask() * 0)
+    scores = evaluate_uvos(tree / "out", tree / "gt", strict=True)
+    assert scores.figures == reference.figures
+    alone = evaluate_uvos(tree / "out" / "bear", tree / "gt" / "bear")
+    assert alone.videos["bear"]["J_mean"] == reference.videos["bear"]["J_mean"]
+
+
+def test_links_to_folders(tree):
+    reference = evaluate_uvos(tree / "pred", tree / "gt")
+    (tree / "links").mkdir()
+    for video in ("bear", "train"):
+        (tree / "links" / video).symlink_to(tree / "pred" / video)
+    (tree / "pred" / "bear" / "back").symlink_to(tree / "links")
+    assert evaluate_uvos(tree / "links", tree / "gt").figures == reference.figures
+
+
 def test_gaps_are_listed_and_everything_else_is_scored(tree):
     reference = evaluate_uvos(tree / "pred", tree / "gt")
     (tree / "pred" / "bear" / "00002.png").unlink()
