@@ -61,6 +61,11 @@ def jobs(frames: Iterable[Frame], flow_of: FlowOf, previous: UInt8[np.ndarray, "
             previous = held.picture
         else:
             check_size(frame.picture.shape[:2], f"frame {frame.name}")
+            if previous is not None and previous.shape != frame.picture.shape:
+                raise InputError(
+                    f"frame {frame.name}: is {frame.picture.shape}, but frames were {previous.shape} before the "
+                    "state was saved; go on with the video it belongs to"
+                )
         held = frame
     if held is not None:
         neighbour = held.picture if previous is None else previous

@@ -43,7 +43,7 @@ class VideoSegmenter:
         model: HMHINet | ExportedNetwork,
         variables: Any,
         *,
-        size: tuple[int, int] | str = (512, 512),
+        size: tuple[int, int] | int | str = (512, 512),
         input_size: tuple[int, int] | None = None,
         flow_recipe: FlowRecipe = FlowRecipe(),  # noqa: B008 - frozen
         chunk: int | None = None,
@@ -54,19 +54,21 @@ class VideoSegmenter:
         Args:
             model: from `build_model`, or an export.
             variables: its variables, checked against it by `load`, not here.
-            size: (height, width) the network runs at, multiples of 32; or "auto": the frames' own shape, with about as
-                many pixels as `input_size`.
+            size: (height, width) the network runs at, multiples of 32, or one number for both; or "auto": the frames'
+                own shape, with about as many pixels as `input_size`.
             input_size: (height, width) the weights were trained for; None takes `size`.
             flow_recipe: how the weights want flow pictures made.
             chunk: frames encoded in one batch; None takes 1 on CPU and 8 elsewhere.
             device: where to compute; None takes JAX's default.
         """
         compilation_cache.enable()
+        if chunk is not None and chunk < 1:
+            raise InputError(f"chunk is {chunk}, expected a number of frames, at least 1")
         self.device = device or jax.local_devices()[0]
         self.chunk = chunk or CHUNK.get(self.device.platform, 8)
         self.model = model
         self.flow_recipe = flow_recipe
-        self.size = size if isinstance(size, str) else checked_size(size)
+        self.size = size if size == "auto" else checked_size(size)
         if input_size is None and isinstance(self.size, str):
             input_size = (512, 512)
         self.input_size = input_size or self.size
@@ -77,7 +79,7 @@ class VideoSegmenter:
         cls,
         name_or_path: str | Path,
         *,
-        size: tuple[int, int] | str | None = None,
+        size: tuple[int, int] | int | str | None = None,
         memory_frames: int | None = None,
         dtype: str | None = None,
         chunk: int | None = None,
@@ -88,7 +90,8 @@ class VideoSegmenter:
 
         Args:
             name_or_path: which weights.
-            size: (height, width) the network runs at, or "auto"; None takes the size the weights were trained for.
+            size: (height, width) the network runs at, one number for both, or "auto"; None takes the size the weights
+                were trained for.
             memory_frames: capacity of the memory; None takes what the weights say.
             dtype: compute type, "float32" or "bfloat16"; None takes float32, or what an export has. Parameters stay
                 float32.
@@ -98,6 +101,8 @@ class VideoSegmenter:
         Raises:
             InputError: for weights that do not exist, cannot be read or do not fit.
         """
+        if size not in (None, "auto"):
+            size = checked_size(size)
         if is_export(name_or_path):
             network = ExportedNetwork(name_or_path)
             network.require(
@@ -122,7 +127,7 @@ class VideoSegmenter:
         return cls(
             model,
             weights.variables,
-            size=size or weights.input_size,
+            size=weights.input_size if size is None else size,
             input_size=weights.input_size,
             flow_recipe=weights.flow_recipe,
             chunk=chunk,
@@ -241,7 +246,8 @@ class MaskStream(Iterator[np.ndarray]):
     def state(self) -> StreamState | None:
         """The latest point from which a stream can go on: where `state_every` asked for one, or the end.
 
-        Its `frames` tells how many of the masks given so far it covers.
+        Its `frames` tells how many of the masks given so far it covers. Going on from the end is not exact: the last
+        frame's flow went back to the one before it, so later masks differ from those of a stream that went on.
         """
         return self._where[0]
 
@@ -271,14 +277,15 @@ def probabilities(logits: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
     return np.rint(255 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.uint8)
 
 
-def checked_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) if both are multiples of 32, else an `InputError`."""
-    if len(size) != 2 or any(side < STRIDE or side % STRIDE for side in size):
-        text = " x ".join(map(str, size))
+def checked_size(size: tuple[int, int] | int | str) -> tuple[int, int]:
+    """(height, width), one number standing for both, if they are multiples of 32, else an `InputError`."""
+    pair = (size, size) if isinstance(size, int) else size
+    if isinstance(pair, str) or len(pair) != 2 or any(side < STRIDE or side % STRIDE for side in pair):
+        text = pair if isinstance(pair, str) else " x ".join(map(str, pair))
         raise InputError(
             f"network size is {text} (height x width), expected two multiples of {STRIDE}, such as 512 x 512"
         )
-    return (int(size[0]), int(size[1]))
+    return (int(pair[0]), int(pair[1]))
 
 
 def auto_size(frame_size: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:

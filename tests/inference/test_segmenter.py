@@ -194,6 +194,9 @@ def test_states_of_another_network_are_refused(segmenter, variables, frames):
     wider = VideoSegmenter(network(), variables, size=(64, 96))
     with pytest.raises(InputError, match="ran at 64 x 64, now it would run at 64 x 96"):
         list(wider.stream(frames[2:], state=stream.state))
+    cropped = [np.ascontiguousarray(frame[:, 16:]) for frame in frames[2:]]
+    with pytest.raises(InputError, match=r"frame 00002: is .*, but frames were .* before the state was saved"):
+        list(segmenter.stream(cropped, state=stream.state))
 
 
 def test_no_saved_state(tmp_path):
@@ -224,6 +227,11 @@ def test_sizes():
     assert auto_size((20, 1000), (64, 64)) == (32, 448)
     with pytest.raises(InputError, match="expected two multiples of 32"):
         VideoSegmenter(network(), {}, size=(100, 100))
+    assert VideoSegmenter(network(), {}, size=64).size == (64, 64)
+    with pytest.raises(InputError, match="network size is foo"):
+        VideoSegmenter(network(), {}, size="foo")
+    with pytest.raises(InputError, match="chunk is -1, expected a number of frames"):
+        VideoSegmenter(network(), {}, size=SIZE, chunk=-1)
     with pytest.raises(InputError, match="threshold is 1"):
         VideoSegmenter(network(), {}, size=SIZE).stream([], threshold=1.0)
 
@@ -237,6 +245,7 @@ def test_load(tmp_path, frames, soft):
     loaded = VideoSegmenter.load(path, size="auto", memory_frames=5, dtype="bfloat16", chunk=4)
     assert (loaded.network_size((48, 96)), loaded.model.memory_frames, loaded.model.dtype) == ((32, 96), 5, "bfloat16")
     assert loaded.chunk == 4
+    assert VideoSegmenter.load(path, size=96).size == (96, 96)
     with pytest.raises(InputError, match=r"holds weights of mit_test, expected swin_tiny"):
         VideoSegmenter.load(path, backbone="swin_tiny")
 
