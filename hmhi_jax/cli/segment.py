@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import hashlib
 import queue
-import re
 import shlex
 import signal
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hmhi_jax.cli.segment_options import check_numbers, parse_size, refuse_inside
 from hmhi_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from hmhi_jax.data.flow_folder import FlowFolder
     from hmhi_jax.data.video import Video
     from hmhi_jax.inference.result_folder import ResultFolder
+
+
+# A video file may hold fewer frames than it promises; what is missing among the first is told when it is reached.
+_ENOUGH_FLOW = 0.95
 
 
 def register(app: typer.Typer) -> None:
@@ -61,7 +65,7 @@ def segment(
         ),
     ] = None,
     threshold: Annotated[float, typer.Option(help="Probability above which a pixel is foreground.")] = 0.5,
-    soft: Annotated[bool, typer.Option("--soft", help="Also write 8-bit probabilities, soft/<frame>.png.")] = False,
+    soft: Annotated[bool, typer.Option("--soft", help="Also write 8-bit probabilities, `soft/<frame>.png`.")] = False,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlay.mp4.")] = True,
     memory_frames: Annotated[
         int | None, typer.Option(help="Frames the memory holds. Default: what the weights say.")
@@ -95,7 +99,7 @@ def segment(
 ) -> None:
     """Segment the salient moving object of videos.
 
-    Writes masks/<frame>.png (0 and 255, at the video's size), overlay.mp4, sheet.png to look at, and summary.json.
+    Writes `masks/<frame>.png` (0 and 255, at the video's size), overlay.mp4, sheet.png to look at, and summary.json.
     Started again after an interruption, it skips what is finished and goes on where it stopped. A camera (one frame
     late, since flow needs the next frame) runs until Ctrl-C.
     """
@@ -103,8 +107,8 @@ def segment(
     from hmhi_jax.data.video import open_videos
     from hmhi_jax.interop.weights_file import find_weights
 
-    network_size = _parse_size(size)
-    _check_numbers(
+    network_size = parse_size(size)
+    check_numbers(
         threshold=threshold, memory_frames=memory_frames, dtype=dtype, max_frames=max_frames, frame_rate=frame_rate,
         chunk=chunk, devices=devices, save_every=save_every,
     )  # fmt: skip
@@ -113,6 +117,7 @@ def segment(
             "--flow none: the network sees motion through the flow picture, and its weights were trained with one; "
             "without it the masks would be arbitrary. Take 'dis', or a folder of flow pictures"
         )
+    refuse_inside(out, inputs)
     videos = open_videos(inputs, frame_rate=Fraction(frame_rate).limit_denominator(1001) if frame_rate else None)
     exported = (Path(weights).expanduser() / "export.json").is_file()
     source = Path(weights).expanduser() if exported else find_weights(weights)
@@ -144,7 +149,7 @@ def segment(
     )  # fmt: skip
     if not tasks:
         return
-    flows = {} if flow == "dis" else _flow_folders(flow, tasks, segmenter.flow_recipe, weights)
+    flows = {} if flow == "dis" else _flow_folders(flow, tasks, segmenter.flow_recipe, weights, max_frames)
     options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames)
     about = {
         "command": shlex.join(["hmhi", *sys.argv[1:]]),
@@ -185,14 +190,14 @@ def _plan(
 
 
 def _flow_folders(
-    flow: str, tasks: "list[tuple[Video, ResultFolder]]", recipe: "FlowRecipe", weights: str
+    flow: str, tasks: "list[tuple[Video, ResultFolder]]", recipe: "FlowRecipe", weights: str, max_frames: int | None
 ) -> "dict[str, FlowFolder]":
     """Flow of each video. Warns of pictures that are known to be made otherwise than the weights want them."""
-    from hmhi_jax.data.flow_folder import FlowFolder, flow_folder_of
+    from hmhi_jax.data.flow_folder import flow_folder_of
 
     folders, differing = {}, {}
     for video, _ in tasks:
-        folder = FlowFolder(flow_folder_of(flow, video.name, len(tasks) == 1), recipe, video.frame_names())
+        folder = _flow_folder(flow_folder_of(flow, video.name, len(tasks) == 1), video, recipe, max_frames)
         folders[video.name] = folder
         differing.setdefault(folder.difference, []).append(str(folder.folder))
     for difference, alike in differing.items():
@@ -200,10 +205,27 @@ def _flow_folders(
             typer.echo(
                 f"warning: {alike[0]}{f' and {len(alike) - 1} more' if alike[1:] else ''}: flow pictures made "
                 f"otherwise than {weights} wants them ({difference}), so masks may be far off; make them again with "
-                f"'hmhi flow --recipe {weights} --overwrite', or take '--flow dis'",
+                f"'hmhi flow DATASET --recipe {weights} --overwrite', or take '--flow dis'",
                 err=True,
             )
     return folders
+
+
+def _flow_folder(path: Path, video: "Video", recipe: "FlowRecipe", max_frames: int | None) -> "FlowFolder":
+    """Flow of one video, refused if it is known that there is too little of it."""
+    from hmhi_jax.data.flow_folder import FlowFolder
+
+    names = video.frame_names()
+    if names is not None:
+        return FlowFolder(path, recipe, names[:max_frames])
+    folder = FlowFolder(path, recipe)
+    wanted = min((number for number in (video.frame_count, max_frames) if number), default=0)
+    if len(folder) < _ENOUGH_FLOW * wanted - 1:
+        raise InputError(
+            f"{path}: holds {len(folder)} flow pictures, expected one for each of about {wanted} frames of "
+            f"{video.path}; make the others, or stop before with --max-frames"
+        )
+    return folder
 
 
 def _run(
@@ -220,7 +242,12 @@ def _run(
     from hmhi_jax.cli.video_progress import VideoProgress
     from hmhi_jax.inference.video_job import Interrupted, segment_video
 
-    here = jax.local_devices()[: devices or None][: len(tasks)]
+    there = jax.local_devices()
+    if devices is not None and devices > len(there):
+        raise InputError(
+            f"--devices {devices}: there are {len(there)} here ({there[0].platform}), expected at most that"
+        )
+    here = there[:devices][: len(tasks)]
     segmenters: queue.Queue = queue.Queue()
     for device in here:
         segmenters.put(segmenter if device == segmenter.device else segmenter.to(device))
@@ -239,6 +266,14 @@ def _run(
             progress.print(f"error: {error}")
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
                 stop.set()  # the other videos would meet the same disk
+            return "failed"
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            progress.print(
+                f"error: {video.path}: takes more memory than there is ({error}); "
+                "choose a smaller --size, --memory-frames or --chunk"
+            )
             return "failed"
         except Interrupted:
             return "stopped"
@@ -300,29 +335,6 @@ class _CtrlC:
         if hasattr(self, "_before"):
             signal.signal(signal.SIGINT, self._before)
         return False
-
-
-def _parse_size(text: str | None) -> tuple[int, int] | str | None:
-    """ "auto", "512" or "480x864" (height first); multiples of 32."""
-    if text is None or text == "auto":
-        return text
-    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
-    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if min(height, width) < 32 or height % 32 or width % 32:
-        raise InputError(f"--size {text}: expected HEIGHTxWIDTH in multiples of 32, such as 480x864, or 'auto'")
-    return height, width
-
-
-def _check_numbers(*, threshold: float, dtype: str | None, save_every: int, **at_least_one: float | int | None) -> None:
-    if not 0 < threshold < 1:
-        raise InputError(f"--threshold {threshold}: expected a probability between 0 and 1, such as 0.5")
-    if dtype not in (None, "float32", "bfloat16"):
-        raise InputError(f"--dtype {dtype}: expected float32 or bfloat16")
-    if save_every < 0:
-        raise InputError(f"--save-every {save_every}: expected a number of frames, or 0 for never")
-    for name, value in at_least_one.items():
-        if value is not None and (value <= 0 or (name != "frame_rate" and value < 1)):
-            raise InputError(f"--{name.replace('_', '-')} {value}: expected a positive number")
 
 
 def _sha256(files: list[Path]) -> str:

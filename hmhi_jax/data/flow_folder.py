@@ -42,6 +42,9 @@ class FlowFolder:
         self.difference = self._compare(recipe_in(self.folder))
         self._size = self._draw(self._first).shape[:2]
 
+    def __len__(self) -> int:
+        return len(self._files)
+
     def __call__(self, frame_name: str, frame_size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
         """The flow picture of a frame. Raises `InputError` if it is missing, damaged or not of the frame's shape.
 

@@ -97,6 +97,8 @@ def open_videos(inputs: Sequence[str | Path], *, frame_rate: Fraction | None = N
     seen: set[Path] = set()
     for given in inputs:
         text = str(given)
+        if not text:
+            raise InputError("input '': is empty, expected a video file, a folder of frames, or a camera")
         path = Path(text).expanduser()
         try:
             path.stat()

@@ -105,7 +105,7 @@ def test_folders_flow_pictures_and_flo_files(tmp_path, hmhi, weights):
     code, _, err = hmhi(tmp_path / "frames", "-o", tmp_path / "other", "--flow", tmp_path / "drawn", *common)
     assert code == 0
     assert re.search(
-        r"warning: .*drawn: .* \(camera affine instead of none\).*hmhi flow --recipe .*net\.safetensors", err
+        r"warning: .*drawn: .* \(camera affine instead of none\).*hmhi flow DATASET --recipe .*net\.safetensors", err
     )
     assert json.loads((tmp_path / "other" / "summary.json").read_text())["flow_difference"]
     (tmp_path / "drawn" / "flow_recipe.json").unlink()
@@ -190,6 +190,13 @@ def test_a_live_source(tmp_path, hmhi, weights, clip):
         (["clip.mp4", "--size", "64*64"], "--size 64"),
         (["clip.mp4", "--threshold", "1.5"], "--threshold 1.5: expected a probability"),
         (["clip.mp4", "--memory-frames", "0"], "--memory-frames 0: expected a positive number"),
+        (["clip.mp4", "--memory-frames", "100000000"], "--memory-frames 100000000: expected at most 1000"),
+        (["clip.mp4", "--frame-rate", "nan"], "--frame-rate nan: expected frames per second"),
+        (["clip.mp4", "--frame-rate", "0.0001"], "--frame-rate 0.0001: expected frames per second"),
+        (["clip.mp4", "--devices", "9"], r"--devices 9: there are 8 here \(cpu\)"),
+        ([""], "input '': is empty"),
+        (["mixed", "-o", "mixed/out"], "--out mixed/out: is inside the input mixed"),
+        (["clip.mp4", "--flow", "flow"], r"flow: holds 3 flow pictures, expected one for each of about 12 frames"),
         (["clip.mp4", "--dtype", "int8"], "--dtype int8: expected float32 or bfloat16"),
         (["clip.mp4", "--save-every", "-1"], "--save-every -1"),
         (["clip.mp4", "--weights", "nobody"], "weights 'nobody': no such file, folder or shipped name"),
@@ -207,6 +214,9 @@ def test_wrong_input(tmp_path, monkeypatch, hmhi, weights, clip, arguments, mess
     Path("empty.mp4").touch()
     Path("nothing").mkdir()
     Path("mixed").mkdir()
+    Path("flow").mkdir()
+    for number in range(3):
+        Image.new("RGB", (80, 48)).save(f"flow/{number:05d}.png")
     for name, size in (
         ("dot.png", (1, 1)),
         ("long.png", (20000, 20)),
@@ -217,6 +227,17 @@ def test_wrong_input(tmp_path, monkeypatch, hmhi, weights, clip, arguments, mess
     given = arguments if "-o" in arguments else [*arguments, "-o", "out"]
     refused(hmhi(*given, *(() if "--weights" in arguments else ("--weights", weights))), message)
     assert not list(Path().glob("out/**/*.png"))
+
+
+def test_out_of_memory(tmp_path, monkeypatch, hmhi, weights, clip):
+    from hmhi_jax.inference.network_run import NetworkRun
+
+    def results(self, prepared, *arguments, **options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 55890587384 bytes.")
+
+    monkeypatch.setattr(NetworkRun, "results", results)
+    outcome = hmhi(clip, "-o", tmp_path / "out", "--weights", weights)
+    refused(outcome, r"clip\.mp4: takes more memory than there is \(.*\); choose a smaller --size")
 
 
 def test_weights_that_fit_another_backbone(tmp_path, hmhi, weights, clip):
@@ -284,3 +305,9 @@ def test_an_export(tmp_path, hmhi, weights, clip):
     refused(outcome, r"export: size is \(64, 64\) in this export")
     outcome = hmhi(clip, "-o", tmp_path / "never", "--weights", tmp_path / "export", "--dtype", "bfloat16")
     refused(outcome, "export: dtype is float32 in this export")
+
+
+def test_help_shows_names_of_files(hmhi):
+    _, text, _ = hmhi("--help")
+    assert "masks/<frame>.png" in text
+    assert "soft/<frame>.png" in text
