@@ -42,7 +42,7 @@ class ResultFolder:
         self._job = self.workplace / "job.json"
 
     def status(self) -> Status:
-        """How far these very results got: finished only while all pictures the summary counts are there.
+        """How far these very results got: finished only while all pictures the summary names are there.
 
         Raises `InputError` if the folder holds anything else with these names.
         """
@@ -53,7 +53,7 @@ class ResultFolder:
         if about is not None:
             status: Status = "finished" if self.summary.is_file() else "unfinished"
             other = self._differences(about)
-            if other and status == "unfinished" and not any(self.masks.glob("*")):
+            if other and status == "unfinished" and not _visible(self.masks):
                 return "new"  # an attempt that made nothing is in nobody's way
             if other:
                 raise InputError(
@@ -63,7 +63,7 @@ class ResultFolder:
             names = about.get("area", ())
             return status if self.holds(names, soft=bool(self.identity.get("soft"))) else "unfinished"
         results = (self.masks, self.soft, self.overlay, self.sheet, self.summary)
-        taken = [path.name for path in results if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+        taken = [path.name for path in results if path.is_file() or _visible(path)]
         if taken:
             raise InputError(
                 f"{self.path}: holds {', '.join(taken)} that this command did not write; choose another folder"
@@ -84,10 +84,10 @@ class ResultFolder:
         the command did not write: those the summary does not name.
         """
         about = self._about() or {}
-        pictures = [path for folder in (self.masks, self.soft) if folder.is_dir() for path in folder.iterdir()]
+        pictures = _visible(self.masks) + _visible(self.soft)
         foreign = [
             f"{path.parent.name}/{path.name}"
-            for path in sorted(pictures)
+            for path in pictures
             if path.suffix != ".png" or path.stem not in about.get("area", {path.stem})
         ]
         if foreign:
@@ -152,6 +152,11 @@ class ResultFolder:
         found = about["identity"]
         names = [name for name in {**self.identity, **found} if self.identity.get(name) != found.get(name)]
         return ", ".join(f"{name}: {_short(found.get(name))}, now {_short(self.identity.get(name))}" for name in names)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder, if it is one, apart from hidden files, which file managers leave everywhere."""
+    return sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -58,8 +58,10 @@ def test_only_what_was_written_is_removed(tmp_path):
         folder.clear()
     assert folder.summary.exists()
     (folder.masks / "mine.png").rename(tmp_path / "mine.png")
+    (folder.masks / ".DS_Store").touch()
     folder.clear()
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["masks", "mine.png"]
+    assert folder.status() == "new"
 
 
 @pytest.mark.parametrize("name", ["masks/0.png", "overlay.mp4", "soft/a/b.png"])
