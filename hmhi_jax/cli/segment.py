@@ -32,6 +32,7 @@ _ENOUGH_FLOW = 0.95
 
 
 def register(app: typer.Typer) -> None:
+    """Add the command."""
     app.command()(segment)
 
 

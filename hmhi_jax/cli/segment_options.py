@@ -29,6 +29,7 @@ def check_numbers(
     memory_frames: int | None,
     **at_least_one: int | None,
 ) -> None:
+    """Raises `InputError`, naming the option, for a number or a name that nothing can be done with."""
     if not 0 < threshold < 1:
         raise InputError(f"--threshold {threshold}: expected a probability between 0 and 1, such as 0.5")
     if dtype not in (None, "float32", "bfloat16"):

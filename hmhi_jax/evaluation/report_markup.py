@@ -50,10 +50,12 @@ def main_scores(runs: Sequence[Run]) -> list[tuple[Run, Scores]]:
 
 
 def lead_figure(scores: Scores) -> str:
+    """The figure that stands for all of a video's or a data set's."""
     return "JF_mean" if scores.protocol.kind == "uvos" else "S"
 
 
 def frame_measure(figure: str) -> str:
+    """The measure of frames that a figure is the mean of."""
     return figure.removesuffix("_mean")
 
 
@@ -69,6 +71,7 @@ def ordered_figures(scores: Scores) -> list[str]:
 
 
 def cell(value: float, figure: str, rivals: Sequence[float] | None = None, edge: bool = False) -> str:
+    """A number of a table; marked as best where no rival is better, and at the edge of a group of columns."""
     beaten = rivals is None or any(better(figure, rival, value) for rival in rivals)
     classes = " ".join([*(["best"] if not beaten and not math.isnan(value) else []), *(["group"] if edge else [])])
     attribute = f' class="{classes}"' if classes else ""
@@ -77,18 +80,22 @@ def cell(value: float, figure: str, rivals: Sequence[float] | None = None, edge:
 
 
 def sort_button(text: str, column: int, first: str) -> str:
+    """A column's head that sorts by it, at first in the direction `first`."""
     return f'<button type="button" data-column="{column}" data-first="{first}">{escape(text)}</button>'
 
 
 def three_digits(value: float) -> str:
+    """A dash where it is not a number."""
     return "\u2013" if math.isnan(value) else f"{value:.3f}"
 
 
 def chip(text: str) -> str:
+    """A word in a frame."""
     return f'<span class="chip">{escape(text)}</span>'
 
 
 def counted(number: int, noun: str) -> str:
+    """ "1 video", "2 videos"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

@@ -27,6 +27,7 @@ from hmhi_jax.evaluation.tables import Run, combinations
 
 
 def video_tables(page: Page) -> str:
+    """A table of all videos for each protocol and reading."""
     tables = []
     for number, members in enumerate(combinations(page.runs)):
         first = members[0][1]
@@ -101,6 +102,7 @@ def _video_table(page: Page, members: Sequence[tuple[Run, Scores]], name: str) -
 
 
 def video_blocks(page: Page) -> str:
+    """For each video a block that opens: its curve in the summary, overlays and figures inside."""
     main = main_scores(page.runs)
     names = list(dict.fromkeys(video for _, found in main for video in found.videos))
     lead = lead_figure(main[0][1])
@@ -162,6 +164,7 @@ def _video_chart(page: Page, name: str, members: Sequence[tuple[int, Run, VideoS
 
 
 def best_and_worst(page: Page) -> str:
+    """Galleries of each run's worst and best frames."""
     parts = []
     main = {run.name: found for run, found in main_scores(page.runs)}
     for run in page.runs:

@@ -36,6 +36,7 @@ def encode(
 def start(
     model: HMHINet | ExportedNetwork, variables: Any, features: Features
 ) -> tuple[Memory, Float[Array, "1 H W 1"]]:
+    """Memory after the first frame, and its logits."""
     return model.apply(variables, features, method="start")
 
 
@@ -43,6 +44,7 @@ def start(
 def step(
     model: HMHINet | ExportedNetwork, variables: Any, memory: Memory, features: Features
 ) -> tuple[Memory, Float[Array, "1 H W 1"]]:
+    """Memory after one more frame, in the place of the one before, and the frame's logits."""
     return model.apply(variables, memory, features, method="step")
 
 

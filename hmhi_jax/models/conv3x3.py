@@ -92,12 +92,14 @@ conv3x3_joined.defvjp(_joined_forward, _joined_backward)
 
 
 def plain_conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:
+    """The plain form of `conv3x3`."""
     return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def plain_conv3x3_joined(
     x: Float[Array, "B H W C"], small: Float[Array, "B h w E"], kernel: Float[Array, "3 3 _ D"]
 ) -> Float[Array, "B H W D"]:
+    """The plain form of `conv3x3_joined`."""
     return plain_conv3x3(jnp.concatenate([x, enlarge(small, 2)], -1), kernel)
 
 

@@ -7,6 +7,8 @@
 `segment_clip` is that, with a scan over the steps.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -204,7 +206,7 @@ def frame(features: Features, t: int | Int[Array, ""]) -> Features:
 
 
 def segment_features(
-    model: HMHINet, variables, features: Features, dropout_key: DropoutKey = None
+    model: HMHINet, variables: Any, features: Features, dropout_key: DropoutKey = None
 ) -> Float[Array, "B T H W 1"]:
     """Logits of a clip from its encoded maps: `start`, then a scan over `step`."""
     train = dropout_key is not None
@@ -226,7 +228,7 @@ def segment_features(
 
 def segment_clip(
     model: HMHINet,
-    variables,
+    variables: Any,
     frames: Clip,
     flows: Clip,
     dropout_key: DropoutKey = None,

@@ -1,6 +1,7 @@
 """How the release draws its initial weights (MODEL.md 2.1, 3.1, 7), as Flax initialisers."""
 
 import math
+from collections.abc import Callable
 
 import jax
 from flax import linen as nn
@@ -17,7 +18,7 @@ decoder_conv = nn.initializers.normal(0.01)
 torch_kernel = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
 
-def torch_bias(fan_in: int):
+def torch_bias(fan_in: int) -> Callable[..., jax.Array]:
     """PyTorch's default bias: uniform within 1 / sqrt(fan in), the fan in of the layer's kernel."""
     bound = 1.0 / math.sqrt(fan_in)
 

@@ -6,6 +6,7 @@ of the backward pass.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import lax
@@ -17,7 +18,7 @@ from jaxtyping import Array
 DEAR = "dear"
 
 
-def by_platform(*arguments, cpu: Callable, accelerator: Callable, **special: Callable):
+def by_platform(*arguments, cpu: Callable, accelerator: Callable, **special: Callable) -> Any:
     """`cpu(*arguments)` when compiled for CPU, `special["tpu"](*arguments)` (or "cuda", "rocm") where given,
     `accelerator(*arguments)` elsewhere. All return the same shapes and types."""
     return lax.platform_dependent(*arguments, cpu=cpu, **special, default=accelerator)

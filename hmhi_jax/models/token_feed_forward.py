@@ -27,6 +27,7 @@ def expanded(x: Float[Array, "*n C"], weights: FeedForwardWeights) -> Float[Arra
 
 
 def projected(hidden: Float[Array, "*n F"], weights: FeedForwardWeights) -> Float[Array, "*n C"]:
+    """The tokens that the hidden numbers give."""
     return hidden @ weights.project + _row(weights.project_bias, hidden)
 
 

@@ -19,7 +19,7 @@ CheckpointPolicy = Literal["none", "read_outs", "cheap", "step"]
 
 def clip_logits(
     model: HMHINet,
-    variables,
+    variables: Any,
     frames: Float[Array, "B T H W 3"],
     flows: Float[Array, "B T H W 3"],
     dropout_key: DropoutKey = None,

@@ -11,6 +11,7 @@ Vector = Float[np.ndarray, "2"]
 
 
 def log_uniform(rng: np.random.Generator, low: float | int, high: float | int) -> float:
+    """A number between the two whose logarithm is uniform."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 

@@ -37,6 +37,7 @@ class ClipEncoder:
 
 
 def clip_name(seed: int, index: int) -> str:
+    """Of a clip in a pack."""
     return f"clip-{seed}-{index:06d}"
 
 

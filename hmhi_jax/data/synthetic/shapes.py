@@ -49,15 +49,18 @@ class Body:
 
 
 def translation(x: Number, y: Number) -> Matrix:
+    """The matrix that shifts by (x, y)."""
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
 
 
 def rotation(angle: Number) -> Matrix:
+    """The matrix that turns by an angle, in radians."""
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float64)
 
 
 def scaling(x: Number, y: Number) -> Matrix:
+    """The matrix that scales along both axes."""
     return np.diag([x, y, 1.0]).astype(np.float64)
 
 
@@ -87,6 +90,7 @@ def blob(
 
 
 def polygon(rng: np.random.Generator, corners: Number) -> Outline:
+    """An irregular polygon around zero."""
     turn = np.sort(rng.uniform(0, 2 * np.pi, corners)) + np.linspace(0, 2 * np.pi, corners, endpoint=False)
     radius = rng.uniform(0.2, 0.6, corners)
     return np.stack([radius * np.cos(turn / 2), radius * np.sin(turn / 2)], -1).astype(np.float64)
@@ -112,6 +116,7 @@ def curve(points: Outline, start: Number, end: Number) -> Outline:
 
 
 def ring(radius: Number) -> Outline:
+    """A circle around zero."""
     turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     return (radius * np.stack([np.cos(turn), np.sin(turn)], -1)).astype(np.float64)
 
