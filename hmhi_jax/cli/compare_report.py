@@ -27,12 +27,15 @@ def report_inference(
     outside = comparison.first_outside(rows)
     sides = _sides(release, ours)
     stages = comparison.summary(rows)
-    verdict = (
-        f"within the tolerance of {facts['tolerance']:g}: {len(rows)} maps of {facts['frames']} frames"
-        if outside is None
-        else f"outside the tolerance of {facts['tolerance']:g}: first {outside.stage} of frame {outside.frame} "
-        f"(99 % of values within {outside.quantile:.1e}, largest {outside.largest:.1e}, scale {outside.scale:.1e})"
-    )
+    if outside is None:
+        verdict = f"within the tolerance of {facts['tolerance']:g}: {len(rows)} maps of {facts['frames']} frames"
+    else:
+        how = outside.problem or (
+            f"99 % of values within {outside.quantile:.1e}, largest {outside.largest:.1e}, scale {outside.scale:.1e}"
+        )
+        verdict = (
+            f"outside the tolerance of {facts['tolerance']:g}: first {outside.stage} of frame {outside.frame} ({how})"
+        )
     agreement = [
         {
             "frame": row.frame,
@@ -73,7 +76,7 @@ def report_training(
         read_source(path).entries for path in (weights, release.folder / "trained.pth", ours.folder / "trained.pth")
     ]
     modules = comparison.compare_parameters(*states, (release, ours))
-    problem = comparison.steps_outside(steps, facts["tolerance"])
+    problem = comparison.steps_outside(steps, facts["tolerance"]) or comparison.parameters_outside(modules)
     verdict = (
         f"within the tolerance of {facts['tolerance']:g}: {len(steps)} training steps"
         if problem is None

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.models import build_model
+from hmhi_jax.models.backbones import spec
 
 RELEASE_SCRIPT = Path(__file__).with_name("release_process.py")
 # Encoders that the release's network can be built with; see `release_process`.
@@ -54,9 +56,10 @@ def check_release(clone: Path, python: str, device: str, arguments: Mapping[str,
         raise InputError(
             f"backbone {backbone}: the release's network can be built with {', '.join(RELEASE_BACKBONES)} only"
         )
-    for name in ("decoder_width", "feedforward", "flow_adapters", "top_k", "subpixels"):
-        if arguments.get(name) is not None:
-            raise InputError(f"{name} {arguments[name]}: the release's network has this one built in")
+    for name, theirs in _built_in(backbone).items():
+        ours = theirs if arguments.get(name) is None else arguments[name]
+        if ours != theirs:
+            raise InputError(f"{name} {ours}: the release's network has {theirs} built in; compare weights that have it")
     try:
         subprocess.run([python, "-c", "import torch, numpy"], check=True, capture_output=True, text=True, timeout=300)
     except FileNotFoundError:
@@ -69,6 +72,13 @@ def check_release(clone: Path, python: str, device: str, arguments: Mapping[str,
     if answer.returncode:
         reason = _last_line(answer.stderr)
         raise InputError(f"--device {device}: PyTorch cannot use it ({reason}); expected cpu or cuda")
+
+
+def _built_in(backbone: str) -> dict[str, Any]:
+    """Arguments of `build_model` that the release's constructor does not take: our defaults are its values."""
+    entry, model = spec(backbone), build_model(backbone)
+    of_backbone = {"decoder_width": entry.decoder_width, "flow_adapters": entry.flow_adapters}
+    return of_backbone | {name: getattr(model, name) for name in ("feedforward", "top_k", "subpixels")}
 
 
 def run_side(command: list[str], name: str, folder: Path, request: Mapping[str, Any], log: Path) -> Side:

@@ -24,7 +24,11 @@ RARE = 100.0
 
 @dataclass(frozen=True)
 class StageRow:
-    """One map of one frame; deviations are absolute, `scale` is the root mean square of the release's values."""
+    """One map of one frame; deviations are absolute, `scale` is the root mean square of the release's values.
+
+    Where the two sides have no map to compare, `problem` says why, the deviations are infinite and the scale is not a
+    number.
+    """
 
     frame: int
     stage: str
@@ -33,6 +37,7 @@ class StageRow:
     quantile: float
     scale: float
     within: bool
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,29 +52,48 @@ class MaskRow:
 
 
 def compare_maps(release: Side, ours: Side, tolerance: float) -> list[StageRow]:
-    """Deviations of every map that both sides recorded, in the order of computation.
+    """Deviations of every map that either side recorded, in the order of computation.
 
     A map is within the tolerance if 99 % of its values deviate by at most `tolerance` times its scale (or times 1 for
-    smaller maps), and all by at most a hundred times that.
+    smaller maps), and all by at most a hundred times that. One that is missing on a side, or has another shape or
+    frames there, is outside: both networks have the same switches, so both have the same maps.
     """
-    rows = []
-    both = set(release.stages()) & set(ours.stages())
-    names = [name for name in STAGES if name in both]
     frames = release.stage("logits").shape[1]
+    names = [[name for name in STAGES if name in side.stages()] for side in (release, ours)]
+    maps = {
+        name: [side.stage(name) if name in found else None for side, found in zip((release, ours), names, strict=True)]
+        for name in STAGES
+        if any(name in found for found in names)
+    }
+    rows = []
     for t in range(frames):
-        for name in names:
-            theirs, mine = release.stage(name), ours.stage(name)
-            index = t - (frames - theirs.shape[1])  # read-outs begin with the second frame
+        for name, (theirs, mine) in maps.items():
+            index = t - (frames - (mine if theirs is None else theirs).shape[1])  # read-outs begin with the second one
             if index < 0:
                 continue
-            a, b = (np.asarray(x[:, index], np.float32) for x in (theirs, mine))
-            error = np.abs(a - b)
-            quantile, largest = float(np.quantile(error, SHARE)), float(error.max())
-            scale = float(np.sqrt(np.mean(np.square(a, dtype=np.float64))))
-            allowed = tolerance * max(scale, 1.0)
-            within = quantile <= allowed and largest <= RARE * allowed  # also False for not-a-number
-            rows.append(StageRow(t, name, largest, float(error.mean()), quantile, scale, bool(within)))
+            if problem := _no_comparison(theirs, mine):
+                rows.append(StageRow(t, name, np.inf, np.inf, np.inf, np.nan, False, problem))
+            else:
+                rows.append(_stage_row(t, name, theirs[:, index], mine[:, index], tolerance))
     return rows
+
+
+def _no_comparison(theirs: np.ndarray | None, mine: np.ndarray | None) -> str:
+    if theirs is None or mine is None:
+        return f"{'the release' if theirs is None else 'our side'} recorded no such map"
+    return "" if theirs.shape == mine.shape else f"shape {theirs.shape} in the release, {mine.shape} in ours"
+
+
+def _stage_row(frame: int, name: str, theirs: np.ndarray, mine: np.ndarray, tolerance: float) -> StageRow:
+    a, b = (np.asarray(x, np.float32) for x in (theirs, mine))
+    with np.errstate(invalid="ignore"):  # infinity on both sides
+        error = np.abs(a - b)
+        quantile, largest = float(np.quantile(error, SHARE)), float(error.max())
+    scale = float(np.sqrt(np.mean(np.square(a, dtype=np.float64))))
+    allowed = tolerance * max(scale, 1.0)
+    # False for not-a-number; an infinity of the release's would make everything allowed.
+    within = np.isfinite(scale) and quantile <= allowed and largest <= RARE * allowed
+    return StageRow(frame, name, largest, float(error.mean()), quantile, scale, bool(within))
 
 
 def compare_masks(release: Side, ours: Side) -> list[MaskRow]:
@@ -91,7 +115,10 @@ def first_outside(rows: list[StageRow]) -> StageRow | None:
 
 @dataclass(frozen=True)
 class StepRow:
-    """Loss and gradient of one training step; `gradient` is the largest relative difference of a module's norm."""
+    """Loss and gradient of one training step; `gradient` is the largest relative difference of a module's norm.
+
+    It is infinite for a module that one side has no gradient of, and whatever is not finite counts as largest.
+    """
 
     step: int
     release_loss: float
@@ -130,8 +157,11 @@ def compare_steps(release: Side, ours: Side) -> list[StepRow]:
     sides = (release.report, ours.report)
     for step, (theirs, mine) in enumerate(zip(*(side["losses"] for side in sides), strict=True)):
         a, b = (_by_module(side["gradient_norms"][step]) for side in sides)
-        differences = {module: abs(a[module] - b.get(module, np.inf)) / max(a[module], 1e-12) for module in a}
-        worst = max(differences, key=lambda module: differences[module])
+        differences = {
+            module: abs(a[module] - b[module]) / max(a[module], 1e-12) if module in a and module in b else np.inf
+            for module in {**a, **b}
+        }
+        worst = max(differences, key=lambda module: (not np.isfinite(differences[module]), differences[module]))
         rows.append(StepRow(step, theirs, mine, float(differences[worst]), worst))
     return rows
 
@@ -151,6 +181,8 @@ def compare_parameters(
     Args:
         initial, release, ours: state dicts before and after.
         sides: (release, ours), for their gradient norms.
+
+    What our side lacks, or has in another shape, is infinitely far away.
     """
     drift: dict[str, float] = {}
     moved: dict[str, float] = {}
@@ -159,7 +191,9 @@ def compare_parameters(
             continue
         module = module_of(name)
         wide = np.asarray(after, np.float64)
-        drift[module] = drift.get(module, 0.0) + float(np.square(wide - ours[name]).sum())
+        mine = ours.get(name)
+        apart = np.inf if mine is None or mine.shape != wide.shape else float(np.square(wide - mine).sum())
+        drift[module] = drift.get(module, 0.0) + apart
         moved[module] = moved.get(module, 0.0) + float(np.square(wide - initial[name]).sum())
     norms = [_by_module(side.report["gradient_norms"][0]) for side in sides]
     return [
@@ -178,14 +212,22 @@ def steps_outside(rows: list[StepRow], tolerance: float) -> str | None:
     """What leaves the tolerance first in training: a loss, or a module's gradient norm at the first step.
 
     Later gradients are not judged: Adam divides by gradients' own size, so a parameter whose true gradient is zero
-    moves by the sign of its rounding, on both sides differently.
+    moves by the sign of its rounding, on both sides differently. They must be there and finite, though.
     """
     for row in rows:
         difference = abs(row.release_loss - row.our_loss) / max(abs(row.release_loss), 1e-12)
         if not difference <= tolerance:
             return f"loss of step {row.step} (relative difference {difference:.1e})"
-        if row.step == 0 and not row.gradient <= 10 * tolerance:
-            return f"gradient norm of {row.worst_module} at step 0 (relative difference {row.gradient:.1e})"
+        if not np.isfinite(row.gradient) or (row.step == 0 and row.gradient > 10 * tolerance):
+            return f"gradient norm of {row.worst_module} at step {row.step} (relative difference {row.gradient:.1e})"
+    return None
+
+
+def parameters_outside(rows: list[ModuleRow]) -> str | None:
+    """The first module whose parameters are not all there, or not all finite, on both sides after the last step."""
+    for row in rows:
+        if not np.isfinite(row.drift):
+            return f"parameters of {row.module} after the last step (drift {row.drift:.1e})"
     return None
 
 
@@ -199,9 +241,9 @@ def summary(rows: list[StageRow]) -> list[dict[str, Any]]:
                 {
                     "stage": name,
                     "frames": len(of_stage),
-                    "largest": max(row.largest for row in of_stage),
+                    "largest": float(np.max([row.largest for row in of_stage])),
                     "mean": float(np.mean([row.mean for row in of_stage])),
-                    "quantile": max(row.quantile for row in of_stage),
+                    "quantile": float(np.max([row.quantile for row in of_stage])),
                     "scale": float(np.mean([row.scale for row in of_stage])),
                     "within": all(row.within for row in of_stage),
                 }

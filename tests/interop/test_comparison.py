@@ -6,6 +6,7 @@ import pytest
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop import comparison, comparison_page
 from hmhi_jax.interop.compare_sides import Side, check_release, run_side
+from hmhi_jax.training.config import default_config, to_plain
 
 FRAMES = 3
 
@@ -70,6 +71,44 @@ def test_not_a_number_is_never_within(tmp_path, maps):
     assert comparison.first_outside(rows).stage == "logits"
 
 
+@pytest.mark.parametrize(("release", "ours"), [(np.inf, np.inf), (np.inf, 0.0), (0.0, np.inf), (np.nan, 0.0)])
+def test_one_value_that_is_not_finite_is_never_within(tmp_path, maps, release, ours):
+    sides = []
+    for name, value in (("a", release), ("b", ours)):
+        changed = maps["fused1"].copy()
+        changed[0, 1, 3, 3, 0] = value
+        sides.append(make_side(tmp_path / name, {**maps, "fused1": changed}))
+    outside = comparison.first_outside(comparison.compare_maps(*sides, 1e9))
+    assert (outside.frame, outside.stage) == (1, "fused1")
+
+
+@pytest.mark.parametrize(("lacking", "words"), [(0, "the release recorded no such map"), (1, "our side recorded no")])
+def test_a_map_that_one_side_alone_recorded_is_outside(tmp_path, maps, lacking, words):
+    less = {name: array for name, array in maps.items() if name != "read_shallow"}
+    sides = [make_side(tmp_path / name, less if i == lacking else maps) for i, name in enumerate("ab")]
+    rows = comparison.compare_maps(*sides, 1e9)
+    outside = comparison.first_outside(rows)
+    assert (outside.frame, outside.stage) == (1, "read_shallow")
+    assert words in outside.problem
+    assert [row["stage"] for row in comparison.summary(rows) if not row["within"]] == ["read_shallow"]
+    assert comparison_page.deviation_chart(comparison.as_json(rows), 1e9).startswith(b"\x89PNG")
+
+
+def test_switched_off_modules_are_missed_on_neither_side(tmp_path, maps):
+    less = {name: array for name, array in maps.items() if name != "read_shallow"}
+    rows = comparison.compare_maps(make_side(tmp_path / "a", less), make_side(tmp_path / "b", less), 1e-9)
+    assert {row.stage for row in rows} == {"fused1", "logits"}
+    assert comparison.first_outside(rows) is None
+
+
+def test_frames_that_our_side_did_not_record_are_outside(tmp_path, maps):
+    shorter = {**maps, "fused1": maps["fused1"][:, :2]}
+    rows = comparison.compare_maps(make_side(tmp_path / "a", maps), make_side(tmp_path / "b", shorter), 1e9)
+    outside = comparison.first_outside(rows)
+    assert (outside.frame, outside.stage) == (0, "fused1")
+    assert outside.problem == "shape (1, 3, 16, 16, 4) in the release, (1, 2, 16, 16, 4) in ours"
+
+
 def test_masks(tmp_path, maps):
     theirs = np.full((1, 2, 4, 4, 1), -1.0)
     ours = theirs.copy()
@@ -94,6 +133,37 @@ def test_steps(tmp_path):
     ours["gradient_norms"] = theirs["gradient_norms"]
     rows = comparison.compare_steps(Side(tmp_path, theirs), Side(tmp_path, ours))
     assert comparison.steps_outside(rows, 1e-4).startswith("loss of step 1")
+
+
+@pytest.mark.parametrize(
+    ("release", "ours", "module"),
+    [
+        ({"Mem0.x.w": 3.0, "decode_head.a": 1.0}, {"Mem0.x.w": 3.0, "decode_head.a": np.nan}, "decode_head"),
+        ({"Mem0.x.w": np.nan, "decode_head.a": 1.0}, {"Mem0.x.w": np.nan, "decode_head.a": 1.0}, "Mem0.x"),
+        ({"Mem0.x.w": 3.0, "decode_head.a": 1.0}, {"Mem0.x.w": 3.0}, "decode_head"),
+        ({"Mem0.x.w": 3.0}, {"Mem0.x.w": 3.0, "decode_head.a": 1.0}, "decode_head"),
+    ],
+)
+@pytest.mark.parametrize("step", [0, 1])
+def test_gradients_that_are_missing_or_not_finite_are_outside(tmp_path, release, ours, module, step):
+    sides = []
+    for norms in (release, ours):
+        steps = [{"Mem0.x.w": 3.0, "decode_head.a": 1.0}] * 2
+        steps[step] = norms
+        sides.append(Side(tmp_path, {"losses": [2.0, 1.5], "gradient_norms": steps}))
+    rows = comparison.compare_steps(*sides)
+    assert comparison.steps_outside(rows, 1e9).startswith(f"gradient norm of {module} at step {step}")
+
+
+@pytest.mark.parametrize("ours", [{}, {"decode_head.a": np.array([1, np.nan], np.float32)}])
+def test_parameters_that_are_missing_or_not_finite_are_outside(tmp_path, ours):
+    before = {"Mem1.x.a": np.zeros(4, np.float32), "decode_head.a": np.zeros(2, np.float32)}
+    after = {name: array + 1 for name, array in before.items()}
+    sides = [Side(tmp_path, {"gradient_norms": [{}]})] * 2
+    rows = comparison.compare_parameters(before, after, {"Mem1.x.a": after["Mem1.x.a"] + 1, **ours}, sides)
+    assert comparison.parameters_outside(rows).startswith("parameters of decode_head after the last step")
+    rows = comparison.compare_parameters(before, after, after, sides)
+    assert comparison.parameters_outside(rows) is None
 
 
 def test_drift_is_measured_against_the_distance_moved(tmp_path):
@@ -167,7 +237,7 @@ def test_a_python_that_cannot_run_the_release(tmp_path):
         check_release(tmp_path, str(tmp_path / "python9"), "cpu", {"backbone": "mit_b1"})
     with pytest.raises(InputError, match="resnet50: the release's network can be built with mit_b1"):
         check_release(tmp_path, "python3", "cpu", {"backbone": "resnet50"})
-    with pytest.raises(InputError, match="decoder_width 16: the release's network has this one built in"):
+    with pytest.raises(InputError, match="decoder_width 16: the release's network has 256 built in"):
         check_release(tmp_path, "python3", "cpu", {"backbone": "mit_b1", "decoder_width": 16})
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'ModuleNotFoundError: no torch' >&2\nexit 1\n")
@@ -178,6 +248,22 @@ def test_a_python_that_cannot_run_the_release(tmp_path):
     broken.write_text('#!/bin/sh\n[ -z "$3" ] && exit 0\necho "RuntimeError: no device $3" >&2\nexit 1\n')
     with pytest.raises(InputError, match=r"--device cuda: PyTorch cannot use it \(RuntimeError: no device cuda\)"):
         check_release(tmp_path, str(broken), "cuda", {"backbone": "mit_b1"})
+
+
+def test_weights_that_say_what_the_release_has_built_in(tmp_path):
+    """Training exports every argument: the release's own values are no reason to refuse, others are."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "HMHI_Net.py").write_text("")
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 0\n")
+    python.chmod(0o755)
+    for backbone, adapters in (("mit_b1", True), ("swin_tiny", False)):
+        trained = to_plain(default_config())["model"] | {"backbone": backbone}
+        check_release(tmp_path, str(python), "cpu", trained)
+        check_release(tmp_path, str(python), "cpu", trained | {"flow_adapters": adapters})
+        for name, value in (("top_k", 49), ("feedforward", 1024), ("subpixels", 2), ("flow_adapters", not adapters)):
+            with pytest.raises(InputError, match=f"{name} {value}: the release's network has .* built in"):
+                check_release(tmp_path, str(python), "cpu", trained | {name: value})
 
 
 def test_a_side_that_fails_says_why(tmp_path):
