@@ -67,6 +67,9 @@ def convert(
         counts = ((found.fit.missing, "missing"), (found.fit.unused, "left over"), (found.fit.misshapen, "misshapen"))
         listed = ", ".join(f"{len(names)} {kind}" for names, kind in counts if names)
         raise InputError(f"{source}: does not fit {found.backbone} ({listed}, see above); nothing was written")
+    if found.source.ours and found.whole and recipe is None and "flow" not in found.source.header:
+        assumed = "raw DIS flow is assumed; if the network saw other pictures, say how they were made with --flow"
+        print(f"warning   {found.source.path} does not say how its flow pictures were made: {assumed}")
     header = header_of(found, memory_frames=memory_frames, input_size=input_size, flow_recipe=recipe)
     write_weights(found, target, header, torch_names=names == "torch", dtype=dtype)
     print(f"wrote     {target}: {json.dumps(header['model'])}")

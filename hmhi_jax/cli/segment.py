@@ -123,7 +123,7 @@ def segment(
     exported = (Path(weights).expanduser() / "export.json").is_file()
     source = Path(weights).expanduser() if exported else find_weights(weights)
     settings = {
-        "weights": {"path": str(source), "sha256": _sha256(sorted(source.iterdir()) if exported else [source])},
+        "weights": {"path": str(source), "sha256": _sha256(_files_of(source))},
         "flow": flow if flow == "dis" else str(Path(flow).resolve()),
         "size": size,
         "memory_frames": memory_frames,
@@ -336,6 +336,11 @@ class _CtrlC:
         if hasattr(self, "_before"):
             signal.signal(signal.SIGINT, self._before)
         return False
+
+
+def _files_of(weights: Path) -> list[Path]:
+    """The files of weights, which are one, or a folder (an export, a checkpoint)."""
+    return sorted(path for path in weights.rglob("*") if path.is_file()) if weights.is_dir() else [weights]
 
 
 def _sha256(files: list[Path]) -> str:

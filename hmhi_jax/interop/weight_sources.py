@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
 from hmhi_jax.interop.weights_file import shipped_weights
@@ -141,25 +142,45 @@ def _read_folder(path: Path) -> Source:
     """A folder that `hmhi convert` or training wrote."""
     if (path / "weights.safetensors").is_file():
         return _read_safetensors(path / "weights.safetensors")
-    if (path / ORBAX_VARIABLES).is_dir():
-        header = _read_json(path / ORBAX_HEADER / "metadata")
-        return _orbax(path, "hmhi weights (Orbax)", _restore(path / ORBAX_VARIABLES), header)
-    steps = [
-        folder
-        for place in (path, path / "checkpoints", path.parent)
-        if place.is_dir()
-        for folder in place.iterdir()
-        if folder.name.isdigit() and (folder / "state").is_dir() and (place != path.parent or folder == path)
-    ]
-    if not steps:
+    found = checkpoint_of(path)
+    if found is None:
         raise InputError(f"{path}: the folder holds no weights.safetensors and no checkpoint of ours")
-    newest = max(steps, key=lambda folder: int(folder.name))
-    state = _restore(newest / "state")
+    if (found / ORBAX_VARIABLES).is_dir():
+        header = _read_json(found / ORBAX_HEADER / "metadata")
+        return _orbax(found, "hmhi weights (Orbax)", _restore(found / ORBAX_VARIABLES), header)
+    state = _restore(found / "state")
     variables = {"params": state.get("ema") or state.get("params") or {}, "batch_stats": state.get("batch_stats") or {}}
-    config = _read_json(newest / "run" / "metadata").get("config", {})
-    sizes = config.get("data", {}).get("sizes") or []
-    header = {"model": config.get("model", {}), **({"input_size": list(sizes[-1])} if sizes else {})}
-    return _orbax(newest, "training checkpoint (Orbax)", variables, header)
+    return _orbax(found, "training checkpoint (Orbax)", variables, _header_of_run(found / "run" / "metadata"))
+
+
+def checkpoint_of(folder: Path) -> Path | None:
+    """The Orbax folder that a folder stands for: itself if `hmhi convert` or training wrote it, the newest checkpoint
+    of a training run, or None."""
+    if (folder / ORBAX_VARIABLES).is_dir():
+        return folder
+    steps = [
+        step
+        for place in (folder, folder / "checkpoints", folder.parent)
+        if place.is_dir()
+        for step in place.iterdir()
+        if step.name.isdigit() and (step / "state").is_dir() and (place != folder.parent or step == folder)
+    ]
+    return max(steps, key=lambda step: int(step.name), default=None)
+
+
+def _header_of_run(record: Path) -> dict[str, Any]:
+    """What a training run notes beside its arrays, as the header of a weights file; only what is there."""
+    run = _read_json(record)
+    config = run.get("config", {})
+    header = {"model": config.get("model", {})}
+    if sizes := config.get("data", {}).get("sizes"):
+        header["input_size"] = list(sizes[-1])
+    if "flow_recipe" in run:
+        try:
+            header["flow"] = json.loads(FlowRecipe.from_json(run["flow_recipe"]).to_json())
+        except InputError as error:
+            raise InputError(f"{record}: flow_recipe: {error}") from error
+    return header
 
 
 def _orbax(path: Path, kind: str, variables: Mapping[str, Any], header: dict[str, Any]) -> Source:

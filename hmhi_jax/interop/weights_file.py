@@ -83,12 +83,14 @@ def save_weights(
 
 
 def load_weights(name_or_path: str | Path) -> Weights:
-    """Read weights: a `.safetensors` file, a training folder with `weights.safetensors` in it, or a shipped name.
+    """Read weights: a `.safetensors` file, a shipped name, or a folder of training or of `hmhi convert`.
+
+    In the folder of a training run `weights.safetensors` is taken, else the newest checkpoint.
 
     Raises `InputError` that says what was found instead.
     """
     path = find_weights(name_or_path)
-    header, arrays = _read(path)
+    header, arrays = _read_checkpoint(path) if path.is_dir() else _read(path)
     floating = {name: array if _whole(array.dtype) else array.astype(np.float32) for name, array in arrays.items()}
     from flax.traverse_util import unflatten_dict
 
@@ -96,16 +98,20 @@ def load_weights(name_or_path: str | Path) -> Weights:
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """The file that `name_or_path` stands for; see `load_weights`."""
+    """The file, or folder of one checkpoint, that `name_or_path` stands for; see `load_weights`."""
+    from hmhi_jax.interop.weight_sources import checkpoint_of
+
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
     if path.is_dir():
         if (path / CHECKPOINT_EXPORT).is_file():
             return path / CHECKPOINT_EXPORT
+        if (checkpoint := checkpoint_of(path)) is not None:
+            return checkpoint
         raise InputError(
-            f"{path}: the folder holds no {CHECKPOINT_EXPORT}, which training writes beside its checkpoints; "
-            "give the folder of a training run, or a weights file"
+            f"{path}: the folder holds no {CHECKPOINT_EXPORT}, which training writes beside its checkpoints, and no "
+            "checkpoint; give the folder of a training run or of a checkpoint, or a weights file"
         )
     shipped = shipped_weights()
     if str(name_or_path) in shipped:
@@ -158,6 +164,19 @@ def check_variables(model: Any, variables: Mapping[str, Any], source: str | Path
         raise InputError(f"{source}: these weights do not fit {model.backbone}; {'; '.join(problems)}")
 
 
+def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """As `_read`, of an Orbax folder."""
+    from hmhi_jax.interop.weight_sources import read_source
+
+    source = read_source(folder)
+    if lacking := [name for name in ("model", "input_size", "flow") if not source.header.get(name)]:
+        raise InputError(
+            f"{folder}: this checkpoint does not say the {', '.join(lacking)} of its network; make a weights file of it "
+            "with 'hmhi convert', whose --flow, --input-size and --backbone say them"
+        )
+    return _fields(folder, source.header), source.entries
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Fields of `Weights` from the metadata, and the arrays by name as they are stored."""
     from safetensors import SafetensorError, safe_open
@@ -175,13 +194,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             f"{path}: its metadata has no entry 'hmhi' that names the network, expected a file written by "
             "'hmhi convert' or by training; convert it first"
         )
-    return _read_header(path, metadata["hmhi"]), arrays
+    return _fields(path, metadata["hmhi"]), arrays
 
 
-def _read_header(path: Path, text: str) -> dict[str, Any]:
-    """The metadata as fields of `Weights`."""
+def _fields(path: Path, metadata: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata, JSON or what it holds, as fields of `Weights`."""
     try:
-        header = json.loads(text)
+        header = json.loads(metadata) if isinstance(metadata, str) else metadata
         height, width = header["input_size"]
         fields = {
             "model_arguments": dict(header["model"]),
