@@ -11,6 +11,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from hmhi_jax.data.masks import decode_mask
 from hmhi_jax.data.packing import PackedPicture
 from hmhi_jax.errors import InputError
 
@@ -26,7 +27,6 @@ Pixels differ by one or two levels of 255 on average; docs/data.md has what it g
 """
 
 _FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # masks are never turned, so frames must not be
-_VOID_COLOUR = (224, 224, 192)  # of label 255 in the palette of PASCAL VOC and DAVIS
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
@@ -81,13 +81,9 @@ def read_mask(
 ) -> UInt8[np.ndarray, "H W 1"]:
     """A ground-truth mask as 0 and 1, all objects merged, cut to `window` and resized to `size` (nearest) when given.
 
-    - Palette pictures: every label but 0 is foreground; label 255 is not where the palette marks it as void.
-    - Grey pictures of 8 or 16 bits: the upper half of the type's range is foreground; where nothing reaches it, the
-      values are labels and all but 0 are. JPEG pictures are never labels.
-    - Colour pictures: all but black is foreground; all but white in PPM files (FBMS), and where there is white but no
-      black.
+    How files are understood is told by `decode_mask`; 1 is what is at least half an object, and void is 0.
 
-    Raises PictureError when it is missing, truncated or no picture.
+    Raises PictureError when it is missing, truncated, too large or no picture.
     """
     data = _bytes(picture)
     try:
@@ -95,9 +91,9 @@ def read_mask(
             Image.open(io.BytesIO(data)).verify()
         image = Image.open(io.BytesIO(data))
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for damaged files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
         raise PictureError(f"{picture}: {_complaint(data, str(error))}; replace it") from error
-    mask = _foreground(image)
+    mask = decode_mask(image).foreground
     if window is not None:
         mask = mask[window.pixels(*mask.shape)]
     if size is not None and mask.shape != size:
@@ -188,38 +184,3 @@ def _complaint(data: bytes, otherwise: str) -> str:
     except Exception as error:
         otherwise = str(error)
     return f"is damaged ({otherwise})"
-
-
-def _foreground(image: Image.Image) -> UInt8[np.ndarray, "H W"]:
-    if image.mode == "P":
-        labels = np.asarray(image)
-        palette = image.getpalette("RGB") or []
-        colours = [tuple(palette[i : i + 3]) for i in range(0, len(palette), 3)]
-        background = 0
-        if colours and colours[0] == (255, 255, 255) and (0, 0, 0) in colours:  # a black and white picture, re-encoded
-            background = colours.index((0, 0, 0))
-        mask = labels != background
-        if len(colours) > 255 and colours[255] == _VOID_COLOUR:
-            mask &= labels != 255
-        return mask.view(np.uint8)
-    if image.mode == "1":
-        return (np.asarray(image.convert("L")) > 127).view(np.uint8)
-    if image.mode in ("RGBA", "LA", "PA"):
-        image = image.convert("L" if image.mode == "LA" else "RGB")
-    if image.format == "JPEG":
-        return (np.asarray(image.convert("L")) > 127).view(np.uint8)
-    if image.mode in ("RGB", "RGBX"):
-        pixels = np.asarray(image)[..., :3]
-        if image.format != "PPM" and (pixels == pixels[..., :1]).all():
-            return _by_level(pixels[..., 0], 128)
-        black, white = (pixels == 0).all(-1), (pixels == 255).all(-1)
-        inverted = image.format == "PPM" or (white.any() and not black.any())
-        return (~(white if inverted else black)).view(np.uint8)
-    levels = np.asarray(image)
-    if levels.dtype.kind == "f":
-        return (levels > 0.5 * max(1.0, float(levels.max()))).view(np.uint8)
-    return _by_level(levels, 128 if levels.dtype == np.uint8 else 32768)
-
-
-def _by_level(levels: np.ndarray, half: int) -> UInt8[np.ndarray, "H W"]:
-    return (levels >= half if int(levels.max()) >= half else levels > 0).view(np.uint8)

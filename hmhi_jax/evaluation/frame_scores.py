@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation import saliency
 from hmhi_jax.evaluation.pictures import (
     FOREGROUND_ABOVE,
     Encoded,
-    VoidLabel,
     read_as,
     read_prediction,
     read_truth,

@@ -1,17 +1,15 @@
 """From picture files to masks: readings of predictions, and every way in which ground truth is stored."""
 
 import io
-from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from hmhi_jax.data.masks import Mask, VoidLabel, decode_mask, is_grey_ramp
 from hmhi_jax.errors import InputError
-
-VoidLabel = int | None | Literal["auto"]
 
 READINGS: dict[str, str] = {
     "plain": (
@@ -30,18 +28,6 @@ FOREGROUND_ABOVE = 128
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm"})
 
 
-@dataclass(frozen=True)
-class Truth:
-    """Ground truth of one frame.
-
-    `grey` is uint8 [H, W]: 0 background, 255 object, values between where the file has soft edges. UVOS takes what is
-    above 0, as the release does, VSOD what is at least half. `void` is bool [H, W] or None: pixels that do not count.
-    """
-
-    grey: UInt8[np.ndarray, "H W"]
-    void: Bool[np.ndarray, "H W"] | None
-
-
 @runtime_checkable
 class Encoded(Protocol):
     """Where an encoded picture is: a `Path`, or a record of a packed data set. Names itself with `str()`."""
@@ -55,16 +41,10 @@ def _open(source: Encoded) -> Image.Image:
         picture.load()
     except FileNotFoundError as error:
         raise InputError(f"{source}: there is no such file") from error
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
         raise InputError(f"{source}: cannot be read as a picture ({reason}); save it again as PNG") from error
     return picture
-
-
-def _is_grey_ramp(picture: Image.Image) -> bool:
-    """Whether a palette picture is an ordinary grey one in disguise: entry i is the grey level i."""
-    palette = picture.getpalette("RGB") or []
-    return len(palette) > 6 and all(value == i // 3 for i, value in enumerate(palette))
 
 
 def read_prediction(source: Encoded) -> UInt8[np.ndarray, "H W"]:
@@ -81,7 +61,7 @@ def read_prediction(source: Encoded) -> UInt8[np.ndarray, "H W"]:
         return np.asarray(picture)
     if picture.mode == "1":
         return np.asarray(picture, np.uint8) * np.uint8(255)
-    if picture.mode == "P" and not _is_grey_ramp(picture):
+    if picture.mode == "P" and not is_grey_ramp(picture):
         return (np.asarray(picture) > 0).view(np.uint8) * np.uint8(255)
     if picture.mode.startswith("I"):
         values = np.asarray(picture).astype(np.int64)
@@ -93,61 +73,15 @@ def read_prediction(source: Encoded) -> UInt8[np.ndarray, "H W"]:
     return np.asarray(picture.convert("L"))
 
 
-def read_truth(source: Encoded, void_label: VoidLabel = "auto") -> Truth:
-    """Ground truth of one frame, however it is stored; objects are merged.
+def read_truth(source: Encoded, void_label: VoidLabel = "auto") -> Mask:
+    """Ground truth of one frame; `decode_mask` tells how files are understood and what `void_label` does.
 
-    - Label pictures (a palette, 1 or 16 bits with no value above 255, or grey with no value above 127): all but 0 is
-    object.
-    - Grey pictures: the values as they are, 16 bits scaled to 8. JPEG pictures are cut at half, since compression
-    leaves
-      traces in the background.
-    - Colour pictures: all but black is object; all but white in PPM files (FBMS) and where there is white but no black.
-
-    Args:
-        source: the picture's file.
-        void_label: the value of pixels that do not count; "auto" is 255 in palette pictures, as in the DAVIS toolkit
-            (unless their palette shows it white, which is how binary masks are stored), and none elsewhere.
+    UVOS takes what is above 0 of its `grey`, as the release does, VSOD what is at least half.
 
     Raises:
         InputError: the file is no picture.
     """
-    picture = _open(source)
-    if picture.mode == "P" and not _is_grey_ramp(picture):
-        labels, half = np.asarray(picture), None
-        if void_label == "auto" and (picture.getpalette("RGB") or [])[765:] != [255, 255, 255]:
-            void_label = 255
-    elif picture.mode in ("1", "L", "P"):
-        labels = np.asarray(picture, np.uint8)
-        half = 128 if labels.max() >= 128 else None
-    elif picture.mode.startswith("I"):
-        labels = np.asarray(picture).astype(np.int64)
-        half = 32768 if labels.max() > 255 else None
-    else:
-        pixels = np.asarray(picture.convert("RGB"))
-        labels, half = _merge_colours(pixels, picture.format), 128
-    void = None
-    if isinstance(void_label, int):
-        void = labels == void_label
-        labels = np.where(void, labels.dtype.type(0), labels)
-        void = void if void.any() else None
-    if half is None:
-        grey = (labels > 0).view(np.uint8) * np.uint8(255)
-    elif picture.format == "JPEG":
-        grey = (labels >= half).view(np.uint8) * np.uint8(255)
-    elif half == 128:
-        grey = labels
-    else:  # 16 bits; what is above 0 must stay above 0
-        grey = np.clip((labels + 256) // 257, 0, 255).astype(np.uint8)
-    return Truth(grey, void)
-
-
-def _merge_colours(pixels: UInt8[np.ndarray, "H W 3"], file_format: str | None) -> UInt8[np.ndarray, "H W"]:
-    """A colour picture as grey: its value where it is grey anyway, else 255 where it is not background."""
-    if file_format != "PPM" and (pixels == pixels[..., :1]).all():
-        return pixels[..., 0].copy()
-    black, white = (pixels == 0).all(axis=-1), (pixels == 255).all(axis=-1)
-    inverted = file_format == "PPM" or (white.any() and not black.any())
-    return (~(white if inverted else black)).view(np.uint8) * np.uint8(255)
+    return decode_mask(_open(source), void_label)
 
 
 def read_as(prediction: UInt8[np.ndarray, "H W"], reading: str) -> UInt8[np.ndarray, "H W"]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import hmhi_jax
 from hmhi_jax.complete_files import write_text
+from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.pictures import READINGS, VoidLabel
+from hmhi_jax.evaluation.pictures import READINGS
 from hmhi_jax.evaluation.report_markup import Page, frame_measure, lead_figure, main_scores, worst_and_best
 from hmhi_jax.evaluation.report_page import render
 from hmhi_jax.evaluation.report_pictures import FrameRequest, Overlay, draw_overlays

@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pairing import FramePair
 from hmhi_jax.evaluation.pictures import (
     FOREGROUND_ABOVE,
     Encoded,
-    VoidLabel,
     read_as,
     read_prediction,
     read_truth,

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from hmhi_jax.data.layouts import Dataset, natural_key
+from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures
 from hmhi_jax.evaluation.pairing import Remark, VideoPair, pair_folders
-from hmhi_jax.evaluation.pictures import READINGS, VoidLabel
+from hmhi_jax.evaluation.pictures import READINGS
 from hmhi_jax.evaluation.protocols import Protocol, find_protocol
 from hmhi_jax.evaluation.scores import Scores, score_data_set, score_video
 from hmhi_jax.evaluation.worker_pool import score_all

@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 
+from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures, score_files
-from hmhi_jax.evaluation.pictures import Encoded, VoidLabel
+from hmhi_jax.evaluation.pictures import Encoded
 
 # Frames per task: enough to make the exchange cheap, few enough to keep all cores busy until the end.
 _FRAMES_PER_TASK = 8

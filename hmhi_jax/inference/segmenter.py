@@ -86,8 +86,8 @@ class VideoSegmenter:
         device: jax.Device | None = None,
         backbone: str | None = None,
     ) -> "VideoSegmenter":
-        """A segmenter from weights: a shipped name, a `.safetensors` file, the folder of a training run or of one of its
-        checkpoints, a folder that `hmhi convert` wrote, or an export.
+        """A segmenter from weights: a shipped name, a `.safetensors` file, the folder of a training run, of one of its
+        checkpoints or of what `hmhi convert` wrote, or an export.
 
         Args:
             name_or_path: which weights.

@@ -59,7 +59,9 @@ def check_release(clone: Path, python: str, device: str, arguments: Mapping[str,
     for name, theirs in _built_in(backbone).items():
         ours = theirs if arguments.get(name) is None else arguments[name]
         if ours != theirs:
-            raise InputError(f"{name} {ours}: the release's network has {theirs} built in; compare weights that have it")
+            raise InputError(
+                f"{name} {ours}: the release's network has {theirs} built in; compare weights that have it"
+            )
     try:
         subprocess.run([python, "-c", "import torch, numpy"], check=True, capture_output=True, text=True, timeout=300)
     except FileNotFoundError:

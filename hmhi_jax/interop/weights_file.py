@@ -171,8 +171,8 @@ def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray
     source = read_source(folder)
     if lacking := [name for name in ("model", "input_size", "flow") if not source.header.get(name)]:
         raise InputError(
-            f"{folder}: this checkpoint does not say the {', '.join(lacking)} of its network; make a weights file of it "
-            "with 'hmhi convert', whose --flow, --input-size and --backbone say them"
+            f"{folder}: this checkpoint does not say the {', '.join(lacking)} of its network; make a weights file "
+            "of it with 'hmhi convert', whose --flow, --input-size and --backbone say them"
         )
     return _fields(folder, source.header), source.entries
 

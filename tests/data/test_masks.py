@@ -1,0 +1,108 @@
+"""One mask file means the same in training (`read_mask`) and in evaluation (`read_truth`)."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hmhi_jax.data.decoding import PictureError, read_mask
+from hmhi_jax.errors import InputError
+from hmhi_jax.evaluation.pictures import read_truth
+
+LABELS = np.zeros((12, 18), np.uint8)
+LABELS[2:8, 4:12] = 1
+LABELS[8:, 12:] = 2
+LABELS[0, :5] = 255
+OBJECT = (LABELS > 0) & (LABELS < 255)
+VOID = LABELS == 255
+TRACES = np.random.default_rng(0).integers(0, 6, (*OBJECT.shape, 3)).astype(np.uint8)
+RAMP = [level for level in range(256) for _ in range(3)]
+
+
+def palette(colour_of_255: tuple[int, int, int]) -> list[int]:
+    return [0, 0, 0, 128, 0, 0, 0, 128, 0] + [40, 70, 90] * 252 + list(colour_of_255)
+
+
+def save(path, array, colours=None):
+    image = Image.fromarray(array)
+    if colours is not None:
+        image.putpalette(colours)  # turns a grey picture into one of labels
+    image.save(path)
+    return path
+
+
+def both(path, void_label="auto"):
+    """Foreground as training sees it, foreground (at least half) and void as evaluation does."""
+    truth = read_truth(path, void_label)
+    return read_mask(path)[..., 0] == 1, truth.grey >= 128, truth.void
+
+
+@pytest.mark.parametrize("colour", [(224, 224, 192), (40, 70, 90), (255, 0, 0), (0, 0, 0)])
+def test_label_255_of_a_palette_is_void_to_both(tmp_path, colour):
+    trained, scored, void = both(save(tmp_path / "mask.png", LABELS, palette(colour)))
+    np.testing.assert_array_equal(trained, OBJECT)
+    np.testing.assert_array_equal(scored, OBJECT)
+    np.testing.assert_array_equal(void, VOID)
+
+
+def test_label_255_is_an_object_where_its_palette_shows_it_white(tmp_path):
+    trained, scored, void = both(save(tmp_path / "mask.png", LABELS, palette((255, 255, 255))))
+    np.testing.assert_array_equal(trained, OBJECT | VOID)
+    np.testing.assert_array_equal(scored, OBJECT | VOID)
+    assert void is None
+
+
+def test_a_palette_of_grey_levels_is_a_grey_picture(tmp_path):
+    soft = np.where(OBJECT, 200, 90).astype(np.uint8)
+    trained, scored, void = both(save(tmp_path / "mask.png", soft, RAMP))
+    np.testing.assert_array_equal(trained, OBJECT)
+    np.testing.assert_array_equal(scored, OBJECT)
+    assert void is None
+    np.testing.assert_array_equal(read_truth(tmp_path / "mask.png").grey, soft)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_black_is_the_background_of_a_black_and_white_palette(tmp_path, label):
+    colours = [255, 255, 255, 0, 0, 0] if label == 1 else [0, 0, 0, 255, 255, 255]
+    labels = np.where(OBJECT, 1 - label, label).astype(np.uint8)
+    trained, scored, void = both(save(tmp_path / "mask.png", labels, colours))
+    np.testing.assert_array_equal(trained, OBJECT)
+    np.testing.assert_array_equal(scored, OBJECT)
+    assert void is None
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "expected"),
+    [
+        ("labels.png", np.where(OBJECT, 3, 0).astype(np.uint8), OBJECT),
+        ("soft.png", np.where(OBJECT, 128, 127).astype(np.uint8), OBJECT),
+        ("labels16.png", np.where(OBJECT, 1000, 0).astype(np.uint16), OBJECT),
+        ("soft16.png", np.where(OBJECT, 40_000, 20_000).astype(np.uint16), OBJECT),
+        ("labels_rgb.png", np.repeat(np.where(OBJECT, 3, 0).astype(np.uint8)[..., None], 3, -1), OBJECT),
+        ("colours.png", np.where(OBJECT[..., None], (0, 0, 90), (0, 0, 0)).astype(np.uint8), OBJECT),
+        ("float.tiff", np.where(OBJECT, 0.6, 0.4).astype(np.float32), OBJECT),
+        ("float255.tiff", np.where(OBJECT, 255, 100).astype(np.float32), OBJECT),
+        ("traces.jpg", TRACES[..., 0], OBJECT & False),
+        ("traces_rgb.jpg", TRACES, OBJECT & False),
+    ],
+)  # fmt: skip
+def test_both_see_the_same_object(tmp_path, name, array, expected):
+    trained, scored, void = both(save(tmp_path / name, array))
+    np.testing.assert_array_equal(trained, expected)
+    np.testing.assert_array_equal(scored, expected)
+    assert void is None
+
+
+def test_labels_beside_a_named_void_are_labels(tmp_path):
+    path = save(tmp_path / "mask.png", LABELS)
+    _, scored, void = both(path, 255)
+    np.testing.assert_array_equal(scored, OBJECT)
+    np.testing.assert_array_equal(void, VOID)
+
+
+def test_a_mask_that_is_a_decompression_bomb(tmp_path, monkeypatch):
+    path = save(tmp_path / "mask.png", LABELS)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # 216 pixels are more than twice as many
+    with pytest.raises(PictureError, match=r"mask\.png: is damaged .*exceeds limit"):
+        read_mask(path)
+    with pytest.raises(InputError, match=r"mask\.png: cannot be read as a picture .*exceeds limit"):
+        read_truth(path)
