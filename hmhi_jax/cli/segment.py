@@ -150,7 +150,8 @@ def segment(
     )  # fmt: skip
     if not tasks:
         return
-    flows = {} if flow == "dis" else _flow_folders(flow, tasks, segmenter.flow_recipe, weights, max_frames)
+    alone = len(videos) == 1
+    flows = {} if flow == "dis" else _flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
     options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames)
     about = {
         "command": shlex.join(["hmhi", *sys.argv[1:]]),
@@ -169,13 +170,17 @@ def _plan(
     videos: "list[Video]", inputs: list[str], out: Path, settings: dict[str, Any], *, overwrite: bool
 ) -> "list[tuple[Video, ResultFolder]]":
     """Which videos are still to do, and where each goes. Everything that can be refused now is."""
+    from hmhi_jax.data.flow_folder import flow_fingerprint, flow_folder_of
     from hmhi_jax.inference.result_folder import ResultFolder
 
     found_inside = Path(inputs[0]).is_dir() and Path(videos[0].path) != Path(inputs[0])
     alone = len(videos) == 1 and not found_inside
     tasks = []
     for video in videos:
-        folder = ResultFolder(out if alone else out / video.name, {"input": video.fingerprint(), **settings})
+        identity = {"input": video.fingerprint(), **settings}
+        if settings["flow"] != "dis":
+            identity["flow"] = flow_fingerprint(flow_folder_of(settings["flow"], video.name, len(videos) == 1))
+        folder = ResultFolder(out if alone else out / video.name, identity)
         if overwrite and folder.is_ours():
             folder.clear()
         status = folder.status()
@@ -191,14 +196,19 @@ def _plan(
 
 
 def _flow_folders(
-    flow: str, tasks: "list[tuple[Video, ResultFolder]]", recipe: "FlowRecipe", weights: str, max_frames: int | None
+    flow: str,
+    tasks: "list[tuple[Video, ResultFolder]]",
+    alone: bool,
+    recipe: "FlowRecipe",
+    weights: str,
+    max_frames: int | None,
 ) -> "dict[str, FlowFolder]":
     """Flow of each video. Warns of pictures that are known to be made otherwise than the weights want them."""
     from hmhi_jax.data.flow_folder import flow_folder_of
 
     folders, differing = {}, {}
     for video, _ in tasks:
-        folder = _flow_folder(flow_folder_of(flow, video.name, len(tasks) == 1), video, recipe, max_frames)
+        folder = _flow_folder(flow_folder_of(flow, video.name, alone), video, recipe, max_frames)
         folders[video.name] = folder
         differing.setdefault(folder.difference, []).append(str(folder.folder))
     for difference, alike in differing.items():

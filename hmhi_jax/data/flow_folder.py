@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -10,7 +11,7 @@ from jaxtyping import UInt8
 from hmhi_jax.data.flow import FlowRecipe, draw_flow, read_flo
 from hmhi_jax.data.flow_pictures import recipe_in
 from hmhi_jax.data.frame_folders import read_picture
-from hmhi_jax.data.video import PICTURE_SUFFIXES, natural_order
+from hmhi_jax.data.video import PICTURE_SUFFIXES, files_fingerprint, natural_order
 from hmhi_jax.errors import InputError
 
 FLOW_SUFFIXES = (".flo", *PICTURE_SUFFIXES)
@@ -31,8 +32,7 @@ class FlowFolder:
         self._recipe = recipe
         if not self.folder.is_dir():
             raise InputError(f"{folder}: no such folder of flow pictures")
-        files = (path for path in self.folder.iterdir() if path.suffix.lower() in FLOW_SUFFIXES)
-        self._files = {path.stem: path for path in sorted(files, key=lambda path: path.suffix.lower() == ".flo")}
+        self._files = {path.stem: path for path in _flow_files(self.folder)}
         if not self._files:
             raise InputError(f"{folder}: the folder holds no flow pictures and no .flo files")
         missing = [name for name in frame_names or () if name not in self._files]
@@ -97,6 +97,17 @@ def flow_folder_of(folder: str | Path, video_name: str, alone: bool) -> Path:
         return folder
     wanted = folder if alone else inside
     raise InputError(f"{wanted}: no such folder of flow pictures")
+
+
+def flow_fingerprint(folder: Path) -> dict[str, Any]:
+    """What tells the flow in `folder` from another in the same place, as JSON; costs no reading."""
+    return {"path": str(folder.resolve()), "files": files_fingerprint(_flow_files(folder))}
+
+
+def _flow_files(folder: Path) -> list[Path]:
+    """Files that hold flow, by name; `.flo` after pictures, so that of two of a frame it is the one to take."""
+    files = (path for path in folder.iterdir() if path.suffix.lower() in FLOW_SUFFIXES)
+    return sorted(files, key=lambda path: (path.suffix.lower() == ".flo", path.name))
 
 
 def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -1,7 +1,6 @@
 """A video as a folder of picture files, one per frame."""
 
 import collections
-import hashlib
 import os
 import struct
 import warnings
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from hmhi_jax.data.video import PICTURE_SUFFIXES, Frame, Video, check_size, natural_order
+from hmhi_jax.data.video import PICTURE_SUFFIXES, Frame, Video, check_size, files_fingerprint, natural_order
 from hmhi_jax.errors import InputError
 
 DEFAULT_FRAME_RATE = Fraction(24)
@@ -74,11 +73,8 @@ class FrameFolder(Video):
         return self._names
 
     def fingerprint(self) -> dict[str, Any]:
-        digest = hashlib.sha256()
-        for path in self._files:
-            status = path.stat()
-            digest.update(f"{path.name}/{status.st_size}/{status.st_mtime_ns}\n".encode())
-        return {"path": os.path.abspath(self.path), "frames": len(self._files), "files": digest.hexdigest()}
+        files = files_fingerprint(self._files)
+        return {"path": os.path.abspath(self.path), "frames": len(self._files), "files": files}
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -5,13 +5,13 @@ between layouts ends there. The folders of each layout are in `layout_rules.py`,
 """
 
 import dataclasses
+import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import SupportsIndex
 
-from hmhi_jax.data.decoding import Picture
 from hmhi_jax.data.packing import INDEX, PackedDataset, PackedPictures
 from hmhi_jax.errors import InputError
 
@@ -38,6 +38,12 @@ class FolderPictures(Sequence):
     def has(self, frame: SupportsIndex) -> bool:
         """Whether frame i has one."""
         return self.files[frame] is not None
+
+    def stamps(self) -> Iterator[str]:
+        """Name and size of every file, wherever the folder is; costs no reading."""
+        for name in self.files:
+            path = Path(self.folder, name) if name else None
+            yield f"{name} {path.stat().st_size if path and path.exists() else None}"
 
 
 @dataclass(frozen=True)
@@ -71,10 +77,14 @@ class VideoRecord:
         """Numbers of the frames whose mask is known."""
         return tuple(frame for frame in range(len(self)) if self.masks.has(frame))
 
-    def pictures(self) -> Iterable[Picture]:
-        """Every picture there is."""
-        for kind in (self.frames, self.flows, self.masks):
-            yield from (picture for picture in kind if picture is not None)
+    def fingerprint(self, *, flows: bool) -> str:
+        """What tells these frames (and flow pictures, where they count) from others under the same names: a hash of
+        names and sizes of the files. It stays when the data set is moved."""
+        digest = hashlib.sha256()
+        for kind in (self.frames, self.flows) if flows else (self.frames,):
+            for stamp in kind.stamps():
+                digest.update(f"{stamp}\n".encode())
+        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

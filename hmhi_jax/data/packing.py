@@ -103,6 +103,12 @@ class PackedPictures(Sequence):
         """Whether frame i has one."""
         return self.records[frame] >= 0
 
+    def stamps(self) -> Iterator[str]:
+        """Name and record of every picture, after the size of the shard they are in; costs no reading."""
+        yield str(os.path.getsize(self.shard) if os.path.exists(self.shard) else None)
+        for name, record in zip(self.frame_names, self.records, strict=True):
+            yield f"{name} {record}"
+
 
 @dataclass(frozen=True)
 class PackedVideo:

@@ -1,10 +1,11 @@
 """What can be segmented: video files, folders of frames, cameras; one description for all of them."""
 
 import dataclasses
+import hashlib
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,15 @@ def check_size(size: tuple[int, int], what: str) -> None:
             f"{what} is {width} x {height} pixels, expected at most {LARGEST_SIDE} a side and "
             f"{MOST_PIXELS // 2**20} megapixels; scale it down first"
         )
+
+
+def files_fingerprint(files: Iterable[Path]) -> str:
+    """A hash of names, sizes and times of change; costs no reading."""
+    digest = hashlib.sha256()
+    for path in files:
+        status = path.stat()
+        digest.update(f"{path.name}/{status.st_size}/{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def natural_order(path: Path) -> tuple:

@@ -61,10 +61,10 @@ class DatasetPredictor:
             variables: its variables; may be given to `predict` instead.
             size: (height, width) the network runs at, multiples of 32; or "auto": each video's own shape, with about as
                 many pixels as `input_size`.
-            input_size: (height, width) the weights were trained for; None takes `size`. flow_recipe: how the weights
-            want flow pictures made. flow: "estimate" makes flow by the recipe, "files" takes the data set's flow
-            pictures as they are, "auto" takes
-                them where they are known to be made by the recipe and estimates otherwise.
+            input_size: (height, width) the weights were trained for; None takes `size`.
+            flow_recipe: how the weights want flow pictures made.
+            flow: "estimate" makes flow by the recipe, "files" takes the data set's flow pictures as they are, "auto"
+                takes them where they are known to be made by the recipe and estimates otherwise.
             devices: this host's devices to use; None takes all.
             lanes_per_device: videos a device works on at once; None takes 1 on CPU and 4 elsewhere.
             chunk: frames of a video per round; None takes 4 on CPU and 8 elsewhere.
@@ -140,7 +140,8 @@ class DatasetPredictor:
             host, hosts: which share of the videos to take, of how many; JAX's process and their number by default.
 
         Raises:
-            InputError: the folder holds predictions made with other settings, or cannot be written to.
+            InputError: the folder holds predictions made with other settings or from other pictures, or cannot be
+                written to.
         """
         root = Path(out_dir)
         variables = self.variables if variables is None else variables
@@ -157,14 +158,23 @@ class DatasetPredictor:
             "flow": "files" if from_files else self.flow_recipe.to_json(),
         }  # fmt: skip
         settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
-        check_manifest(root, settings, overwrite, writer=host == 0)
+        place_of = {
+            video.name: tuple(VideoFolder(place, video.name, video.frame_names, layout) for place in places)
+            for video in dataset.videos
+        }
+        present = {
+            video.name
+            for video in dataset.videos
+            if not overwrite and len(video) and all(folder.complete() for folder in place_of[video.name])
+        }
+        prints = {video.name: video.fingerprint(flows=from_files) for video in dataset.videos}
+        check_manifest(root, settings, prints, sorted(present), overwrite, writer=host == 0)
 
         outcome = Outcome(root)
         mine = [dataset.videos[i] for i in share_of([len(video) for video in dataset.videos], host, hosts)]
         groups: dict[tuple[int, int], list[VideoRecord]] = {}
         for video in mine:
-            folders = [VideoFolder(place, video.name, video.frame_names, layout) for place in places]
-            if not overwrite and len(video) and all(folder.complete() for folder in folders):
+            if video.name in present:
                 outcome.present.append(video.name)
             else:
                 try:
@@ -176,9 +186,7 @@ class DatasetPredictor:
                 advance(len(video))
         placed = self._steps.place(variables) if groups else None
         for size, videos in groups.items():
-            folders = [
-                tuple(VideoFolder(place, video.name, video.frame_names, layout) for place in places) for video in videos
-            ]
+            folders = [place_of[video.name] for video in videos]
             work = Work(videos, folders, size, None if from_files else self.flow_recipe, readings)
             DatasetRun(self._steps, placed, work, outcome, self.chunk, self._workers, advance).go()
         return outcome

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,20 +96,31 @@ def fingerprint(variables: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_manifest(root: Path, settings: Mapping[str, Any], overwrite: bool, writer: bool = True) -> None:
-    """Refuse to go on where predictions were made with other settings, else note ours.
+def check_manifest(
+    root: Path,
+    settings: Mapping[str, Any],
+    videos: Mapping[str, str],
+    present: Collection[str],
+    overwrite: bool,
+    writer: bool = True,
+) -> None:
+    """Refuse to go on where predictions were made with other settings or from other pictures, else note ours.
 
     Args:
         root: folder of the predictions.
         settings: JSON values.
+        videos: name -> fingerprint of what is to be predicted.
+        present: videos whose predictions are there, which are compared; the others may have been replaced or repaired.
         overwrite: make everything again, whatever is there.
         writer: whether this host writes the note.
     """
     path = root / MANIFEST
+    noted: dict[str, str] = {}
     if path.exists() and not overwrite:
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+            noted = dict(before.pop("videos", {}))
+        except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{path}: cannot be read ({error}); remove the folder {root} or choose another") from error
         names = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
         if names:
@@ -119,12 +130,26 @@ def check_manifest(root: Path, settings: Mapping[str, Any], overwrite: bool, wri
             raise InputError(
                 f"{root}: its predictions were made with other settings ({listed}); choose another folder or overwrite"
             )
+        if unknown := [name for name in present if name not in noted]:
+            raise InputError(
+                f"{path}: does not say from which pictures the predictions of {_some(unknown)} were made, as an older "
+                "version wrote it; choose another folder or overwrite"
+            )
+        if changed := [name for name in present if noted[name] != videos[name]]:
+            raise InputError(
+                f"{root}: its predictions of {_some(changed)} were made from other pictures (frames, or flow pictures "
+                "where they are used, differ in names or sizes of files); choose another folder or overwrite"
+            )
     if not writer:
         return
     try:
-        write_text(path, json.dumps(dict(settings), indent=1) + "\n")
+        write_text(path, json.dumps({**settings, "videos": {**noted, **videos}}, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"{root}: cannot be written to ({error.strerror}); choose another folder") from error
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _short(value: Any) -> str:

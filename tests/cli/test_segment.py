@@ -110,7 +110,15 @@ def test_folders_flow_pictures_and_flo_files(tmp_path, hmhi, weights):
     assert json.loads((tmp_path / "other" / "summary.json").read_text())["flow_difference"]
     (tmp_path / "drawn" / "flow_recipe.json").unlink()
 
-    frames, out = tmp_path / "frames", tmp_path / "never"
+    # Flow that was made anew in the same place is other input.
+    frames, again = tmp_path / "frames", ("-o", tmp_path / "out-flo", "--flow", tmp_path / "flo", *common)
+    assert "finished before" in hmhi(frames, *again)[1]
+    write_flo(tmp_path / "flo" / "c.flo", estimate_flow(pictures[0], pictures[1]))
+    refused(
+        hmhi(frames, *again), r"holds finished results made otherwise \(flow: path .*/flo, files [0-9a-f]{12}\.\.\."
+    )
+
+    out = tmp_path / "never"
     (tmp_path / "drawn" / "c.png").unlink()
     drawn = ("--flow", tmp_path / "drawn", *common)
     refused(hmhi(frames, "-o", out, *drawn), r"drawn: no flow for frame c,.*\(1 of 5 frames\)")

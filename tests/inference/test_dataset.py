@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from small_network import random_variables, small_model
 
+from hmhi_jax.data.dataset_packing import pack_dataset
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.flow_pictures import FlowFormat, make_flow_pictures
 from hmhi_jax.data.layouts import open_dataset
@@ -168,6 +169,71 @@ def test_other_settings_are_refused(predictor, network, videos, alone):
         )
 
 
+def copied(videos, alone, tmp_path):
+    """The same data set somewhere else, and predictions of it to go on with."""
+    data = shutil.copytree(videos, tmp_path / "elsewhere" / videos.name)
+    out = shutil.copytree(alone, tmp_path / "out")
+    return data, data / "JPEGImages" / "480p", out
+
+
+def test_a_data_set_that_was_moved_goes_on(predictor, videos, alone, tmp_path):
+    data, _, out = copied(videos, alone, tmp_path)
+    outcome = predictor().predict(open_dataset(data), out, reading="plain")
+    assert sorted(outcome.present) == sorted(LENGTHS)
+
+
+def test_other_frames_under_the_same_names_are_refused(predictor, videos, alone, tmp_path):
+    data, frames, out = copied(videos, alone, tmp_path)
+    for path in sorted((frames / "bee").iterdir()):
+        Image.open(path).resize((55, 55)).save(path)
+    with pytest.raises(InputError, match="its predictions of bee were made from other pictures"):
+        predictor().predict(open_dataset(data), out, reading="plain")
+    # Without its predictions the video is simply not predicted yet, as one that was repaired.
+    shutil.rmtree(out / "bee")
+    outcome = predictor().predict(open_dataset(data), out, reading="plain")
+    assert (outcome.predicted, sorted(outcome.present)) == (["bee"], ["ant", "cow", "dog"])
+    assert Image.open(out / "bee" / "00000.png").size == (55, 55)
+    with pytest.raises(InputError, match="its predictions of bee were made from other pictures"):
+        predictor().predict(open_dataset(videos), out, reading="plain")
+
+
+def test_a_part_of_a_data_set_first(predictor, videos, alone, tmp_path):
+    """What was noted of the other videos stays."""
+    data, _, out = copied(videos, alone, tmp_path)
+    data = open_dataset(data)
+    part = data.with_videos(video for video in data.videos if video.name == "dog")
+    predictor().predict(part, out, reading="plain")
+    assert sorted(predictor().predict(data, out, reading="plain").present) == sorted(LENGTHS)
+
+
+def test_predictions_of_an_older_version_are_refused(predictor, videos, alone, tmp_path):
+    data, _, out = copied(videos, alone, tmp_path)
+    note = out / "predictions.json"
+    old = json.loads(note.read_text())
+    del old["videos"]
+    note.write_text(json.dumps(old))
+    with pytest.raises(
+        InputError, match="does not say from which pictures the predictions of ant and 3 more were made"
+    ):
+        predictor().predict(open_dataset(data), out, reading="plain")
+    note.write_text("[3]")
+    with pytest.raises(InputError, match=r"predictions\.json: cannot be read"):
+        predictor().predict(open_dataset(data), out, reading="plain")
+
+
+def test_what_tells_videos_apart(videos, tmp_path):
+    data = open_dataset(videos)
+    assert len({video.fingerprint(flows=False) for video in data.videos}) == len(LENGTHS)
+    make_flow_pictures(open_dataset(videos, flows=tmp_path / "flows"), RECIPE, format=FlowFormat(), workers=1)
+    data = open_dataset(videos, flows=tmp_path / "flows")
+    packed = open_dataset(pack_dataset(data, tmp_path / "packed").folder)
+    for video in (data.videos[0], packed.videos[0]):
+        assert video.fingerprint(flows=True) != video.fingerprint(flows=False)
+    moved = open_dataset(shutil.copytree(tmp_path / "packed", tmp_path / "moved"))
+    for one, other in zip(packed.videos, moved.videos, strict=True):
+        assert one.fingerprint(flows=True) == other.fingerprint(flows=True)
+
+
 def test_hosts_share_a_data_set(predictor, videos, alone, tmp_path):
     data = open_dataset(videos)
     one = predictor()
@@ -213,6 +279,9 @@ def test_flow_pictures_that_are_there(network, videos, alone, tmp_path):
         for name, picture in pictures(tmp_path / "out").items()
     ]
     assert 0 < np.mean(differences) < 12
+    make_flow_pictures(data, RECIPE, format=FlowFormat(quality=40), workers=1, overwrite=True)
+    with pytest.raises(InputError, match=r"its predictions of ant and 3 more were made from other pictures"):
+        chosen.predict(open_dataset(videos, flows=tmp_path / "flows"), tmp_path / "out", reading="plain")
     other = DatasetPredictor(model, variables, size=SIZE, flow_recipe=FlowRecipe(camera="affine"))
     assert not other._flow_from_files(data)
 
