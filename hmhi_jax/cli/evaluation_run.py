@@ -22,6 +22,7 @@ from hmhi_jax.evaluation.scores import Scores
 from hmhi_jax.evaluation.scoring import evaluate
 from hmhi_jax.evaluation.tables import Run
 from hmhi_jax.inference.dataset import DatasetPredictor
+from hmhi_jax.inference.prediction_files import PredictionLayout, VideoFolder
 from hmhi_jax.training.mesh import wait_for_all
 
 
@@ -110,7 +111,10 @@ def run(config: ConfigDict, workdir: str) -> int:
     """Predict and score every data set of a config; the exit code.
 
     Predictions go to `<workdir>/predictions/<set>/<reading>/<video>/`, reports to `<workdir>/reports/<set>/`, and all
-    figures to `<workdir>/evaluation.json`. Started again, it goes on where it was.
+    figures, and videos that failed, to `<workdir>/evaluation.json`. Started again, it goes on where it was.
+
+    Exit code 1: a video of this process was not predicted; on the first process, any video, or an annotated frame was
+    not scored.
     """
     settings = evaluation_section(config)
     folder = Path(workdir).expanduser().absolute()
@@ -127,17 +131,23 @@ def run(config: ConfigDict, workdir: str) -> int:
     )
     name = Path(settings.weights or folder).stem
     summary: dict[str, Any] = {"weights": str(settings.weights or folder), "sets": {}}
-    failed = False
+    whole = True
     for one in sets:
         place = folder / "predictions" / one.name
         outcome, seconds = _predict(predictor, one, place, readings, settings)
         for video, reason in outcome.failed.items():
-            failed = True
+            whole = False
             print(f"{one.name}: {video} was not predicted: {reason}", flush=True)
         wait_for_all(f"predictions of {one.name}")
         if jax.process_index() != 0:
             continue
-        entry: dict[str, Any] = {"predictions": str(place), "seconds_of_inference": round(seconds, 1)}
+        failed = outcome.failed | {
+            video: "has no predictions; the process that had it says why"
+            for video in _without_predictions(one, place, readings, settings.files)
+            if video not in outcome.failed
+        }
+        whole = whole and not failed
+        entry: dict[str, Any] = {"predictions": str(place), "seconds_of_inference": round(seconds, 1), "failed": failed}
         if one.annotated:
             begin = time.perf_counter()
             scores = score_set(
@@ -150,13 +160,25 @@ def run(config: ConfigDict, workdir: str) -> int:
             print(f"{one.name}: {page}", flush=True)
             entry |= {"report": str(page), "seconds_of_scoring": round(time.perf_counter() - begin, 1)}
             entry |= {"complete": all(found.complete for found in scores), "figures": figures_of(scores)}
+            whole = whole and entry["complete"]
         else:
             print(f"{one.name}: has no ground truth; its predictions are in {place}", flush=True)
         summary["sets"][one.name] = entry
     if jax.process_index() == 0:
         _write_json(folder / "evaluation.json", summary)
     wait_for_all("scores")  # whoever leaves early would be waited for, but not for long
-    return 1 if failed else 0
+    return 0 if whole else 1
+
+
+def _without_predictions(
+    one: EvaluationSet, place: Path, readings: Sequence[str], layout: PredictionLayout
+) -> list[str]:
+    """Videos that some frame is not predicted of, by any process."""
+    return [
+        video.name
+        for video in one.dataset.videos
+        if not all(VideoFolder(place / r, video.name, video.frame_names, layout).complete() for r in readings)
+    ]
 
 
 def _predict(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from hmhi_jax.cli.evaluation_run import open_sets, run
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation import evaluate_uvos
+from hmhi_jax.inference.dataset import DatasetPredictor
+from hmhi_jax.inference.dataset_run import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,8 +99,6 @@ def test_predictions_scores_and_report(data, weights, tmp_path, capsys):
 
 
 def test_a_video_that_cannot_be_read_is_named(data, weights, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data" / "DAVIS" / "JPEGImages" / "480p" / "east" / "00001.png").write_bytes(b"")
     settings = config(tmp_path / "data", weights)
@@ -108,6 +109,42 @@ def test_a_video_that_cannot_be_read_is_named(data, weights, tmp_path, capsys):
     (scores, _) = next(iter(stored["runs"].values()))
     assert not scores["complete"]
     assert list(scores["videos"]) == ["west"]
+    summary = json.loads((tmp_path / "out" / "evaluation.json").read_text())["sets"]["DAVIS"]
+    assert list(summary["failed"]) == ["east"]
+    assert "00001.png" in summary["failed"]["east"]
+    assert not summary["complete"]
+
+
+def test_the_first_process_notices_what_another_one_did_not_predict(data, weights, tmp_path, monkeypatch):
+    """Its own videos are fine, and without masks there are no scores that could be incomplete."""
+    settings = config(data, weights)
+    settings.eval.sets = settings.eval.sets[1:]
+    predict = DatasetPredictor.predict
+
+    def half(predictor, *arguments, **options):
+        outcome = predict(predictor, *arguments, **options)
+        shutil.rmtree(tmp_path / "predictions" / "in the wild" / "release" / "north")
+        return Outcome(outcome.folder)
+
+    monkeypatch.setattr(DatasetPredictor, "predict", half)
+    assert run(settings, str(tmp_path)) == 1
+    failed = json.loads((tmp_path / "evaluation.json").read_text())["sets"]["in the wild"]["failed"]
+    assert failed == {"north": "has no predictions; the process that had it says why"}
+    monkeypatch.undo()
+    assert run(settings, str(tmp_path)) == 0
+    assert json.loads((tmp_path / "evaluation.json").read_text())["sets"]["in the wild"]["failed"] == {}
+
+
+def test_frames_that_are_not_scored_are_a_failure(data, weights, tmp_path):
+    """A mask that is damaged."""
+    shutil.copytree(data, tmp_path / "data")
+    masks = tmp_path / "data" / "DAVIS" / "Annotations" / "480p" / "east"
+    (masks / "00001.png").write_bytes(b"no picture")
+    settings = config(tmp_path / "data", weights)
+    settings.eval.sets = settings.eval.sets[:1]
+    assert run(settings, str(tmp_path / "out")) == 1
+    summary = json.loads((tmp_path / "out" / "evaluation.json").read_text())["sets"]["DAVIS"]
+    assert (summary["failed"], summary["complete"]) == ({}, False)
 
 
 def test_a_training_config_names_sets_and_the_work_directory_has_the_weights(data, weights, tmp_path):
