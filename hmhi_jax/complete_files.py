@@ -12,7 +12,8 @@ from pathlib import Path
 def completed(path: Path, workplace: Path | None = None) -> Iterator[Path]:
     """A place to write a file or a folder to; it becomes `path` when the block ends, or vanishes if the block fails.
 
-    Several processes and threads may write the same path: the last one stays, never a mixture.
+    Several processes and threads may write the same path: the last one stays, never a mixture. After a power cut, too,
+    it is whole or not there: it is on the disk before it gets its name.
 
     Args:
         path: replaced if it is a file or an empty folder; its parents are made.
@@ -26,12 +27,39 @@ def completed(path: Path, workplace: Path | None = None) -> Iterator[Path]:
     partial = (workplace or path.parent).absolute() / name  # absolute as Orbax wants it
     try:
         yield partial
+        _all_to_disk(partial)
         os.replace(partial, path)
+        names_to_disk(path.parent)
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def file_to_disk(path: Path) -> None:
+    """Wait until what was written to a file is on the disk. Raises `OSError` if the disk does not take it."""
+    with path.open("r+b") as file:  # Windows wants it writable
+        os.fsync(file.fileno())
+
+
+def names_to_disk(folder: Path) -> None:
+    """Wait until new names in a folder are on the disk, where a system can be asked to."""
+    with contextlib.suppress(OSError):  # Windows and some network disks refuse
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def _all_to_disk(path: Path) -> None:
+    if not path.is_dir():
+        file_to_disk(path)
+        return
+    for inside in path.iterdir():
+        _all_to_disk(inside)
+    names_to_disk(path)
 
 
 def write_text(path: Path, text: str) -> None:

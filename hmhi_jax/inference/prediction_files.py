@@ -1,6 +1,6 @@
 """Predictions of a data set on disk: 8-bit pictures in a folder per video, and what they were made with.
 
-A video's folder appears under its name when the video is complete, never before.
+A video's folder appears under its name when the video is complete and on the disk, never before.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from hmhi_jax.complete_files import write_text
+from hmhi_jax.complete_files import file_to_disk, names_to_disk, write_text
 from hmhi_jax.errors import InputError
 
 MANIFEST = "predictions.json"
@@ -72,6 +72,7 @@ class VideoFolder:
         path = self._partial / self._names[frame]
         try:
             Image.fromarray(prediction).save(path)
+            file_to_disk(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror}); is the disk full?") from error
 
@@ -79,7 +80,9 @@ class VideoFolder:
         """All frames are there: give the folder its name."""
         if self.folder.exists():
             shutil.rmtree(self.folder)
+        names_to_disk(self._partial)
         self._partial.rename(self.folder)
+        names_to_disk(self.folder.parent)
 
     def abandon(self) -> None:
         """Leave nothing behind."""

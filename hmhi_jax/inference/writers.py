@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from hmhi_jax.complete_files import completed
+from hmhi_jax.complete_files import completed, file_to_disk, names_to_disk
 from hmhi_jax.errors import InputError
 
 TINT = (255, 40, 110)  # of what was segmented, RGB
@@ -120,6 +120,8 @@ class OverlayWriter:
             with self._writing():
                 container.mux(self._stream.encode(None))
                 container.close()
+                file_to_disk(Path(container.name))
+                names_to_disk(self._workplace)
 
     def finish(self, path: Path) -> None:
         """Join the parts into `path`."""
@@ -140,7 +142,9 @@ class OverlayWriter:
                                 packet.duration = 1
                                 number += 1
                                 output.mux(packet)
+            file_to_disk(joined)
             os.replace(joined, path)
+            names_to_disk(path.parent)
             for part in self._parts():
                 part.unlink()
 
