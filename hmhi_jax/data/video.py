@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -102,7 +103,7 @@ def open_videos(inputs: Sequence[str | Path], *, frame_rate: Fraction | None = N
             raise InputError("input '': is empty, expected a video file, a folder of frames, or a camera")
         path = Path(text).expanduser()
         try:
-            path.stat()
+            device = stat.S_ISCHR(path.stat().st_mode)
         except FileNotFoundError:
             opened.append(_open_camera(text))
             continue
@@ -112,7 +113,9 @@ def open_videos(inputs: Sequence[str | Path], *, frame_rate: Fraction | None = N
         if resolved in seen:
             continue
         seen.add(resolved)
-        if path.is_dir():
+        if device:
+            opened.append(_open_camera(str(path), path.name))
+        elif path.is_dir():
             opened += _open_folder(path, frame_rate)
         elif path.suffix.lower() in PICTURE_SUFFIXES:
             pictures.setdefault(path.parent, []).append(path)
@@ -169,15 +172,16 @@ def _open_file(path: Path) -> tuple[Video, tuple[str, ...]]:
     return VideoFile(path), (path.stem,)
 
 
-def _open_camera(text: str) -> tuple[Video, tuple[str, ...]]:
+def _open_camera(text: str, device: str = "") -> tuple[Video, tuple[str, ...]]:
+    """A camera's number, a URL, or the path of a device of the name `device`."""
     from hmhi_jax.data.video_files import Camera
 
-    if not (text.isdigit() or "://" in text):
+    if not (device or text.isdigit() or "://" in text):
         raise InputError(f"{text}: no such file or folder")
-    name = (
-        f"camera{text}" if text.isdigit() else re.sub(r"[^\w.-]+", "-", text.split("://", 1)[1]).strip("-.") or "stream"
-    )
-    return Camera(text), (name,)
+    if not device:
+        number, url = f"camera{text}", text.partition("://")[2]
+        device = number if text.isdigit() else re.sub(r"[^\w.-]+", "-", url).strip("-.") or "stream"
+    return Camera(text), (device,)
 
 
 def _open_folder(folder: Path, frame_rate: Fraction | None) -> list[tuple[Video, tuple[str, ...]]]:

@@ -92,7 +92,7 @@ class VideoFile(Video):
 
 
 class Camera(Video):
-    """A live source: a camera by number, or anything with a URL that FFmpeg opens. It can be read once."""
+    """A live source: a camera by number or device, or anything with a URL that FFmpeg opens. It can be read once."""
 
     live = True
 
@@ -247,9 +247,9 @@ def _upright_picture(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _camera_device(source: str) -> tuple[str, str | None]:
-    """What FFmpeg calls the camera with this number on this system."""
-    if not source.isdigit():
-        return source, None
+    """What FFmpeg calls a camera on this system, and by which of its formats it is read."""
+    if not source.isdigit():  # a URL, or a device of Linux
+        return source, "v4l2" if "://" not in source else None
     if sys.platform == "darwin":
         return source, "avfoundation"
     if sys.platform == "win32":

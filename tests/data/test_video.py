@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from small_videos import moving_square, write_video
 
+from hmhi_jax.data import video_files
 from hmhi_jax.data.frame_folders import FrameFolder, picture_size, read_picture
 from hmhi_jax.data.video import check_size, open_videos
 from hmhi_jax.data.video_files import VideoFile
@@ -119,6 +120,25 @@ def test_no_videos(tmp_path):
         with pytest.raises(InputError, match=message) as caught:
             open_videos([tmp_path / name])
         assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_device_is_a_camera(tmp_path, monkeypatch):
+    """No camera here: a real device that is none, and one that FFmpeg is made to take for a camera."""
+    with pytest.raises(InputError, match="^/dev/null: ") as caught:
+        open_videos(["/dev/null"])
+    assert "the file is empty" not in str(caught.value)
+
+    clip, asked = write_video(tmp_path / "clip.mp4", moving_square(3)), []
+
+    def opened(source, container_format=None):
+        asked.append((source, container_format))
+        return av.open(str(clip))
+
+    monkeypatch.setattr(video_files, "_open", opened)
+    (video,) = open_videos(["/dev/null"])
+    assert asked == [("/dev/null", "v4l2")]
+    assert (video.live, video.name, video.size) == (True, "null", (48, 80))
+    assert len(pictures_of(video)) == 3
 
 
 def test_camera_that_is_not_there():
