@@ -21,6 +21,7 @@ from hmhi_jax.models.backbones import spec
 from hmhi_jax.models.backbones.flow_adapter import join_pairs, split_pairs
 from hmhi_jax.models.decoder import Decoder
 from hmhi_jax.models.dropout import DropoutKey
+from hmhi_jax.models.group_norm import GROUPS
 from hmhi_jax.models.interaction import PLAM, SGIM
 from hmhi_jax.models.memory import Bank, Memory, MemoryBank
 from hmhi_jax.models.resampling import enlarge
@@ -69,13 +70,17 @@ class HMHINet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
+        if (self.sgim or self.plam) and not (self.shallow_memory and self.deep_memory):
+            raise ValueError(
+                "SGIM and PLAM connect the two banks, and one is off; `build_model` turns them off with it"
+            )
         entry = spec(self.backbone)
         shallow, deep = entry.channels[SHALLOW], entry.channels[DEEP]
         shared = {"feedforward": self.feedforward, "dtype": self.dtype}
         self.encoder = entry.make(
             flow_adapters=self.flow_adapters, drop_path=self.drop_path, batch_norm=self.batch_norm, dtype=self.dtype
         )
-        width = self.decoder_width or entry.decoder_width
+        width = entry.decoder_width if self.decoder_width is None else self.decoder_width
         self.decoder = Decoder(width, self.subpixels**2, entry.decoder_norm, self.dtype)
         if self.shallow_memory:
             self.shallow_bank = MemoryBank(
@@ -269,21 +274,26 @@ def build_model(
 ) -> HMHINet:
     """The network for a backbone and a choice of switches; the attributes of `HMHINet` say what each is.
 
-    SGIM and PLAM connect the two banks: with a bank off they must be off too, unless left at their defaults, which
-    then turn off by themselves.
+    SGIM and PLAM connect the two banks: with a bank off they are off too, whatever `sgim` and `plam` say.
 
     Raises:
-        ValueError: for an unknown backbone or batch norm mode, a capacity or top-k below one, or `subpixels` other
-            than 1, 2 or 4.
+        ValueError: for an unknown backbone or batch norm mode, a capacity, top-k or width below one, a decoder's width
+            that its norm cannot group, or `subpixels` other than 1, 2 or 4.
     """
-    spec(backbone)
+    entry = spec(backbone)
     if subpixels not in (1, 2, 4):
         raise ValueError(f"subpixels is {subpixels!r}; it must be 1, 2 or 4")
     if batch_norm not in ("frozen", "updated"):
         raise ValueError(f"batch_norm is {batch_norm!r}; it must be 'frozen' or 'updated'")
-    for name, value in (("memory_frames", memory_frames), ("top_k", top_k), ("feedforward", feedforward)):
+    width = entry.decoder_width if decoder_width is None else decoder_width
+    least_one = {"memory_frames": memory_frames, "top_k": top_k, "feedforward": feedforward, "decoder_width": width}
+    for name, value in least_one.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
+    if entry.decoder_norm and width % GROUPS:
+        raise ValueError(
+            f"decoder_width is {width}; the decoder of {backbone} has group norm, so it must be a multiple of {GROUPS}"
+        )
     both = shallow_memory and deep_memory
     return HMHINet(
         backbone=backbone,

@@ -240,11 +240,23 @@ def test_segment_features_is_the_second_half_of_segment_clip():
         ({"backbone": "mit_b9"}, "mit_b1"),
         ({"memory_frames": 0}, "memory_frames"),
         ({"top_k": 0}, "top_k"),
+        ({"decoder_width": 0}, "decoder_width is 0; it must be at least 1"),
+        ({"backbone": "conv_joint", "decoder_width": 20}, "decoder_width is 20; .* must be a multiple of 8"),
     ],
 )
 def test_arguments_that_make_no_network(arguments, words):
     with pytest.raises(ValueError, match=words):
         hmhi.build_model(**arguments)
+
+
+@pytest.mark.parametrize("bank", ["shallow_memory", "deep_memory"])
+def test_interaction_needs_both_banks(bank):
+    model = hmhi.build_model(sgim=True, plam=True, **{bank: False})
+    assert (model.sgim, model.plam) == (False, False)
+    direct = hmhi.models.HMHINet(**{bank: False}, dtype=jnp.dtype("float32"))
+    pictures = jax.ShapeDtypeStruct((1, 2, 32, 32, 3), jnp.float32)
+    with pytest.raises(ValueError, match="connect the two banks, and one is off"):
+        jax.eval_shape(direct.init, jax.random.key(0), pictures, pictures)
 
 
 def test_sizes_the_strides_do_not_divide_are_refused():
