@@ -100,10 +100,14 @@ class VideoSegmenter:
             backbone: refuse weights of any other.
 
         Raises:
-            InputError: for weights that do not exist, cannot be read or do not fit.
+            InputError: for weights that do not exist, cannot be read or do not fit, and other values than these.
         """
         if size not in (None, "auto"):
             size = checked_size(size)
+        if dtype not in (None, "float32", "bfloat16"):
+            raise InputError(f"dtype is {dtype!r}, expected 'float32' or 'bfloat16'")
+        if memory_frames is not None and memory_frames < 1:
+            raise InputError(f"memory_frames is {memory_frames}, expected at least 1")
         if is_export(name_or_path):
             network = ExportedNetwork(name_or_path)
             network.require(

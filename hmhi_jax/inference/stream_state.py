@@ -90,15 +90,15 @@ class StreamState:
             with safe_open(path, framework="numpy") as file:
                 header = json.loads((file.metadata() or {})["hmhi_stream"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            height, width = header["network_size"]
+            frames, note = int(header["frames"]), dict(header["note"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: is no saved memory of a stream ({error}); delete it to start over") from error
         memory, extra = (
             {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
             for prefix in ("memory/", "extra/")
         )
-        height, width = header["network_size"]
-        state = cls(header["frames"], memory, arrays.get("previous"), (height, width))
-        return state, extra, header["note"]
+        return cls(frames, memory, arrays.get("previous"), (height, width)), extra, note
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

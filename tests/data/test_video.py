@@ -124,7 +124,7 @@ def test_no_videos(tmp_path):
 
 def test_a_device_is_a_camera(tmp_path, monkeypatch):
     """No camera here: a real device that is none, and one that FFmpeg is made to take for a camera."""
-    with pytest.raises(InputError, match="^/dev/null: ") as caught:
+    with pytest.raises(InputError, match=r"^/dev/null: ") as caught:
         open_videos(["/dev/null"])
     assert "the file is empty" not in str(caught.value)
 

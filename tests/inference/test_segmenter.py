@@ -3,11 +3,13 @@
 import functools
 import gc
 import itertools
+import json
 import threading
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from small_network import random_variables
 from small_videos import ARGUMENTS, SIZE, moving_square, network, save_network
 
@@ -203,6 +205,20 @@ def test_no_saved_state(tmp_path):
     (tmp_path / "state").write_text("nothing")
     with pytest.raises(InputError, match="is no saved memory of a stream"):
         StreamState.load(tmp_path / "state")
+    whole = {"frames": 3, "network_size": [64, 64], "note": {}}
+    for key, other in (
+        ("frames", None),
+        ("network_size", None),
+        ("network_size", [64]),
+        ("note", None),
+        ("frames", []),
+    ):
+        header = {name: value for name, value in {**whole, key: other}.items() if value is not None}
+        save_file({"memory/x": np.zeros(1)}, tmp_path / "state", metadata={"hmhi_stream": json.dumps(header)})
+        with pytest.raises(InputError, match="is no saved memory of a stream"):
+            StreamState.load(tmp_path / "state")
+    save_file({"memory/x": np.zeros(1)}, tmp_path / "state", metadata={"hmhi_stream": json.dumps(whole)})
+    assert StreamState.load(tmp_path / "state").frames == 3
 
 
 @pytest.mark.parametrize(
@@ -248,6 +264,10 @@ def test_load(tmp_path, frames, soft):
     assert VideoSegmenter.load(path, size=96).size == (96, 96)
     with pytest.raises(InputError, match=r"holds weights of mit_test, expected swin_tiny"):
         VideoSegmenter.load(path, backbone="swin_tiny")
+    with pytest.raises(InputError, match=r"^dtype is 'float99', expected 'float32' or 'bfloat16'$"):
+        VideoSegmenter.load(path, dtype="float99")
+    with pytest.raises(InputError, match=r"^memory_frames is 0, expected at least 1$"):
+        VideoSegmenter.load(path, memory_frames=0)
 
 
 def test_devices_do_not_matter(variables, frames, soft):
