@@ -117,7 +117,7 @@ for _name, _channels, _depths, _width in (
         ),
     )
 
-# Small enough to be shipped with the package and trained on a CPU; no network of the literature.
+# Small enough to be trained on a CPU; no network of the literature. (What is shipped has `conv_joint`.)
 register(
     "mit_tiny",
     BackboneSpec(
