@@ -48,7 +48,7 @@ def compare(
     if size % 32:
         raise InputError(f"--size is {size}, expected a multiple of 32")
     recipe = FlowRecipe.from_json(flow) if flow is not None else None
-    arguments, weights, recipe = _weights(checkpoint, backbone, seed, memory_frames, recipe)
+    arguments, weights, recipe = _weights(checkpoint, backbone, memory_frames, recipe)
     compare_sides.check_release(release.expanduser().absolute(), python, device, arguments)
     folder = (out or Path(f"compare-{arguments['backbone']}{'-train' if train else ''}")).expanduser().absolute()
     try:
@@ -106,7 +106,7 @@ def compare(
 
 
 def _weights(
-    checkpoint: Path | None, backbone: str, seed: int, memory_frames: int | None, recipe: "FlowRecipe | None"
+    checkpoint: Path | None, backbone: str, memory_frames: int | None, recipe: "FlowRecipe | None"
 ) -> tuple[dict[str, Any], Any, "FlowRecipe"]:
     """Arguments of the network, its variables (None: drawn later), the flow recipe."""
     import json

@@ -11,7 +11,8 @@ from jaxtyping import UInt8
 from hmhi_jax.data.flow import FlowRecipe, draw_flow, read_flo
 from hmhi_jax.data.flow_pictures import recipe_in
 from hmhi_jax.data.frame_folders import read_picture
-from hmhi_jax.data.video import PICTURE_SUFFIXES, files_fingerprint, natural_order
+from hmhi_jax.data.natural_order import natural_order
+from hmhi_jax.data.video import PICTURE_SUFFIXES, files_fingerprint
 from hmhi_jax.errors import InputError
 
 FLOW_SUFFIXES = (".flo", *PICTURE_SUFFIXES)

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from hmhi_jax.data.video import PICTURE_SUFFIXES, Frame, Video, check_size, files_fingerprint, natural_order
+from hmhi_jax.data.natural_order import natural_order
+from hmhi_jax.data.video import PICTURE_SUFFIXES, Frame, Video, check_size, files_fingerprint
 from hmhi_jax.errors import InputError
 
 DEFAULT_FRAME_RATE = Fraction(24)

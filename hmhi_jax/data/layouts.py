@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import SupportsIndex
 
+from hmhi_jax.data.natural_order import last_number, natural_key
 from hmhi_jax.data.packing import INDEX, PackedDataset, PackedPictures
 from hmhi_jax.errors import InputError
 
@@ -222,8 +223,8 @@ def _match(names: Sequence[str], files: dict[str, str]) -> tuple[tuple[str | Non
     """
     plain = {re.sub(r"_gt$", "", stem): file for stem, file in files.items()}
     if plain and not plain.keys() & set(names):
-        numbered = {number: file for stem, file in plain.items() if (number := _last_number(stem)) is not None}
-        plain = {name: numbered[number] for name in names if (number := _last_number(name)) in numbered}
+        numbered = {number: file for stem, file in plain.items() if (number := last_number(stem)) is not None}
+        plain = {name: numbered[number] for name in names if (number := last_number(name)) in numbered}
     matched = tuple(plain.get(name) for name in names)
     used = set(matched)
     return matched, [file for file in files.values() if file not in used]
@@ -261,13 +262,3 @@ def visible(folder: Path) -> list[Path]:
 def folders(folder: Path) -> list[Path]:
     """The folders in a folder, in natural order."""
     return [path for path in visible(folder) if path.is_dir()]
-
-
-def natural_key(name: str) -> tuple:
-    """Sort key under which `frame2` comes before `frame10`."""
-    return tuple((int(part), "") if i % 2 else (-1, part) for i, part in enumerate(re.split(r"(\d+)", name))), name
-
-
-def _last_number(name: str) -> int | None:
-    numbers = re.findall(r"\d+", name)
-    return int(numbers[-1]) if numbers else None

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from hmhi_jax.data.natural_order import natural_order
 from hmhi_jax.errors import InputError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -154,11 +155,6 @@ def files_fingerprint(files: Iterable[Path]) -> str:
         status = path.stat()
         digest.update(f"{path.name}/{status.st_size}/{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
-
-
-def natural_order(path: Path) -> tuple:
-    """Sorting key that puts frame2 before frame10."""
-    return tuple(int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", path.stem)), path.name
 
 
 def _visible(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:

@@ -1,14 +1,14 @@
 """Which prediction belongs to which ground truth, and clear lines about everything that has no partner."""
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from hmhi_jax.data.layout_rules import LAYOUTS
-from hmhi_jax.data.layouts import Dataset, natural_key, open_dataset
+from hmhi_jax.data.layouts import Dataset, open_dataset
+from hmhi_jax.data.natural_order import last_number, natural_key
 from hmhi_jax.data.packing import INDEX
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pictures import PICTURE_SUFFIXES, Encoded
@@ -250,19 +250,14 @@ def _partner_videos(truths: Sequence[str], predictions: dict[str, list[Path]]) -
     return partners
 
 
-def _last_number(stem: str) -> int | None:
-    numbers = re.findall(r"\d+", stem)
-    return int(numbers[-1]) if numbers else None
-
-
 def _pair_frames(video: str, annotated: _Truths, predictions: list[Path]) -> tuple[VideoPair, list[Remark]]:
     remarks = []
     names = [frame for frame, _, _ in annotated.frames]
     by_name = {path.stem: path for path in predictions}
     matched = {name: by_name.get(name) for name in names}
     if not any(matched.values()):
-        numbers = {number: path for path in predictions if (number := _last_number(path.stem)) is not None}
-        wanted = {name: _last_number(name) for name in names}
+        numbers = {number: path for path in predictions if (number := last_number(path.stem)) is not None}
+        wanted = {name: last_number(name) for name in names}
         distinct = len(numbers) == len(predictions) and len(set(wanted.values())) == len(names)
         by = None
         if distinct and any(number in numbers for number in wanted.values()):

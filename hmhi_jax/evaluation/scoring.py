@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hmhi_jax.data.layouts import Dataset, natural_key
+from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.masks import VoidLabel
+from hmhi_jax.data.natural_order import natural_key
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures
 from hmhi_jax.evaluation.pairing import Remark, VideoPair, pair_folders

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
 from jaxtyping import Array, UInt8
 
@@ -104,7 +104,7 @@ def write_export(
     if folder.exists() and not (folder / HEADER).is_file():
         raise InputError(f"{folder}: exists and is no export (no {HEADER} in it); choose another folder")
     model = build_model(**{**model_arguments, "dtype": jnp.dtype(model_arguments.get("dtype", "float32"))})
-    parameters = flatten(variables)
+    parameters = {name: np.asarray(leaf) for name, leaf in flatten_dict(dict(variables), sep="/").items()}
     serialized = _serialized(model, parameters, size, batch, platforms, parameters_inside)
     header = {
         "format": FORMAT,
@@ -243,14 +243,3 @@ def _program(file: Path) -> jax_export.Exported:
 def is_export(path: str | Path) -> bool:
     """Whether a path is an export folder."""
     return (Path(path) / HEADER).is_file()
-
-
-def flatten(variables: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    """Nested variables as {path joined with '/': array}, as in weights files."""
-    flat: dict[str, np.ndarray] = {}
-    for name, value in variables.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = np.asarray(value)
-    return flat

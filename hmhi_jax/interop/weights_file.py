@@ -59,14 +59,15 @@ def save_weights(
     `InputError` if the file cannot be written, `ValueError` for arguments that cannot be stored.
     """
     import ml_dtypes
+    from flax.traverse_util import flatten_dict
     from safetensors.numpy import save
 
     if dtype not in _STORED:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(_STORED)}")
     stored = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    leaves = {name: np.asarray(leaf) for name, leaf in flatten_dict(dict(variables), sep="/").items()}
     arrays = {
-        name: np.asarray(array, None if _whole(array.dtype) else stored, order="C")
-        for name, array in _flatten(variables).items()
+        name: np.asarray(leaf, None if _whole(leaf.dtype) else stored, order="C") for name, leaf in leaves.items()
     }
     header = {
         "model": {name: _plain(value) for name, value in model_arguments.items()},
@@ -137,13 +138,13 @@ def check_variables(model: Any, variables: Mapping[str, Any], source: str | Path
     """
     import jax
     import jax.numpy as jnp
+    from flax.traverse_util import flatten_dict
 
     clip = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), jnp.float32)
-    expected = {
-        name: tuple(leaf.shape)
-        for name, leaf in _flatten(jax.eval_shape(model.init, jax.random.key(0), clip, clip)).items()
-    }
-    found = {name: tuple(array.shape) for name, array in _flatten(variables).items()}
+    expected, found = (
+        {name: np.shape(leaf) for name, leaf in flatten_dict(dict(tree), sep="/").items()}
+        for tree in (jax.eval_shape(model.init, jax.random.key(0), clip, clip), variables)
+    )
     missing = sorted(set(expected) - set(found))
     left_over = sorted(set(found) - set(expected))
     misshapen = [
@@ -218,16 +219,6 @@ def _fields(path: Path, metadata: str | Mapping[str, Any]) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return {**fields, "flow_recipe": recipe}
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = value if hasattr(value, "dtype") else np.asarray(value)
-    return flat
 
 
 def _by_module(names: list[str], universe: set[str], prefix: str = "") -> list[str]:

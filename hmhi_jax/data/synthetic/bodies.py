@@ -45,7 +45,7 @@ def _chain_body(rng: np.random.Generator) -> Body:
     return Body("chain", tuple(parts), upright=False)
 
 
-def _leg(rng, parent, joint, length, width, phase, depth, swing, material) -> tuple[Part, Part]:
+def _leg(parent, joint, length, width, phase, depth, swing, material) -> tuple[Part, Part]:
     upper = Part(
         limb(length * 0.55, width, width * 0.75), parent, joint, 0.0, swing, phase, depth=depth, material=material
     )
@@ -68,7 +68,7 @@ def _quadruped(rng: np.random.Generator) -> Body:
     parts = [Part(blob(rng, 0.08, length, girth))]
     socks = int(rng.integers(2))
     for x, depth, phase in ((0.22, -2, 0), (-0.22, -2, np.pi), (0.25, 2, np.pi), (-0.2, 2, 0)):
-        _add_leg(parts, rng, 0, (x, girth * 0.2), leg, width, phase + rng.normal(0, 0.2), depth, swing, socks)
+        _add_leg(parts, 0, (x, girth * 0.2), leg, width, phase + rng.normal(0, 0.2), depth, swing, socks)
     neck_length, neck_up = rng.uniform(0.08, 0.35), rng.uniform(0.3, 1.3)
     tip = neck_length * np.array([np.cos(neck_up), -np.sin(neck_up)])
     neck = curve(np.array([(-0.06, 0.02), tip * 0.5, tip]), girth * 0.6, girth * 0.35)
@@ -95,15 +95,13 @@ def _biped(rng: np.random.Generator, seated: bool = False) -> Body:
     spread = 0.0 if rng.random() < 0.6 else broad * 0.25  # seen from the side, or from the front
     for side, depth, phase in ((-1, -2, 0), (1, 2 - 3 * (spread > 0), np.pi)):
         start = len(parts)
-        _add_leg(parts, rng, 0, (side * spread, torso * 0.42), leg, width, phase, depth, swing, 1)
+        _add_leg(parts, 0, (side * spread, torso * 0.42), leg, width, phase, depth, swing, 1)
         if seated:
             parts[start] = dataclasses.replace(parts[start], rest=thigh - lean, swing=0.25)
             parts[start + 1] = dataclasses.replace(parts[start + 1], rest=1.2, swing=0.25)
     for side, depth, phase in ((-1, -2.5, np.pi), (1, 2.5, 0)):
         start = len(parts)
-        _add_leg(
-            parts, rng, 0, (side * (spread + 0.02), -torso * 0.36), 0.34, width * 0.65, phase, depth, swing * 0.8, 2
-        )
+        _add_leg(parts, 0, (side * (spread + 0.02), -torso * 0.36), 0.34, width * 0.65, phase, depth, swing * 0.8, 2)
         if seated or rng.random() < 0.2:
             parts[start] = dataclasses.replace(parts[start], rest=-1.0, swing=0.1)
     head = blob(rng, 0.04, rng.uniform(0.1, 0.14), rng.uniform(0.13, 0.17))
@@ -199,7 +197,7 @@ def _bird(rng: np.random.Generator) -> Body:
         parts.append(Part(wing, 0, (0.05, -girth * 0.2), rng.uniform(-0.2, 0.5), flaps, 0, 2, depth=1, material=2))
     if rng.random() < 0.3:
         for phase, depth in ((0, -1), (np.pi, 1.1)):
-            _add_leg(parts, rng, 0, (0.0, girth * 0.4), rng.uniform(0.2, 0.5), 0.025, phase, depth, 0.5, 1)
+            _add_leg(parts, 0, (0.0, girth * 0.4), rng.uniform(0.2, 0.5), 0.025, phase, depth, 0.5, 1)
     return Body("bird", tuple(parts))
 
 

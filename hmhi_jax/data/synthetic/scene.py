@@ -29,7 +29,6 @@ class Scene:
     size: tuple[int, int]
     layers: tuple[Backdrop | Sprite | Actor, ...]
     traits: dict[str, str | float | bool]  # what was drawn, kept with the clip for analysis
-    depends_on_screen: bool = False
 
     def render(self, time: float, later: float | None = None) -> Target:
         """Paint the scene at `time`; with `later`, also the exact flow from `time` to `later`."""

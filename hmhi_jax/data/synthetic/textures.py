@@ -55,7 +55,7 @@ def random_colours(rng: np.random.Generator, count: int, palette: str | None = N
     return cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] * 255
 
 
-def _colour_map(rng: np.random.Generator, field: Field, colours: Float[np.ndarray, "n 3"]) -> Picture:
+def _colour_map(field: Field, colours: Float[np.ndarray, "n 3"]) -> Picture:
     stops = np.linspace(0, 255, len(colours))
     table = np.stack([np.interp(np.arange(256), stops, colours[:, c]) for c in range(3)], -1).astype(np.uint8)
     return table[(field * 255).astype(np.uint8)]
@@ -71,7 +71,7 @@ def _grain(rng: np.random.Generator, picture: Picture, amount: Number) -> Pictur
 
 def clouds(rng: np.random.Generator, size: tuple[int, int], palette: str | None) -> Picture:
     field = noise_field(rng, size, cell=np.exp(rng.uniform(np.log(6), np.log(120))), roughness=rng.uniform(0.35, 0.85))
-    return _colour_map(rng, field, random_colours(rng, int(rng.integers(2, 6)), palette))
+    return _colour_map(field, random_colours(rng, int(rng.integers(2, 6)), palette))
 
 
 def dead_leaves(rng: np.random.Generator, size: tuple[int, int], palette: str | None) -> Picture:
@@ -127,7 +127,7 @@ def stripes(rng: np.random.Generator, size: tuple[int, int], palette: str | None
     field = 0.5 + 0.5 * np.sin((x * np.cos(turn) + y * np.sin(turn) + bend) * (2 * np.pi / period))
     if rng.random() < 0.5:
         field = np.clip((field - 0.5) * 6 + 0.5, 0, 1)
-    return _colour_map(rng, field.astype(np.float32), random_colours(rng, int(rng.integers(2, 4)), palette))
+    return _colour_map(field.astype(np.float32), random_colours(rng, int(rng.integers(2, 4)), palette))
 
 
 def tiles(rng: np.random.Generator, size: tuple[int, int], palette: str | None) -> Picture:
@@ -158,7 +158,7 @@ def gradient(rng: np.random.Generator, size: tuple[int, int], palette: str | Non
     field = (field - field.min()) / np.ptp(field)
     first = random_colours(rng, 1, palette)[0]
     second = np.clip(first * rng.uniform(0.7, 1.3) + rng.normal(0, 8, 3), 0, 255)
-    return _colour_map(rng, field, np.stack([first, second]))
+    return _colour_map(field, np.stack([first, second]))
 
 
 _PROCEDURAL = {clouds: 0.25, dead_leaves: 0.3, strokes: 0.17, stripes: 0.08, tiles: 0.1, gradient: 0.1}
@@ -266,6 +266,6 @@ def recolour(rng: np.random.Generator, picture: Picture) -> Picture:
         picture = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     if (picture[..., 0] == picture[..., 2]).all():  # grey photographs get two colours
         tones = np.sort(random_colours(rng, 3), axis=0)
-        return _colour_map(rng, picture[..., 0].astype(np.float32) / 255, tones)
+        return _colour_map(picture[..., 0].astype(np.float32) / 255, tones)
     gain, lift = rng.uniform(0.6, 1.3), rng.uniform(-30, 30)
     return np.clip(picture * np.float32(gain) + np.float32(lift), 0, 255).astype(np.uint8)
