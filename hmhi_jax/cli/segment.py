@@ -52,7 +52,8 @@ def segment(
         ),
     ],
     weights: Annotated[
-        str, typer.Option(help="A shipped name, a .safetensors file, the folder of a training run, or an export.")
+        str,
+        typer.Option(help="A shipped name, a .safetensors file, a folder of training or converted, or an export."),
     ] = "tiny",
     flow: Annotated[
         str, typer.Option(help="`dis` (estimate it), or a folder of flow pictures or .flo files named like the frames.")

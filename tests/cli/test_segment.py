@@ -19,6 +19,9 @@ from small_videos import moving_square, write_video
 from hmhi_jax.data.flow import FlowRecipe, estimate_flow, flow_picture, write_flo
 from hmhi_jax.data.video import open_videos
 from hmhi_jax.inference.segmenter import VideoSegmenter
+from hmhi_jax.interop.conversion import header_of, write_weights
+from hmhi_jax.interop.identify import identify
+from hmhi_jax.interop.weight_sources import read_source
 
 
 def tree(folder):
@@ -293,6 +296,20 @@ def test_real_frames(tmp_path, hmhi, weights, davis):
     assert code == 0
     assert all(mask.shape == (480, 854) for mask in masks_of(tmp_path / "out").values())
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["network_size"] == [32, 96]
+
+
+def test_a_checkpoint_folder(tmp_path, hmhi, weights, clip):
+    """What `hmhi convert` wrote as a folder segments as the file does, and is known again by its content."""
+    found = identify(read_source(weights))
+    write_weights(found, tmp_path / "net", header_of(found))
+    for name, given in (("folder", tmp_path / "net"), ("file", weights)):
+        command = (clip, "-o", tmp_path / name, "--weights", given, "--no-overlay", "--max-frames", 3)
+        assert hmhi(*command)[0] == 0
+        assert "finished before" in hmhi(*command)[1]
+    assert same_masks(masks_of(tmp_path / "folder"), masks_of(tmp_path / "file"))
+    next(path for path in (tmp_path / "net").rglob("*") if path.is_file()).write_bytes(b"other")
+    refused(hmhi(clip, "-o", tmp_path / "folder", "--weights", tmp_path / "net", "--no-overlay", "--max-frames", 3),
+            r"holds finished results made otherwise \(weights: path .*/net, sha256")  # fmt: skip
 
 
 def test_an_export(tmp_path, hmhi, weights, clip):
