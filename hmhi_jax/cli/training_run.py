@@ -51,6 +51,10 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
         shapes = jax.eval_shape(lambda: init_variables(model, config.seed, config.initialisation))
         check_patterns(shapes["params"], {"config.optimiser.frozen": tuple(config.optimiser.frozen)})
 
+        if config.evaluation.sets and not evaluate_every:
+            raise InputError(
+                "config.evaluation.sets are given, but every_steps and every_epochs are 0; say how often to evaluate"
+            )
         validation = Validation(config, model, folder) if config.evaluation.sets else None
         best, lowest = best_metric(config, validation.sets if validation else ())
         plain = to_plain(config)

@@ -73,6 +73,9 @@ class DatasetPredictor:
         compilation_cache.enable()
         if flow not in ("auto", "estimate", "files"):
             raise InputError(f"flow is {flow!r}, expected 'auto', 'estimate' or 'files'")
+        for name, value in (("chunk", chunk), ("lanes_per_device", lanes_per_device), ("workers", workers)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}, expected at least 1")
         devices = list(devices or jax.local_devices())
         platform = devices[0].platform
         self.model = model

@@ -261,6 +261,12 @@ def test_a_damaged_video_does_not_stop_the_others(predictor, videos, alone, tmp_
         np.testing.assert_array_equal(picture, expected[name])
 
 
+@pytest.mark.parametrize("name", ["chunk", "lanes_per_device", "workers"])
+def test_numbers_that_nothing_can_be_done_with_are_refused(network, name):
+    with pytest.raises(InputError, match=f"{name} is -1"):
+        DatasetPredictor(network[0], size=SIZE, **{name: -1})
+
+
 def test_flow_pictures_that_are_there(network, videos, alone, tmp_path):
     """Made by the weights' recipe they are taken; estimated ones give the same, JPEG's losses aside."""
     model, variables = network
