@@ -40,10 +40,17 @@ def moving_square(frames: int, size: tuple[int, int] = (48, 80), seed: int = 0) 
 
 
 def write_video(
-    path: Path, pictures: list[np.ndarray], *, codec: str = "libx264", rate: int = 25, options: dict | None = None
+    path: Path,
+    pictures: list[np.ndarray],
+    *,
+    codec: str = "libx264",
+    rate: int = 25,
+    options: dict | None = None,
+    title: str = "",
 ) -> Path:
     """Encode pictures; what decodes is near to them, not equal."""
     with av.open(str(path), "w", options=options or {}) as container:
+        container.metadata["title"] = title
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"

@@ -189,9 +189,13 @@ class _Decoder:
             return []
 
 
+# Titles and the like may be in any encoding. From PyAV 19 on they are decoded whatever they are.
+_ANY_METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
 def _open(source: str, container_format: str | None = None) -> av.container.InputContainer:
     try:
-        return av.open(source, format=container_format, metadata_errors="replace")
+        return av.open(source, format=container_format, **_ANY_METADATA)
     except PermissionError as error:
         raise InputError(f"{source}: cannot be read (permission denied)") from error
     except av.error.InvalidDataError as error:

@@ -31,6 +31,13 @@ def pictures_of(video):
     return [frame.picture for frame in video.frames()]
 
 
+def test_a_title_in_another_encoding(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", moving_square(3), title="Cafe")
+    path.write_bytes(path.read_bytes().replace(b"Cafe", b"Caf\xe9"))
+    (video,) = open_videos([path])
+    assert len(pictures_of(video)) == 3
+
+
 @pytest.mark.parametrize(
     ("suffix", "codec"), [(".mp4", "libx264"), (".mkv", "libx264"), (".webm", "libvpx-vp9"), (".avi", "mpeg4")]
 )
