@@ -24,6 +24,15 @@ def object_mask(frame: int) -> np.ndarray:
     return mask
 
 
+def save(path: Path, array: np.ndarray, palette: list[int] | None = None) -> Path:
+    """A picture of exactly these values; with a palette, of labels."""
+    picture = Image.fromarray(array)
+    if palette is not None:
+        picture.putpalette(palette)
+    picture.save(path)
+    return path
+
+
 def write_picture(path: Path, picture: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))

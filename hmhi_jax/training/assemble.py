@@ -105,9 +105,8 @@ def data_of(config: ConfigDict, mesh: Mesh) -> Data:
     if config.data.make:
         batches = _function(config.data.make)(config, mesh)
         return Data(batches, getattr(batches, "clips_per_epoch", 0), FlowRecipe())
-    datasets: list[tuple[Dataset, int]] = []
-    for dataset, repeats in open_sources(sources_of(config)):
-        datasets.append((checked(dataset, config.data.skip_bad), repeats))
+    opened = open_sources(sources_of(config))
+    datasets = [(checked(dataset, config.data.skip_bad), repeats) for dataset, repeats in opened]
     pipeline = ClipPipeline(
         entries_of(datasets), pipeline_config(config), shard=jax.process_index(), shards=jax.process_count()
     )

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from made_datasets import save
 from PIL import Image
 
 from hmhi_jax.data.decoding import PictureError, read_mask
@@ -20,14 +21,6 @@ RAMP = [level for level in range(256) for _ in range(3)]
 
 def palette(colour_of_255: tuple[int, int, int]) -> list[int]:
     return [0, 0, 0, 128, 0, 0, 0, 128, 0] + [40, 70, 90] * 252 + list(colour_of_255)
-
-
-def save(path, array, colours=None):
-    image = Image.fromarray(array)
-    if colours is not None:
-        image.putpalette(colours)  # turns a grey picture into one of labels
-    image.save(path)
-    return path
 
 
 def both(path, void_label="auto"):

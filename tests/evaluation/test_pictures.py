@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from made_datasets import save
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pictures import read_as, read_prediction, read_truth, resize_prediction
@@ -12,14 +12,6 @@ LABELS[1:4, 2:6] = 1
 LABELS[4:, 6:] = 2
 OBJECT = LABELS > 0
 DAVIS_PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0] + [40, 70, 90] * 252 + [224, 224, 192]
-
-
-def save(path, array, palette=None):
-    picture = Image.fromarray(array)
-    if palette is not None:
-        picture.putpalette(palette)  # turns a grey picture into one of labels
-    picture.save(path)
-    return path
 
 
 def test_label_pictures_merge_their_objects(tmp_path):
