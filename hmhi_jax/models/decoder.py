@@ -7,11 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.cbam import CBAM
-from hmhi_jax.models.conv3x3 import Conv3x3
-from hmhi_jax.models.convolution import conv
-from hmhi_jax.models.group_norm import GroupNorm
-from hmhi_jax.models.initialisers import decoder_conv
+from hmhi_jax.models.layers import CBAM, Conv3x3, GroupNorm, conv, decoder_conv
 
 
 class Decoder(nn.Module):

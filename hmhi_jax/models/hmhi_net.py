@@ -17,14 +17,14 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from hmhi_jax.kernels.elementwise import DropoutKey
+from hmhi_jax.kernels.resampling import enlarge
 from hmhi_jax.models.backbones import spec
 from hmhi_jax.models.backbones.flow_adapter import join_pairs, split_pairs
 from hmhi_jax.models.decoder import Decoder
-from hmhi_jax.models.dropout import DropoutKey
-from hmhi_jax.models.group_norm import GROUPS
 from hmhi_jax.models.interaction import PLAM, SGIM
+from hmhi_jax.models.layers import GROUPS
 from hmhi_jax.models.memory import Bank, Memory, MemoryBank
-from hmhi_jax.models.resampling import enlarge
 
 # Maps at strides 4, 8, 16 and 32: `[B, T, h, w, C]` of a clip, `[B, h, w, C]` of one frame.
 Features = tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]

@@ -5,10 +5,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.cbam import CBAM
-from hmhi_jax.models.convolution import ChannelwiseConv, conv
-from hmhi_jax.models.dropout import DropoutKey
-from hmhi_jax.models.initialisers import kaiming_uniform
+from hmhi_jax.kernels.elementwise import DropoutKey
+from hmhi_jax.models.layers import CBAM, ChannelwiseConv, conv, kaiming_uniform
 from hmhi_jax.models.memory import ReadOutLayer, attend_single, torch_dense
 
 

@@ -15,15 +15,12 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from hmhi_jax.models.activations import gelu
-from hmhi_jax.models.attention import attend
-from hmhi_jax.models.convolution import DepthwiseConv, conv
-from hmhi_jax.models.dropout import DropoutKey, dropout
-from hmhi_jax.models.initialisers import torch_bias, torch_kernel
-from hmhi_jax.models.parameters import KernelAndBias
+from hmhi_jax.kernels.attention import attend
+from hmhi_jax.kernels.elementwise import DropoutKey, dropout, gelu
+from hmhi_jax.kernels.token_feed_forward import FeedForwardWeights, expanded, projected, token_feed_forward
+from hmhi_jax.kernels.top_k_attention import attend_top_k
+from hmhi_jax.models.layers import DepthwiseConv, KernelAndBias, conv, torch_bias, torch_kernel
 from hmhi_jax.models.positions import halved, rotate_halves, sine_table
-from hmhi_jax.models.token_feed_forward import FeedForwardWeights, expanded, projected, token_feed_forward
-from hmhi_jax.models.top_k_attention import attend_top_k
 
 DROPOUT = 0.1
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from hmhi_jax.kernels.elementwise import DropoutKey
+from hmhi_jax.kernels.platforms import DEAR
 from hmhi_jax.models import Features, HMHINet, frame
-from hmhi_jax.models.dropout import DropoutKey
-from hmhi_jax.models.platforms import DEAR
 
 # "none" keeps every activation; "read_outs" recomputes the memory's read-outs and their interaction; "step" recomputes
 # the encoder, frame by frame, and every frame step whole; "cheap" does as "step", but keeps what is dear to compute.

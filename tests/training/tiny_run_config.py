@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from hmhi_jax.models.backbones.registry import BackboneSpec, register
-from hmhi_jax.models.convolution import PatchConv
+from hmhi_jax.models.layers import PatchConv
 from hmhi_jax.training.config import default_config
 
 BACKBONE = "strided_test"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.initialisers import transformer_linear
+from hmhi_jax.models.layers import transformer_linear
 
 
 def dense(features: int, dtype: jnp.dtype, name: str, use_bias: bool = True) -> nn.Dense:

@@ -7,12 +7,18 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.attention import attend
+from hmhi_jax.kernels.attention import attend
+from hmhi_jax.kernels.mix_feed_forward import MixWeights, mix_feed_forward
 from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, dense, norm
 from hmhi_jax.models.backbones.registry import BackboneSpec, register
-from hmhi_jax.models.convolution import PatchConv, conv
-from hmhi_jax.models.initialisers import segformer_conv
-from hmhi_jax.models.mix_feed_forward import MixFeedForward
+from hmhi_jax.models.layers import (
+    KernelAndBias,
+    PatchConv,
+    conv,
+    segformer_conv,
+    segformer_depthwise,
+    transformer_linear,
+)
 
 
 class EfficientAttention(nn.Module):
@@ -39,6 +45,24 @@ class EfficientAttention(nn.Module):
         k, v = jnp.split(kv.reshape(rows, -1, 2 * channels), 2, -1)
         mixed = attend(q.reshape(rows, -1, *split), k.reshape(rows, -1, *split), v.reshape(rows, -1, *split))
         return dense(channels, self.dtype, "out")(mixed.reshape(x.shape))
+
+
+class MixFeedForward(nn.Module):
+    """Linear to `ratio` times the width, depthwise 3x3, GELU, linear back."""
+
+    ratio: int = 4
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+        channels, hidden = x.shape[-1], self.ratio * x.shape[-1]
+        layers = (
+            ("expand", (channels, hidden), transformer_linear),
+            ("dwconv", (3, 3, 1, hidden), segformer_depthwise),
+            ("project", (hidden, channels), transformer_linear),
+        )
+        arrays = [KernelAndBias(shape, self.dtype, init, name=name)() for name, shape, init in layers]
+        return mix_feed_forward(x.astype(self.dtype), MixWeights(*(array for pair in arrays for array in pair)))
 
 
 class MixBlock(nn.Module):

@@ -19,8 +19,7 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, split_pairs
 from hmhi_jax.models.backbones.registry import BackboneSpec, register
-from hmhi_jax.models.convolution import conv
-from hmhi_jax.models.group_norm import GroupNorm
+from hmhi_jax.models.layers import GroupNorm, conv
 
 _he = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 # The branch of every block starts small, so that a deep stack starts near the identity.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows
 from hmhi_jax.models.backbones.registry import BackboneSpec, register
-from hmhi_jax.models.convolution import conv
+from hmhi_jax.models.layers import conv
 
 BATCH_NORM = ("frozen", "updated")
 _he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

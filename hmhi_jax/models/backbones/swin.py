@@ -8,11 +8,10 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from hmhi_jax.models.activations import gelu
+from hmhi_jax.kernels.elementwise import gelu
 from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, dense, norm
 from hmhi_jax.models.backbones.registry import BackboneSpec, register
-from hmhi_jax.models.convolution import PatchConv
-from hmhi_jax.models.initialisers import torch_kernel, transformer_linear
+from hmhi_jax.models.layers import PatchConv, torch_kernel, transformer_linear
 
 WINDOW = 7
 EPSILON = 1e-5

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from hmhi_jax.models import convolution
-from hmhi_jax.models.convolution import PatchConv, depthwise_conv
+from hmhi_jax.kernels import convolution
+from hmhi_jax.kernels.convolution import depthwise_conv
+from hmhi_jax.models.layers import PatchConv
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 

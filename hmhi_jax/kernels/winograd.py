@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.resampling import cubic_matrix
+from hmhi_jax.kernels.resampling import cubic_matrix
 
 TILE = 4  # outputs per tile and axis
 POINTS = TILE + 2

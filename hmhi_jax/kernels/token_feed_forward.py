@@ -6,8 +6,8 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.attention import pieces_of
-from hmhi_jax.models.platforms import by_platform, differentiated_as
+from hmhi_jax.kernels.attention import pieces_of
+from hmhi_jax.kernels.platforms import by_platform, differentiated_as
 
 PIECE = 512  # tokens whose hidden numbers stay in a core's cache
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from hmhi_jax.models import attention, top_k_attention
-from hmhi_jax.models.attention import attend, attend_batched, attend_by_head
-from hmhi_jax.models.top_k_attention import READS, attend_top_k
+from hmhi_jax.kernels import attention, top_k_attention
+from hmhi_jax.kernels.attention import attend, attend_batched, attend_by_head
+from hmhi_jax.kernels.top_k_attention import READS, attend_top_k
 
 DENSE = {"by head": functools.partial(attend_by_head, 0), "batched": functools.partial(attend_batched, 40 * 24)}
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmhi_jax.models import mix_feed_forward as module
-from hmhi_jax.models.mix_feed_forward import MixWeights, feed_forward, feed_forward_in_bands, mix_feed_forward
+from hmhi_jax.kernels import mix_feed_forward as module
+from hmhi_jax.kernels.mix_feed_forward import MixWeights, feed_forward, feed_forward_in_bands, mix_feed_forward
 
 
 def _weights(channels: int) -> MixWeights:

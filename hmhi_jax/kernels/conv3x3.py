@@ -4,14 +4,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.convolution import dense_kernel_gradient, turned
-from hmhi_jax.models.platforms import by_platform, dear
-from hmhi_jax.models.resampling import enlarge
-from hmhi_jax.models.winograd import (
+from hmhi_jax.kernels.convolution import dense_kernel_gradient, turned
+from hmhi_jax.kernels.platforms import by_platform
+from hmhi_jax.kernels.resampling import enlarge
+from hmhi_jax.kernels.winograd import (
     TILE,
     transform_kernel,
     winograd_conv,
@@ -114,22 +113,3 @@ def _transformed(x: Array, kernel: Array) -> Array:
 
 def _transformed_joined(x: Array, small: Array, kernel: Array) -> Array:
     return winograd_conv_joined(x, small, transform_kernel(kernel))
-
-
-class Conv3x3(nn.Module):
-    """`conv3x3`, or `conv3x3_joined` where `small` is given, with its kernel `[3, 3, channels, features]` and bias."""
-
-    features: int
-    dtype: jnp.dtype = jnp.float32
-    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B H W C"], small: Float[Array, "B h w E"] | None = None
-    ) -> Float[Array, "B H W D"]:
-        channels = x.shape[-1] + (0 if small is None else small.shape[-1])
-        kernel = self.param("kernel", self.kernel_init, (3, 3, channels, self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        outputs = conv3x3(x, kernel) if small is None else conv3x3_joined(x, small.astype(self.dtype), kernel)
-        return dear(outputs) + bias.astype(self.dtype)[None, None, None]

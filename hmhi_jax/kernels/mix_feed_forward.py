@@ -5,15 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.activations import gelu
-from hmhi_jax.models.convolution import depthwise_conv
-from hmhi_jax.models.initialisers import segformer_depthwise, transformer_linear
-from hmhi_jax.models.parameters import KernelAndBias
-from hmhi_jax.models.platforms import by_platform, dear
+from hmhi_jax.kernels.convolution import depthwise_conv
+from hmhi_jax.kernels.elementwise import gelu
+from hmhi_jax.kernels.platforms import by_platform, dear
 
 BAND = 32  # picture rows of a band
 BACKWARD_BAND = 16  # those of one picture's band in the backward pass, which has more maps to keep in cache
@@ -173,21 +170,3 @@ feed_forward_recomputed.defvjp(_recomputed_forward, _recomputed_backward)
 def mix_feed_forward(x: Float[Array, "N H W C"], weights: MixWeights) -> Float[Array, "N H W C"]:
     """Linear, depthwise 3x3, GELU, linear in the platform's form."""
     return dear(by_platform(x, weights, cpu=feed_forward_recomputed, accelerator=feed_forward))
-
-
-class MixFeedForward(nn.Module):
-    """Linear to `ratio` times the width, depthwise 3x3, GELU, linear back."""
-
-    ratio: int = 4
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
-        channels, hidden = x.shape[-1], self.ratio * x.shape[-1]
-        layers = (
-            ("expand", (channels, hidden), transformer_linear),
-            ("dwconv", (3, 3, 1, hidden), segformer_depthwise),
-            ("project", (hidden, channels), transformer_linear),
-        )
-        arrays = [KernelAndBias(shape, self.dtype, init, name=name)() for name, shape, init in layers]
-        return mix_feed_forward(x.astype(self.dtype), MixWeights(*(array for pair in arrays for array in pair)))

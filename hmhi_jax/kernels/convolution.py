@@ -6,18 +6,15 @@ the native operation. Convolutions whose stride equals their kernel are one matr
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.platforms import by_platform, dear, gradient_of
+from hmhi_jax.kernels.platforms import by_platform, gradient_of
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-FEW = 16  # times as many input channels as outputs, or more: `few_outputs_conv` pays
 
 
 def _pad_same(x: Array, kernel: Array) -> Array:
@@ -159,33 +156,6 @@ def few_outputs_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D
     return sum(shifted[1:], start=shifted[0]).astype(x.dtype)
 
 
-def _same_for_flax(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
-    """`same_conv` in the place of `lax.conv_general_dilated`, whose other arguments say what it does anyway."""
-    return dear((few_outputs_conv if kernel.shape[3] <= kernel.shape[2] // FEW else same_conv)(x, kernel))
-
-
-def _for_flax(*arguments: Any, **settings: Any) -> Array:
-    return dear(lax.conv_general_dilated(*arguments, **settings))
-
-
-class DepthwiseConv(nn.Module):
-    """`depthwise_conv` with its kernel `[k, k, 1, C]` and bias."""
-
-    kernel_size: int
-    dtype: jnp.dtype = jnp.float32
-    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        channels = x.shape[-1]
-        kernel = self.param("kernel", self.kernel_init, (self.kernel_size, self.kernel_size, 1, channels), jnp.float32)
-        bias = self.param("bias", self.bias_init, (channels,), jnp.float32)
-        return (
-            depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)[None, None, None]
-        )
-
-
 def _grouped_native(x: Array, kernel: Array, stride: int = 1) -> Array:
     padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
     return lax.conv_general_dilated(
@@ -254,80 +224,3 @@ def _channelwise_backward(stride: int, residuals: tuple[Array, Array], cotangent
 
 
 channelwise_conv.defvjp(_channelwise_forward, _channelwise_backward)
-
-
-class ChannelwiseConv(nn.Module):
-    """A strided convolution in which every input channel has filters of its own (as many groups as input channels).
-
-    Odd kernel, padding `kernel // 2`; `features` is a multiple of the input's channels.
-    """
-
-    features: int
-    kernel_size: int
-    stride: int
-    dtype: jnp.dtype = jnp.float32
-    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
-        k = self.kernel_size
-        kernel = self.param("kernel", self.kernel_init, (k, k, 1, self.features), jnp.float32)
-        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-        outputs = channelwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
-        return outputs + bias.astype(self.dtype)[None, None, None]
-
-
-class PatchConv(nn.Module):
-    """A convolution whose stride is its kernel size: patches are rows of one matrix product."""
-
-    features: int
-    patch: int
-    dtype: jnp.dtype = jnp.float32
-    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
-        p = self.patch
-        batch, height, width, channels = x.shape
-        kernel = self.param("kernel", self.kernel_init, (p, p, channels, self.features), jnp.float32)
-        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-        # As a stride-p convolution does, a remainder at the right and bottom is left out.
-        rows, columns = height // p, width // p
-        x = x[:, : rows * p, : columns * p].astype(self.dtype).reshape(batch, rows, p, columns, p, channels)
-        patches = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, p * p * channels)
-        return (
-            patches @ kernel.astype(self.dtype).reshape(-1, self.features) + bias.astype(self.dtype)[None, None, None]
-        )
-
-
-def conv(
-    features: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    padding: int | None = None,
-    dtype: jnp.dtype = jnp.float32,
-    kernel_init: nn.initializers.Initializer,
-    bias_init: nn.initializers.Initializer = nn.initializers.zeros,
-    groups: int = 1,
-    use_bias: bool = True,
-    name: str | None = None,
-) -> nn.Conv:
-    """A plain convolution with symmetric zero padding (`kernel // 2` unless given), as PyTorch pads."""
-    pad = kernel // 2 if padding is None else padding
-    keeps_size = stride == 1 and groups == 1 and 2 * pad == kernel - 1
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        strides=stride,
-        padding=((pad, pad), (pad, pad)),
-        feature_group_count=groups,
-        use_bias=use_bias,
-        dtype=dtype,
-        kernel_init=kernel_init,
-        bias_init=bias_init,
-        conv_general_dilated=_same_for_flax if keeps_size else _for_flax,
-        name=name,
-    )

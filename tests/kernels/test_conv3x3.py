@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmhi_jax.models import conv3x3 as dispatch
-from hmhi_jax.models import winograd
-from hmhi_jax.models.conv3x3 import Conv3x3, conv3x3, conv3x3_joined, plain_conv3x3, plain_conv3x3_joined
-from hmhi_jax.models.winograd import transform_kernel, winograd_conv, winograd_conv_joined
+from hmhi_jax.kernels import conv3x3 as dispatch
+from hmhi_jax.kernels import winograd
+from hmhi_jax.kernels.conv3x3 import conv3x3, conv3x3_joined, plain_conv3x3, plain_conv3x3_joined
+from hmhi_jax.kernels.winograd import transform_kernel, winograd_conv, winograd_conv_joined
+from hmhi_jax.models.layers import Conv3x3
 
 
 def _arrays(shape: tuple[int, ...], features: int):

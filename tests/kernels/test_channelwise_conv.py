@@ -5,13 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmhi_jax.models.convolution import (
-    ChannelwiseConv,
-    _grouped_native,
-    _grouped_patches,
-    _grouped_shifted,
-    channelwise_conv,
-)
+from hmhi_jax.kernels.convolution import _grouped_native, _grouped_patches, _grouped_shifted, channelwise_conv
+from hmhi_jax.models.layers import ChannelwiseConv
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmhi_jax.models import token_feed_forward as module
-from hmhi_jax.models.activations import gelu
-from hmhi_jax.models.token_feed_forward import (
+from hmhi_jax.kernels import token_feed_forward as module
+from hmhi_jax.kernels.elementwise import gelu
+from hmhi_jax.kernels.token_feed_forward import (
     FeedForwardWeights,
     feed_forward,
     feed_forward_in_pieces,

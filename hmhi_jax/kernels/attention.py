@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from hmhi_jax.models.dropout import DropoutKey, dropout
-from hmhi_jax.models.platforms import by_platform, dear, gradient_of
+from hmhi_jax.kernels.elementwise import DropoutKey, dropout
+from hmhi_jax.kernels.platforms import by_platform, dear, gradient_of
 
 # Queries are read in pieces: a piece's scores are all that ever exists of the matrix, and they should stay in cache. On
 # TPUs pieces are larger: cutting queries out of their layouts takes longer than what it saves.

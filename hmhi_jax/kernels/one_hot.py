@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from hmhi_jax.models.selection import BLOCK
+from hmhi_jax.kernels.selection import BLOCK
 
 LOWEST = -3e38  # stands for -inf, whose product with zero would be NaN
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from hmhi_jax.models import selection
+from hmhi_jax.kernels import selection
 
 _in_blocks = jax.jit(selection.top_k_in_blocks, static_argnums=1)
 

@@ -13,11 +13,11 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from hmhi_jax.models.attention import join_queries, over_pieces, split_queries
-from hmhi_jax.models.dropout import DropoutKey, dropout
-from hmhi_jax.models.one_hot import LOWEST, pick, put, top_k_by_products
-from hmhi_jax.models.platforms import DEAR, by_platform
-from hmhi_jax.models.selection import BLOCK, laid_out_index, lay_out, top_k_in_blocks, top_k_laid_out
+from hmhi_jax.kernels.attention import join_queries, over_pieces, split_queries
+from hmhi_jax.kernels.elementwise import DropoutKey, dropout
+from hmhi_jax.kernels.one_hot import LOWEST, pick, put, top_k_by_products
+from hmhi_jax.kernels.platforms import DEAR, by_platform
+from hmhi_jax.kernels.selection import BLOCK, laid_out_index, lay_out, top_k_in_blocks, top_k_laid_out
 
 CPU_CHUNK = 256  # queries per piece on CPU: 20 MB of scores against 20,480 keys
 QUERY_CHUNK = 512  # on accelerators

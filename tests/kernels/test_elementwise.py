@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hmhi_jax.models.dropout import dropout
+from hmhi_jax.kernels.elementwise import dropout
 
 
 @pytest.mark.parametrize("key", [jax.random.key(1), jax.random.PRNGKey(2)], ids=["typed", "raw"])
