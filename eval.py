@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
 
     try:
         join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        from hmhi_jax.cli.evaluation_run import run
+        from hmhi_jax.runs.evaluate import run
 
         sys.exit(run(_CONFIG.value, _WORKDIR.value))
     except InputError as error:

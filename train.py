@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
 
     try:
         join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        from hmhi_jax.cli.training_run import run
+        from hmhi_jax.runs.train import run
 
         config = _CONFIG.value
         if _SKIP_BAD.value:

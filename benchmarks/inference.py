@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hmhi_jax.large_pages import environment
+from hmhi_jax.process import large_pages_environment
 
 HERE = Path(__file__).resolve().parent
 RELEASE_SCRIPT = HERE.parent / "hmhi_jax" / "interop" / "release_process.py"
@@ -34,7 +34,7 @@ class Side:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment(os.environ) if large_pages else None,
+            env=large_pages_environment(os.environ) if large_pages else None,
         )
         self.ready = self._answer()
         self.seconds: dict[str, list[float]] = {}

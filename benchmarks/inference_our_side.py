@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import hmhi_jax as hmhi
-from hmhi_jax import compilation_cache
+from hmhi_jax import process
 from hmhi_jax.inference import network_run
 
 
 def main(request: dict) -> None:
     answers = os.fdopen(os.dup(1), "w")
     if request["cache"]:
-        compilation_cache.enable()
+        process.enable_compilation_cache()
     model = hmhi.build_model("mit_b1", memory_frames=request["memory_frames"], dtype=request["dtype"])
     with np.load(request["weights"]) as state:
         variables = jax.device_put(hmhi.interop.from_torch(model, dict(state)))

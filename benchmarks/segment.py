@@ -16,8 +16,9 @@ from pathlib import Path
 
 import jax
 
-from hmhi_jax import large_pages
-from hmhi_jax.data.video import Frame, Video, open_videos
+from hmhi_jax import process
+from hmhi_jax.data.open_videos import open_videos
+from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.inference.network_input import jobs, prepare
 from hmhi_jax.inference.network_run import NetworkRun
 from hmhi_jax.inference.pipeline import StageTimes
@@ -128,7 +129,7 @@ def long(video: Video, segmenter: VideoSegmenter, frames: int, plot: Path) -> No
 
 
 def main() -> None:
-    large_pages.restart()  # as the command does
+    process.restart_with_large_pages()  # as the command does
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("stages", "long"))
     parser.add_argument("video")

@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hmhi_jax.interop.compare_sides import Side, cores, peak_mib, release_command, run_side, write_clip
+from hmhi_jax.tools.compare.sides import Side, cores, peak_mib, release_command, run_side, write_clip
 
 
 def ours(request_path: str) -> None:
     """This project's side: reads a request, leaves `report.json`."""
     import jax
 
-    from hmhi_jax import compilation_cache, freed_memory
+    from hmhi_jax import process
     from hmhi_jax.interop.weights_file import load_weights
     from hmhi_jax.models import build_model
     from hmhi_jax.training.mesh import make_mesh
@@ -37,7 +37,7 @@ def ours(request_path: str) -> None:
     from hmhi_jax.training.step import make_train_step
 
     request = json.loads(Path(request_path).read_text())
-    compilation_cache.enable()
+    process.enable_compilation_cache()
     weights = load_weights(request["weights"])
     model = build_model(**weights.model_arguments | {"dtype": request["dtype"]})
     schedule = learning_rate_schedule("constant", 6e-5, 100)
@@ -51,7 +51,7 @@ def ours(request_path: str) -> None:
     clip = dict(np.load(request["clip"]))
     begin = time.perf_counter(), time.process_time()
     program = step.lower(state, clip).compile()
-    freed_memory.give_back()  # as the trainer does
+    process.give_back_freed_memory()  # as the trainer does
     report = {
         "compilation": time.perf_counter() - begin[0],
         "cpu_compilation": time.process_time() - begin[1],
@@ -116,13 +116,13 @@ def _measure(arguments: argparse.Namespace, forms: list[tuple[str, str]], folder
     """Name of a side -> its report."""
     import jax
 
-    from hmhi_jax import compilation_cache
+    from hmhi_jax import process
     from hmhi_jax.data.flow import FlowRecipe
     from hmhi_jax.interop.weights_file import save_weights
     from hmhi_jax.models import build_model
     from hmhi_jax.training.initialisation import init_variables
 
-    compilation_cache.enable()
+    process.enable_compilation_cache()
     generator = np.random.default_rng(0)
     shape = (1, arguments.frames, arguments.size, arguments.size)
     clip = {

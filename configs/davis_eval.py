@@ -10,7 +10,7 @@ docs/evaluation.md.
 
 from ml_collections import ConfigDict
 
-from hmhi_jax.cli.evaluation_config import default_evaluation
+from hmhi_jax.runs.evaluation_config import default_evaluation
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ import pytest
 
 _PROGRAM = """
 import numpy as np
-from hmhi_jax.freed_memory import give_back
+from hmhi_jax.process import give_back_freed_memory
 
 def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
@@ -17,7 +17,7 @@ pieces = [np.ones(4096, np.uint8) for _ in range(40_000)]
 last = pieces[-1]  # what stays at the end keeps the C library from giving back what is in front of it
 del pieces
 before = resident()
-give_back()
+give_back_freed_memory()
 print(before - resident())
 """
 

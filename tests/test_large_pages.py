@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from hmhi_jax import large_pages
+from hmhi_jax import process
 
 _SCRIPT = """
 import os, sys
-from hmhi_jax import large_pages
-large_pages.restart()
+from hmhi_jax import process
+process.restart_with_large_pages()
 print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], sys.stdin.read())
 """
 
 
 def test_settings_given_already_stay():
-    environment = large_pages.environment
+    environment = process.large_pages_environment
     assert environment({"A": "b"}) == {"A": "b", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     given = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
     assert environment(given)["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1"
@@ -29,21 +29,21 @@ def test_settings_given_already_stay():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no such setting")
 def test_a_program_starts_over_with_its_arguments_and_its_input():
     plain = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    plain["PYTHONPATH"] = str(Path(large_pages.__file__).parents[1])
+    plain["PYTHONPATH"] = str(Path(process.__file__).parents[1])
     command = [sys.executable, "-c", _SCRIPT, "one", "two words"]
     done = subprocess.run(command, input="typed", env=plain, capture_output=True, text=True, check=True)
-    expected = "glibc.malloc.hugetlb=1" if large_pages._granted() else "None"
+    expected = "glibc.malloc.hugetlb=1" if process._granted() else "None"
     assert done.stdout == f"{expected} ['one', 'two words'] typed\n"
 
 
 def test_nothing_happens_where_large_pages_are_not_granted(monkeypatch, tmp_path):
     kernel = tmp_path / "enabled"
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    monkeypatch.setattr(large_pages, "_KERNEL", kernel)
+    monkeypatch.setattr(process, "_KERNEL", kernel)
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started over"))
-    large_pages.restart()
+    process.restart_with_large_pages()
     kernel.write_text("always madvise [never]")
-    large_pages.restart()
+    process.restart_with_large_pages()
     kernel.write_text("always [madvise] never")
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
-    large_pages.restart()
+    process.restart_with_large_pages()

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from hmhi_jax import large_pages
+from hmhi_jax import process
 from hmhi_jax.errors import InputError
 
 # Modules with `register(app)`, in the order the help shows them.
@@ -46,7 +46,7 @@ for _name in _COMMANDS:
 
 def command() -> None:
     """The console script: `main`, in a process with large memory pages."""
-    large_pages.restart()
+    process.restart_with_large_pages()
     main()
 
 

@@ -42,8 +42,8 @@ def compare(
 
     from hmhi_jax.data.flow import FlowRecipe
     from hmhi_jax.errors import InputError
-    from hmhi_jax.interop import compare_sides
     from hmhi_jax.models import build_model
+    from hmhi_jax.tools.compare import sides as compare_sides
 
     if size % 32:
         raise InputError(f"--size is {size}, expected a multiple of 32")
@@ -93,7 +93,7 @@ def compare(
                 "flow": json.loads(recipe.to_json()),
                 "tolerance": tolerance,
             }
-            from hmhi_jax.cli.compare_report import report_inference, report_training
+            from hmhi_jax.tools.compare.report import report_inference, report_training
 
             report = report_training if train else report_inference
             good = report(folder, facts, *sides, pictures, weights_path)
@@ -132,10 +132,10 @@ def _weights(
 
 def _write_weights(model: Any, variables: Any, checkpoint: Path | None, place: Path, seed: int) -> Path:
     """Weights as both sides read them: the release's own file where there is one, else one written in its layout."""
-    from hmhi_jax.interop.recipe_weights import recipe_state_dict
     from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
     from hmhi_jax.interop.torch_weights import expected_entries, from_torch, to_torch
     from hmhi_jax.interop.weight_sources import read_source
+    from hmhi_jax.tools.compare.recipe_weights import recipe_state_dict
 
     if checkpoint is not None and checkpoint.is_file():
         source = read_source(checkpoint)
@@ -162,10 +162,10 @@ def _write_clip(
     import numpy as np
 
     from hmhi_jax.data.flow import flow_picture, neighbours_of
+    from hmhi_jax.data.open_videos import open_videos
     from hmhi_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, resize_picture
-    from hmhi_jax.data.video import open_videos
     from hmhi_jax.errors import InputError
-    from hmhi_jax.interop.compare_sides import write_clip
+    from hmhi_jax.tools.compare.sides import write_clip
 
     (video_input,) = open_videos([video])[:1]
     wanted = max(count, clip_frames)

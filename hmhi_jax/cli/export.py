@@ -29,8 +29,8 @@ def export(
     how to run it with nothing but JAX.
     """
     from hmhi_jax.errors import InputError
+    from hmhi_jax.inference.export import write_export
     from hmhi_jax.inference.segmenter import checked_size
-    from hmhi_jax.interop.export import write_export
     from hmhi_jax.interop.weights_file import load_weights
 
     chosen = [name.strip() for name in platforms.split(",") if name.strip()]

@@ -46,11 +46,11 @@ def flow(
     import dataclasses
     import os
 
-    from hmhi_jax.cli.progress import frame_progress
     from hmhi_jax.data.flow import FlowRecipe
     from hmhi_jax.data.flow_pictures import FlowFormat, make_flow_pictures, missing_flows
     from hmhi_jax.data.layouts import open_dataset
     from hmhi_jax.errors import InputError
+    from hmhi_jax.progress import frame_progress
 
     given = {"preset": preset, "neighbours": neighbours, "camera": camera, "size": size, "normalisation": normalisation}
     fields = {name: value for name, value in given.items() if value is not None}
@@ -78,7 +78,7 @@ def _recipe(text: str) -> "FlowRecipe":
     """A recipe from what was given as `--recipe`."""
     from hmhi_jax.data.flow import FlowRecipe
     from hmhi_jax.data.flow_pictures import read_recipe
-    from hmhi_jax.interop.export import ExportedNetwork, is_export
+    from hmhi_jax.inference.export import ExportedNetwork, is_export
     from hmhi_jax.interop.weights_file import load_weights
 
     if text.lstrip().startswith("{"):

@@ -28,9 +28,9 @@ def inspect(
     from rich.console import Console
     from rich.table import Table
 
-    from hmhi_jax.cli.progress import frame_progress
     from hmhi_jax.data.inspection import inspect_dataset
     from hmhi_jax.data.layouts import open_dataset
+    from hmhi_jax.progress import frame_progress
 
     videos = open_dataset(dataset, layout=layout, split=split, flows=flows)
     total = sum(len(video) for video in videos.videos)

@@ -31,11 +31,11 @@ def pack(
     """
     import os
 
-    from hmhi_jax.cli.progress import frame_progress
     from hmhi_jax.data.dataset_packing import PackedForm, pack_dataset
     from hmhi_jax.data.inspection import check_for_training
     from hmhi_jax.data.layouts import open_dataset
     from hmhi_jax.errors import InputError
+    from hmhi_jax.progress import frame_progress
 
     if quality is not None and size is None:
         raise InputError("--quality: expected together with --size; without it the files are packed as they are")

@@ -40,7 +40,7 @@ def plan(
     Needs the chips' compiler: `pip install "hmhi-jax[plan-tpu]"` or `"hmhi-jax[plan-cuda]"`. Compiling takes minutes
     the first time; what is found is kept.
     """
-    from hmhi_jax.planning.topology import check_installed, parse_topology, quiet_environment
+    from hmhi_jax.tools.plan.topology import check_installed, parse_topology, quiet_environment
 
     chips = parse_topology(topology)
     check_installed(chips.chip)
@@ -48,9 +48,9 @@ def plan(
     from rich.console import Console
 
     from hmhi_jax.complete_files import write_text
-    from hmhi_jax.planning.plan import make_plan
-    from hmhi_jax.planning.report import as_json, as_text
-    from hmhi_jax.planning.run_config import changed, load_config
+    from hmhi_jax.tools.plan.plan import make_plan
+    from hmhi_jax.tools.plan.report import as_json, as_text
+    from hmhi_jax.tools.plan.run_config import changed, load_config
 
     settings = changed(load_config(config), changes or [])
     with Console(stderr=True).status("tracing ...") as status:

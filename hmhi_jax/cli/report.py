@@ -58,9 +58,9 @@ def report(
     from hmhi_jax.errors import InputError
     from hmhi_jax.evaluation.frame_scores import Measures
     from hmhi_jax.evaluation.protocols import find_protocol
-    from hmhi_jax.evaluation.report import write_report
     from hmhi_jax.evaluation.scoring import evaluate
-    from hmhi_jax.evaluation.tables import Run
+    from hmhi_jax.tools.report.report import write_report
+    from hmhi_jax.tools.report.tables import Run
 
     if gt is None:
         if len(folders) < 2:

@@ -39,9 +39,9 @@ def synthesise(
 
     from hmhi_jax.complete_files import completed
     from hmhi_jax.data.flow import FlowRecipe
-    from hmhi_jax.data.synthetic.packs import contact_sheet, read_clip, write_pack
-    from hmhi_jax.data.synthetic.settings import Settings
     from hmhi_jax.errors import InputError
+    from hmhi_jax.tools.synthetic.packs import contact_sheet, read_clip, write_pack
+    from hmhi_jax.tools.synthetic.settings import Settings
 
     recipe = FlowRecipe.from_json(flow) if flow else dataclasses.replace(Settings().recipe, size=(height, width))
     features = [field.name for field in dataclasses.fields(Settings) if isinstance(field.default, float)]

@@ -1,19 +1,56 @@
-"""The layouts of public data sets, one rule each (see `layouts.Layout`); docs/data.md has them as a table.
+"""The layouts of public data sets, one rule each (`Layout`); docs/data.md has them as a table.
 
 Rules are tried in order: a folder takes the first that recognises it. Folder names are those of the data sets' own
 downloads, and of the copies that unsupervised segmentation papers hand around (`JPEGImages`, `JPEGFlows`).
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from hmhi_jax.data.layouts import FRAME_SUFFIXES, Layout, Place, folders, visible
+from hmhi_jax.data.natural_order import natural_key
+
+FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+MASK_SUFFIXES = FRAME_SUFFIXES | {".pgm", ".pbm"}
 
 # Beside the folder of frames; the first is the one `hmhi flow` makes.
 _FLOWS = ("Flows", "JPEGFlows", "OpticalFlow", "Flow", "flows", "flow")
 _CLASSES = ("aeroplane", "bird", "boat", "car", "cat", "cow", "dog", "horse", "motorbike", "train")
 _QUALITIES = ("480p", "1080p", "Full-Resolution")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a layout keeps one video. Folders need not exist; the first of `flows` that does is read, or written to."""
+
+    name: str
+    frames: Path
+    masks: Path | None
+    flows: tuple[Path, ...]
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to arrange folders: `recognise(root)`, its `splits(root)`, and the `places(root, split)` of the videos."""
+
+    name: str
+    tree: str
+    recognise: Callable[[Path], bool]
+    splits: Callable[[Path], Sequence[str]]
+    places: Callable[[Path, str], Iterable[Place]]
+
+
+def visible(folder: Path) -> list[Path]:
+    """What is in a folder, hidden files left out; nothing when it is missing."""
+    names = sorted(folder.iterdir(), key=lambda path: natural_key(path.name)) if folder.is_dir() else []
+    return [path for path in names if not path.name.startswith((".", "__MACOSX"))]
+
+
+def folders(folder: Path) -> list[Path]:
+    """The folders in a folder, in natural order."""
+    return [path for path in visible(folder) if path.is_dir()]
 
 
 def _has_frames(folder: Path) -> bool:

@@ -7,17 +7,15 @@ between layouts ends there. The folders of each layout are in `layout_rules.py`,
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import SupportsIndex
 
+from hmhi_jax.data.layout_rules import FRAME_SUFFIXES, LAYOUTS, MASK_SUFFIXES, Place, visible
 from hmhi_jax.data.natural_order import last_number, natural_key
 from hmhi_jax.data.packing import INDEX, PackedDataset, PackedPictures
 from hmhi_jax.errors import InputError
-
-FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
-MASK_SUFFIXES = FRAME_SUFFIXES | {".pgm", ".pbm"}
 
 
 @dataclass(frozen=True)
@@ -106,28 +104,6 @@ class Dataset:
         return dataclasses.replace(self, videos=tuple(videos))
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a layout keeps one video. Folders need not exist; the first of `flows` that does is read, or written to."""
-
-    name: str
-    frames: Path
-    masks: Path | None
-    flows: tuple[Path, ...]
-    label: str | None = None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A way to arrange folders: `recognise(root)`, its `splits(root)`, and the `places(root, split)` of the videos."""
-
-    name: str
-    tree: str
-    recognise: Callable[[Path], bool]
-    splits: Callable[[Path], Sequence[str]]
-    places: Callable[[Path, str], Iterable[Place]]
-
-
 def open_dataset(
     root: str | Path,
     *,
@@ -147,8 +123,6 @@ def open_dataset(
 
     Raises InputError when the layout is unknown or not recognised, or the split does not exist.
     """
-    from hmhi_jax.data.layout_rules import LAYOUTS
-
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected a data set")
@@ -251,14 +225,3 @@ def _listing(folder: str) -> tuple[str, ...]:
         return tuple(sorted(path.name for path in Path(folder).iterdir()))
     except (FileNotFoundError, NotADirectoryError):
         return ()
-
-
-def visible(folder: Path) -> list[Path]:
-    """What is in a folder, hidden files left out; nothing when it is missing."""
-    names = sorted(folder.iterdir(), key=lambda path: natural_key(path.name)) if folder.is_dir() else []
-    return [path for path in names if not path.name.startswith((".", "__MACOSX"))]
-
-
-def folders(folder: Path) -> list[Path]:
-    """The folders in a folder, in natural order."""
-    return [path for path in visible(folder) if path.is_dir()]

@@ -1,4 +1,4 @@
-"""Metrics, protocols and the report; knows nothing of the network.
+"""Metrics and protocols; knows nothing of the network.
 
 from hmhi_jax.evaluation import evaluate_uvos
 print(evaluate_uvos("predictions", "DAVIS", protocol="davis16"))
@@ -12,10 +12,8 @@ _HOME = {
     "evaluate_vsod": "scoring",
     "PROTOCOLS": "protocols",
     "Protocol": "protocols",
-    "Run": "tables",
     "Scores": "scores",
     "VideoScores": "scores",
-    "write_report": "report",
 }
 
 __all__ = list(_HOME)

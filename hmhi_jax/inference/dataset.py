@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import jax
 
-from hmhi_jax import compilation_cache
+from hmhi_jax import process
 from hmhi_jax.data.decoding import picture_size
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.flow_pictures import flow_recipe_of
@@ -70,7 +70,7 @@ class DatasetPredictor:
             chunk: frames of a video per round; None takes 4 on CPU and 8 elsewhere.
             workers: threads that read pictures and estimate flow, and as many that write.
         """
-        compilation_cache.enable()
+        process.enable_compilation_cache()
         if flow not in ("auto", "estimate", "files"):
             raise InputError(f"flow is {flow!r}, expected 'auto', 'estimate' or 'files'")
         for name, value in (("chunk", chunk), ("lanes_per_device", lanes_per_device), ("workers", workers)):

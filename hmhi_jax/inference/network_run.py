@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, UInt8
 
 from hmhi_jax.data.preprocessing import normalise
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.export import ExportedNetwork
 from hmhi_jax.inference.network_input import Prepared
 from hmhi_jax.inference.pipeline import StageTimes
 from hmhi_jax.inference.stream_state import StreamState
-from hmhi_jax.interop.export import ExportedNetwork
 from hmhi_jax.models import Features, HMHINet, Memory, frame
 
 

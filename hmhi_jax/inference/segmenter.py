@@ -17,15 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hmhi_jax import compilation_cache
+from hmhi_jax import process
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.video import Frame
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.export import ExportedNetwork, is_export
 from hmhi_jax.inference.network_input import FlowOf, jobs, prepare
 from hmhi_jax.inference.network_run import NetworkRun, Result
 from hmhi_jax.inference.pipeline import Pipeline, StageTimes
 from hmhi_jax.inference.stream_state import StreamState
-from hmhi_jax.interop.export import ExportedNetwork, is_export
 from hmhi_jax.interop.weights_file import check_variables, load_weights
 from hmhi_jax.models import HMHINet, build_model
 
@@ -61,7 +61,7 @@ class VideoSegmenter:
             chunk: frames encoded in one batch; None takes 1 on CPU and 8 elsewhere.
             device: where to compute; None takes JAX's default.
         """
-        compilation_cache.enable()
+        process.enable_compilation_cache()
         if chunk is not None and chunk < 1:
             raise InputError(f"chunk is {chunk}, expected a number of frames, at least 1")
         self.device = device or jax.local_devices()[0]

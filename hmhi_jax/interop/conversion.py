@@ -14,7 +14,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.interop.identify import Identity
 from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.torch_weights import encoder_from_torch, from_torch, to_torch
-from hmhi_jax.interop.weight_sources import METADATA, ORBAX_HEADER, ORBAX_VARIABLES
+from hmhi_jax.interop.weight_places import METADATA, ORBAX_HEADER, ORBAX_VARIABLES
 from hmhi_jax.interop.weights_file import save_weights
 
 FORMATS = ("safetensors", "npz", "pth", "orbax")

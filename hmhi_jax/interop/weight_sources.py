@@ -14,14 +14,12 @@ import numpy as np
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
-from hmhi_jax.interop.weights_file import shipped_weights
+from hmhi_jax.interop.weight_places import METADATA, ORBAX_HEADER, ORBAX_VARIABLES, checkpoint_of, shipped_weights
 
 # Keys under which training scripts put a state dict, best first (averaged weights are what people evaluate with).
 _WRAPPERS = ("network", "state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "module", "net")
 # What wrappers of modules put in front of every name.
 _PREFIXES = ("module.", "_orig_mod.")
-ORBAX_VARIABLES, ORBAX_HEADER = "variables", "hmhi"  # the two parts of an Orbax folder of ours
-METADATA = "__metadata__"  # key of a `.npz` that holds the JSON that safetensors keeps in its header
 
 
 @dataclass(frozen=True)
@@ -151,21 +149,6 @@ def _read_folder(path: Path) -> Source:
     state = _restore(found / "state")
     variables = {"params": state.get("ema") or state.get("params") or {}, "batch_stats": state.get("batch_stats") or {}}
     return _orbax(found, "training checkpoint (Orbax)", variables, _header_of_run(found / "run" / "metadata"))
-
-
-def checkpoint_of(folder: Path) -> Path | None:
-    """The Orbax folder that a folder stands for: itself if `hmhi convert` or training wrote it, the newest checkpoint
-    of a training run, or None."""
-    if (folder / ORBAX_VARIABLES).is_dir():
-        return folder
-    steps = [
-        step
-        for place in (folder, folder / "checkpoints", folder.parent)
-        if place.is_dir()
-        for step in place.iterdir()
-        if step.name.isdigit() and (step / "state").is_dir() and (place != folder.parent or step == folder)
-    ]
-    return max(steps, key=lambda step: int(step.name), default=None)
 
 
 def _header_of_run(record: Path) -> dict[str, Any]:

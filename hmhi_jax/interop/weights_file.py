@@ -8,7 +8,6 @@ were trained for), `flow` (a `FlowRecipe`) and `extra` (whatever the writer want
 import dataclasses
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import numpy as np
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop.weight_places import find_weights
+from hmhi_jax.interop.weight_sources import read_source
 
-SUFFIX = ".safetensors"
-CHECKPOINT_EXPORT = "weights" + SUFFIX  # what training writes beside its checkpoints
 _STORED = ("float32", "bfloat16", "float16")
 
 
@@ -98,38 +97,6 @@ def load_weights(name_or_path: str | Path) -> Weights:
     return Weights(variables=unflatten_dict(floating, sep="/"), path=path, **header)
 
 
-def find_weights(name_or_path: str | Path) -> Path:
-    """The file, or folder of one checkpoint, that `name_or_path` stands for; see `load_weights`."""
-    from hmhi_jax.interop.weight_sources import checkpoint_of
-
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        if (path / CHECKPOINT_EXPORT).is_file():
-            return path / CHECKPOINT_EXPORT
-        if (checkpoint := checkpoint_of(path)) is not None:
-            return checkpoint
-        raise InputError(
-            f"{path}: the folder holds no {CHECKPOINT_EXPORT}, which training writes beside its checkpoints, and no "
-            "checkpoint; give the folder of a training run or of a checkpoint, or a weights file"
-        )
-    shipped = shipped_weights()
-    if str(name_or_path) in shipped:
-        return shipped[str(name_or_path)]
-    names = ", ".join(shipped) if shipped else "none in this version"
-    raise InputError(
-        f"weights {str(name_or_path)!r}: no such file, folder or shipped name (shipped: {names}); "
-        "make one with 'hmhi convert' or by training"
-    )
-
-
-def shipped_weights() -> dict[str, Path]:
-    """Name -> file of the weights inside this package."""
-    folder = Path(str(resources.files("hmhi_jax"))) / "weights"
-    return {path.stem: path for path in sorted(folder.glob("*" + SUFFIX))}
-
-
 def check_variables(model: Any, variables: Mapping[str, Any], source: str | Path) -> None:
     """Compare names and shapes of `variables` with what `model` expects; `source` names them in the error.
 
@@ -167,8 +134,6 @@ def check_variables(model: Any, variables: Mapping[str, Any], source: str | Path
 
 def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """As `_read`, of an Orbax folder."""
-    from hmhi_jax.interop.weight_sources import read_source
-
     source = read_source(folder)
     if lacking := [name for name in ("model", "input_size", "flow") if not source.header.get(name)]:
         raise InputError(

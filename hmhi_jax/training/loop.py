@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from hmhi_jax import freed_memory
+from hmhi_jax import process
 from hmhi_jax.data.device_batches import DeviceBatch
 from hmhi_jax.errors import InputError
 from hmhi_jax.training.checkpoints import Checkpoints
@@ -203,7 +203,7 @@ class Loop:
         size = arrays["frames"].shape
         began = time.monotonic()
         program = self.train_step.lower(state, arrays).compile()
-        freed_memory.give_back()
+        process.give_back_freed_memory()
         wait_for_all(f"compiled-{'-'.join(map(str, size))}")
         self._programs[size] = program
         memory = program.memory_analysis()

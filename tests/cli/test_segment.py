@@ -17,7 +17,7 @@ from segment_results import frames_of, masks_of, refused, same_masks
 from small_videos import moving_square, write_video
 
 from hmhi_jax.data.flow import FlowRecipe, estimate_flow, flow_picture, write_flo
-from hmhi_jax.data.video import open_videos
+from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.interop.conversion import header_of, write_weights
 from hmhi_jax.interop.identify import identify
@@ -313,7 +313,7 @@ def test_a_checkpoint_folder(tmp_path, hmhi, weights, clip):
 
 
 def test_an_export(tmp_path, hmhi, weights, clip):
-    from hmhi_jax.interop.export import write_export
+    from hmhi_jax.inference.export import write_export
     from hmhi_jax.interop.weights_file import load_weights
 
     loaded = load_weights(weights)

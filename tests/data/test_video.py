@@ -14,7 +14,8 @@ from small_videos import moving_square, write_video
 
 from hmhi_jax.data import video_files
 from hmhi_jax.data.frame_folders import FrameFolder, picture_size, read_picture
-from hmhi_jax.data.video import check_size, open_videos
+from hmhi_jax.data.open_videos import open_videos
+from hmhi_jax.data.video import check_size
 from hmhi_jax.data.video_files import VideoFile
 from hmhi_jax.errors import InputError
 

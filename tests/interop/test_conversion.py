@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from hmhi_jax.cli import app
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop import load_weights
-from hmhi_jax.interop.recipe_weights import recipe_state_dict
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
 from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.torch_names import UNUSED
@@ -25,6 +24,7 @@ from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.models import build_model
 from hmhi_jax.models.backbones import BackboneSpec, register
 from hmhi_jax.models.backbones.swin import SwinTransformer
+from hmhi_jax.tools.compare.recipe_weights import recipe_state_dict
 
 register(
     "swin_test",

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop import weights_file
+from hmhi_jax.interop import weight_places
 from hmhi_jax.interop.weights_file import check_variables, load_weights, save_weights
 from hmhi_jax.models import build_model
 
@@ -75,7 +75,7 @@ def test_folder_of_a_training_run(tmp_path, variables):
 def test_shipped_names_are_listed(tmp_path, monkeypatch, variables):
     package = tmp_path / "package"
     save_weights(package / "weights" / "small.safetensors", variables, ARGUMENTS, (64, 64), RECIPE)
-    monkeypatch.setattr(weights_file.resources, "files", lambda _: package)
+    monkeypatch.setattr(weight_places.resources, "files", lambda _: package)
     assert load_weights("small").path.name == "small.safetensors"
     with pytest.raises(InputError, match=r"'smal'.*shipped: small"):
         load_weights("smal")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from hmhi_jax.cli.evaluation_run import EvaluationSet
-from hmhi_jax.cli.training_validation import best_metric
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.protocols import find_protocol
+from hmhi_jax.runs.evaluate import EvaluationSet
+from hmhi_jax.runs.validate import best_metric
 from hmhi_jax.training import assemble
 from hmhi_jax.training.config import check_same, default_config, differences, to_plain
 

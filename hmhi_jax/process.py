@@ -1,0 +1,69 @@
+"""What a process asks of the system: large memory pages, memory given back, a folder for compiled programs.
+
+XLA's CPU backend asks the C library for its temporary memory, hundreds of megabytes, at every call of a compiled
+program, and gives it back afterwards. As pages of 4 KiB all of it would be handed out, zeroed and looked up anew for
+every frame, a twelfth of a frame's time; as pages of 2 MiB that is nearly free. The GNU C library asks for them if an
+environment variable says so before the process starts (glibc 2.35 and later; older ones ignore it). Kernels set to
+`always` or `madvise` grant them.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+_VARIABLE, _SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+_KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def large_pages_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """`given`, asking for large pages. What it says about them already stays."""
+    tunables = given.get(_VARIABLE, "")
+    if _SETTING not in tunables:
+        tunables = ":".join(filter(None, [tunables, f"{_SETTING}=1"]))
+    return {**given, _VARIABLE: tunables}
+
+
+def restart_with_large_pages() -> None:
+    """Start the running Python program over with `large_pages_environment`, as the same process; only where that
+    changes anything, so once at most. To be called before anything is done or read."""
+    wanted = large_pages_environment(os.environ)
+    if wanted == dict(os.environ) or not _granted():
+        return
+    os.execve(sys.executable, sys.orig_argv, wanted)
+
+
+def _granted() -> bool:
+    try:
+        return "[never]" not in _KERNEL.read_text()
+    except OSError:  # not Linux
+        return False
+
+
+def give_back_freed_memory() -> None:
+    """Hand freed memory back to the system, where the C library is GNU's; elsewhere nothing happens.
+
+    Compiling a large program frees gigabytes in small pieces. Kept for later, they would add to what running it takes.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+        library.malloc_trim(0)
+
+
+def cache_folder() -> Path:
+    """`$HMHI_CACHE`, else `$XDG_CACHE_HOME/hmhi-jax`, else `~/.cache/hmhi-jax`."""
+    if folder := os.environ.get("HMHI_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hmhi-jax"
+
+
+def enable_compilation_cache() -> None:
+    """Turn JAX's persistent compilation cache on, unless the user already chose a folder.
+
+    Compiled programs are kept there, so that the second start of a command does not compile.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

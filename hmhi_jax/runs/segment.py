@@ -1,0 +1,296 @@
+"""Segmenting videos: which are still to do, what flow they have, and all of them side by side on the devices there are."""
+
+import dataclasses
+import errno
+import hashlib
+import queue
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hmhi_jax import __version__
+from hmhi_jax.data.open_videos import open_videos
+from hmhi_jax.errors import InputError
+from hmhi_jax.interop.weight_places import find_weights
+
+if TYPE_CHECKING:
+    from hmhi_jax.data.flow import FlowRecipe
+    from hmhi_jax.data.flow_folder import FlowFolder
+    from hmhi_jax.data.video import Video
+    from hmhi_jax.inference.result_folder import ResultFolder
+    from hmhi_jax.progress import VideoProgress
+
+
+# A video file may hold fewer frames than it promises; what is missing among the first is told when it is reached.
+_ENOUGH_FLOW = 0.95
+
+
+def run(
+    inputs: list[str],
+    out: Path,
+    *,
+    weights: str,
+    flow: str,
+    size: str | None,
+    network_size: Any,
+    threshold: float,
+    soft: bool,
+    overlay: bool,
+    memory_frames: int | None,
+    dtype: str | None,
+    backbone: str | None,
+    max_frames: int | None,
+    frame_rate: float | None,
+    chunk: int | None,
+    devices: int | None,
+    save_every: int,
+    resume: bool,
+    overwrite: bool,
+) -> bool:
+    """Do what `hmhi segment` was asked for; the arguments are its options, `network_size` what `size` means.
+
+    Returns whether every video came out. Raises `InputError` for what can be refused before the first frame.
+    """
+    videos = open_videos(inputs, frame_rate=Fraction(frame_rate).limit_denominator(1001) if frame_rate else None)
+    exported = (Path(weights).expanduser() / "export.json").is_file()
+    source = Path(weights).expanduser() if exported else find_weights(weights)
+    settings = {
+        "weights": {"path": str(source), "sha256": _sha256(_files_of(source))},
+        "flow": flow if flow == "dis" else str(Path(flow).resolve()),
+        "size": size,
+        "memory_frames": memory_frames,
+        "dtype": dtype or (None if exported else "float32"),
+        "threshold": threshold,
+        "soft": soft,
+        "overlay": overlay,
+        "max_frames": max_frames,
+        "frame_rate": frame_rate,
+        "chunk": chunk,
+        "version": __version__,
+    }
+    tasks = _plan(videos, inputs, out, settings, overwrite=overwrite)
+    if not tasks and backbone is None:  # else the weights are looked at even where nothing is left to do
+        return True
+
+    from hmhi_jax.inference.segmenter import VideoSegmenter
+    from hmhi_jax.inference.video_job import JobOptions
+
+    any_live = any(video.live for video, _ in tasks)
+    segmenter = VideoSegmenter.load(
+        source, size=network_size, memory_frames=memory_frames, dtype=dtype, chunk=1 if any_live else chunk,
+        backbone=backbone,
+    )  # fmt: skip
+    if not tasks:
+        return True
+    alone = len(videos) == 1
+    flows = {} if flow == "dis" else _flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
+    options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames)
+    about = {
+        "command": shlex.join(["hmhi", *sys.argv[1:]]),
+        "settings": {**settings, "flow_recipe": vars(segmenter.flow_recipe)},
+    }
+    return not _run(tasks, segmenter, options, flows, about, devices)
+
+
+def _plan(
+    videos: "list[Video]", inputs: list[str], out: Path, settings: dict[str, Any], *, overwrite: bool
+) -> "list[tuple[Video, ResultFolder]]":
+    """Which videos are still to do, and where each goes. Everything that can be refused now is."""
+    from hmhi_jax.data.flow_folder import flow_fingerprint, flow_folder_of
+    from hmhi_jax.inference.result_folder import ResultFolder
+
+    found_inside = Path(inputs[0]).is_dir() and Path(videos[0].path) != Path(inputs[0])
+    alone = len(videos) == 1 and not found_inside
+    tasks = []
+    for video in videos:
+        identity = {"input": video.fingerprint(), **settings}
+        if settings["flow"] != "dis":
+            identity["flow"] = flow_fingerprint(flow_folder_of(settings["flow"], video.name, len(videos) == 1))
+        folder = ResultFolder(out if alone else out / video.name, identity)
+        if overwrite and folder.is_ours():
+            folder.clear()
+        status = folder.status()
+        if status == "finished" and not video.live:
+            summary = folder.read_summary()
+            print(f"{video.path}: finished before, {summary.get('frames')} frames in {folder.path}")
+            continue
+        if status != "new" and video.live:
+            raise InputError(f"{folder.path}: holds what a camera saw before; choose another folder, or --overwrite")
+        folder.check_writable()
+        tasks.append((video, folder))
+    return tasks
+
+
+def _flow_folders(
+    flow: str,
+    tasks: "list[tuple[Video, ResultFolder]]",
+    alone: bool,
+    recipe: "FlowRecipe",
+    weights: str,
+    max_frames: int | None,
+) -> "dict[str, FlowFolder]":
+    """Flow of each video. Warns of pictures that are known to be made otherwise than the weights want them."""
+    from hmhi_jax.data.flow_folder import flow_folder_of
+
+    folders, differing = {}, {}
+    for video, _ in tasks:
+        folder = _flow_folder(flow_folder_of(flow, video.name, alone), video, recipe, max_frames)
+        folders[video.name] = folder
+        differing.setdefault(folder.difference, []).append(str(folder.folder))
+    for difference, alike in differing.items():
+        if difference:
+            print(
+                f"warning: {alike[0]}{f' and {len(alike) - 1} more' if alike[1:] else ''}: flow pictures made "
+                f"otherwise than {weights} wants them ({difference}), so masks may be far off; make them again with "
+                f"'hmhi flow DATASET --recipe {weights} --overwrite', or take '--flow dis'",
+                file=sys.stderr,
+            )
+    return folders
+
+
+def _flow_folder(path: Path, video: "Video", recipe: "FlowRecipe", max_frames: int | None) -> "FlowFolder":
+    """Flow of one video, refused if it is known that there is too little of it."""
+    from hmhi_jax.data.flow_folder import FlowFolder
+
+    names = video.frame_names()
+    if names is not None:
+        return FlowFolder(path, recipe, names[:max_frames])
+    folder = FlowFolder(path, recipe)
+    wanted = min((number for number in (video.frame_count, max_frames) if number), default=0)
+    if len(folder) < _ENOUGH_FLOW * wanted - 1:
+        raise InputError(
+            f"{path}: holds {len(folder)} flow pictures, expected one for each of about {wanted} frames of "
+            f"{video.path}; make the others, or stop before with --max-frames"
+        )
+    return folder
+
+
+def _run(
+    tasks: "list[tuple[Video, ResultFolder]]",
+    segmenter: Any,
+    options: Any,
+    flows: "dict[str, FlowFolder]",
+    about: dict[str, Any],
+    devices: int | None,
+) -> bool:
+    """Do the tasks, several at once where there are several devices. Returns whether any failed."""
+    import jax
+
+    from hmhi_jax.inference.video_job import Interrupted, segment_video
+    from hmhi_jax.progress import VideoProgress
+
+    there = jax.local_devices()
+    if devices is not None and devices > len(there):
+        raise InputError(
+            f"--devices {devices}: there are {len(there)} here ({there[0].platform}), expected at most that"
+        )
+    here = there[:devices][: len(tasks)]
+    segmenters: queue.Queue = queue.Queue()
+    for device in here:
+        segmenters.put(segmenter if device == segmenter.device else segmenter.to(device))
+    stop = threading.Event()
+
+    def work(video: "Video", folder: "ResultFolder", progress: "VideoProgress") -> str | None:
+        mine = segmenters.get()
+        try:
+            wanted = [number for number in (video.frame_count, options.most_frames) if number]
+            report = progress.video(video.name, min(wanted) if wanted else None)
+            job = dataclasses.replace(options, save_every=0) if video.live else options
+            summary = segment_video(
+                mine, video, folder, job, flow=flows.get(video.name), about=about, on_progress=report, stop=stop
+            )
+        except InputError as error:
+            progress.print(f"error: {error}")
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+                stop.set()  # the other videos would meet the same disk
+            return "failed"
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            progress.print(
+                f"error: {video.path}: takes more memory than there is ({error}); "
+                "choose a smaller --size, --memory-frames or --chunk"
+            )
+            return "failed"
+        except Interrupted:
+            return "stopped"
+        finally:
+            segmenters.put(mine)
+        for note in summary["notes"]:
+            progress.print(f"note: {note}")
+        progress.print_result(folder, summary)
+        return None
+
+    with VideoProgress() as progress, _CtrlC(stop, live=any(video.live for video, _ in tasks)):
+        if len(here) == 1:
+            outcomes = []
+            for video, folder in tasks:
+                if stop.is_set():
+                    break
+                outcomes.append(work(video, folder, progress))
+        else:
+            outcomes = _side_by_side(work, tasks, progress, len(here), stop)
+    return "failed" in outcomes
+
+
+def _side_by_side(
+    work: Callable, tasks: list, progress: "VideoProgress", workers: int, stop: threading.Event
+) -> list[str | None]:
+    """All tasks on a pool of threads; Ctrl-C stops them at their next frames."""
+
+    def unless_stopped(video: "Video", folder: "ResultFolder") -> str | None:
+        return "stopped" if stop.is_set() else work(video, folder, progress)
+
+    with ThreadPoolExecutor(workers) as pool:
+        running = {pool.submit(unless_stopped, *task) for task in tasks}
+        outcomes = []
+        try:
+            while running:
+                done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                outcomes += [future.result() for future in done]
+        except BaseException:
+            stop.set()
+            raise
+    return outcomes
+
+
+class _CtrlC:
+    """While a camera runs, the first Ctrl-C ends its video in good order; the second one is an interruption."""
+
+    def __init__(self, stop: threading.Event, live: bool) -> None:
+        self._stop, self._live = stop, live
+
+    def __enter__(self) -> None:
+        if self._live and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, *_: object) -> None:
+        self._stop.set()
+        signal.signal(signal.SIGINT, self._before)
+
+    def __exit__(self, *_: object) -> Literal[False]:
+        if hasattr(self, "_before"):
+            signal.signal(signal.SIGINT, self._before)
+        return False
+
+
+def _files_of(weights: Path) -> list[Path]:
+    """The files of weights, which are one, or a folder (an export, a checkpoint)."""
+    return sorted(path for path in weights.rglob("*") if path.is_file()) if weights.is_dir() else [weights]
+
+
+def _sha256(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()

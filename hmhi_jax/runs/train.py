@@ -1,0 +1,177 @@
+"""A training run from its config: puts the rooms together that must not know each other. `train.py` calls it."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from hmhi_jax.complete_files import write_text
+from hmhi_jax.data.device_batches import DeviceBatches, batch_shapes
+from hmhi_jax.errors import InputError
+from hmhi_jax.interop.weight_places import CHECKPOINT_EXPORT
+from hmhi_jax.interop.weights_file import load_weights, save_weights
+from hmhi_jax.process import enable_compilation_cache
+from hmhi_jax.runs.validate import Validation, best_metric
+from hmhi_jax.tools.synthetic.moving_blobs import write_moving_blobs
+from hmhi_jax.training import assemble
+from hmhi_jax.training.checkpoints import FOLDER, Checkpoints, code_version, load_other_run, silence_closed_writers
+from hmhi_jax.training.config import check_same, flat, is_among, to_plain
+from hmhi_jax.training.initial_weights import starting_state
+from hmhi_jax.training.initialisation import init_variables
+from hmhi_jax.training.interruption import Interruption
+from hmhi_jax.training.loop import Loop, Schedule
+from hmhi_jax.training.mesh import make_mesh, wait_for_all
+from hmhi_jax.training.optimiser import check_patterns
+from hmhi_jax.training.state import TrainState
+from hmhi_jax.training.step import make_train_step
+
+
+def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tuple[str, ...] = ()) -> int:
+    """Train, or go on training, until the end of the schedule or a signal; the exit code."""
+    enable_compilation_cache()
+    silence_closed_writers()
+    fields = flat(to_plain(config))
+    if unknown := [name for name in accepted if not any(is_among(field, (name,)) for field in fields)]:
+        raise InputError(f"--accept_changes: the config has no field or section {', '.join(unknown)}")
+    folder = Path(workdir).expanduser().absolute()
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if config.data.generate:
+            config = _with_generated_data(config, folder)
+    mesh = make_mesh(config.mesh.data, config.mesh.space)
+    assemble.check_devices(config, mesh)
+    model = assemble.model_of(config)
+    data = assemble.data_of(config, mesh)
+    try:
+        total, evaluate_every = assemble.steps_of(config, data.clips_per_epoch)
+        optimiser, schedule = assemble.optimiser_of(config, total)
+        shapes = jax.eval_shape(lambda: init_variables(model, config.seed, config.initialisation))
+        check_patterns(shapes["params"], {"config.optimiser.frozen": tuple(config.optimiser.frozen)})
+
+        if config.evaluation.sets and not evaluate_every:
+            raise InputError(
+                "config.evaluation.sets are given, but every_steps and every_epochs are 0; say how often to evaluate"
+            )
+        validation = Validation(config, model, folder) if config.evaluation.sets else None
+        best, lowest = best_metric(config, validation.sets if validation else ())
+        plain = to_plain(config)
+        record = {
+            "config": plain, "versions": code_version(), "clips_per_epoch": data.clips_per_epoch,
+            "best_metric": best, "lowest_is_best": lowest, "flow_recipe": data.flow_recipe.to_json(),
+        }  # fmt: skip
+        wait_for_all("data-opened")  # looking through a data set takes some processes longer than others
+        # From here on: the first compilation takes minutes, and a signal in it must not end in a traceback.
+        with Interruption() as interruption:
+            checkpoints = Checkpoints(
+                folder,
+                keep_last=config.checkpoints.keep_last,
+                keep_best=config.checkpoints.keep_best,
+                best_metric=best or None,
+                lowest_is_best=lowest,
+            )
+            train_step = make_train_step(model, optimiser, schedule, mesh, **assemble.step_arguments(config))
+            when = Schedule(total, config.checkpoints.every_steps, evaluate_every, config.logging.every_steps)
+
+            def export(state: TrainState, figures: Mapping[str, float]) -> None:
+                extra = {
+                    "step": int(state.step),
+                    "figures": dict(figures),
+                    "config": plain,
+                    "versions": record["versions"],
+                }
+                variables = jax.tree.map(jax.device_get, state.variables(averaged=True))
+                size = tuple(config.data.sizes[-1])
+                save_weights(folder / CHECKPOINT_EXPORT, variables, plain["model"], size, data.flow_recipe, extra)
+
+            loop = Loop(
+                train_step, data.batches, when, checkpoints, folder, record, evaluate=validation,
+                export=export, tensorboard=config.logging.tensorboard, profile=profile,
+            )  # fmt: skip
+
+            def compile_first(like: TrainState) -> None:
+                if isinstance(data.batches, DeviceBatches):  # a bad first picture is told before minutes of compiling
+                    data.batches.wait_for_next()
+                first = batch_shapes(config.data.batch_size, config.data.frames, tuple(config.data.sizes[0]))
+                compiled.append(loop.compile(like, first))
+
+            compiled: list[str] = []
+            state, restored, notes = starting_state(
+                model, optimiser, mesh, checkpoints,
+                seed=config.seed, ema=config.step.ema_decay > 0,
+                check=lambda stored: check_same(stored["config"], plain, str(folder), accepted),
+                source=(lambda: _other_weights(config)) if config.init_from else None,
+                source_name=config.init_from, initialisation=config.initialisation,
+                meanwhile=compile_first,
+            )  # fmt: skip
+            if restored is not None and restored.step >= total:
+                notes.append(f"the run is finished: its length is {total} steps")
+            if restored is not None:
+                data.batches.set_state(_data_state(restored.data, data.batches.get_state(), accepted))
+            with _writing(folder):
+                _write_json(folder / "config.json", record)
+
+            outcome = loop.run(state, interruption, [*checkpoints.warnings, *notes, *compiled])
+    finally:
+        data.batches.close()
+    return outcome.exit_code
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What goes wrong when the work directory is written to, in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written to ({error.strerror or error}); free space or give another --workdir"
+        ) from error
+
+
+def _data_state(stored: dict[str, Any], current: dict[str, Any], accepted: tuple[str, ...]) -> dict[str, Any]:
+    """The place in the data to go on from: a checkpoint's, but for what was accepted to differ."""
+    fields = {"batch_size": "data.batch_size", "seed": "seed", "clips": "data.sources"}
+    changed = [name for name, field in fields.items() if name in current and is_among(field, accepted)]
+    return stored | {name: current[name] for name in changed}
+
+
+def _other_weights(config: ConfigDict) -> tuple[Mapping[str, Any], Any | None]:
+    """What `config.init_from` names: a weights file, or another run's checkpoints."""
+    keep = config.init_optimiser == "kept"
+    if config.init_optimiser not in ("fresh", "kept"):
+        raise InputError(f"config.init_optimiser is {config.init_optimiser!r}, expected 'fresh' or 'kept'")
+    source = Path(config.init_from).expanduser()
+    if (source / FOLDER).is_dir():
+        return load_other_run(source, newest=keep) if keep else (load_other_run(source)[0], None)
+    if keep:
+        raise InputError(f"init_from {source}: holds no {FOLDER}, so there is no optimiser to keep")
+    return load_weights(config.init_from).variables, None
+
+
+def _with_generated_data(config: ConfigDict, folder: Path) -> ConfigDict:
+    """The config with moving blobs in `<workdir>/data` as its data set."""
+    if config.data.sources:
+        raise InputError(
+            f"config.data.generate is {config.data.generate} and config.data.sources {config.data.sources}, expected "
+            "only one of them; --config.data.generate=0 trains on the sources"
+        )
+    config = config.copy_and_resolve_references()
+    size = assemble.sizes_of(config)[0]
+    if jax.process_index() == 0:
+        write_moving_blobs(
+            folder / "data", train=config.data.generate, val=max(2, config.data.generate // 4), size=size
+        )
+    wait_for_all("generated-data")
+    with config.unlocked():
+        config.data.root = str(folder)
+        config.data.sources = ({"path": "data", "split": "train"},)
+    return config
+
+
+def _write_json(path: Path, value: Any) -> None:
+    if jax.process_index() != 0:
+        return
+    write_text(path, json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""Outbuildings: what only `runs`, `cli` and the benchmarks use."""

@@ -1,0 +1,1 @@
+"""This implementation and the authors' release side by side, on the same input and weights."""

@@ -1,0 +1,204 @@
+"""What `hmhi compare` prints and writes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hmhi_jax.complete_files import write_text
+from hmhi_jax.tools.compare import comparison
+from hmhi_jax.tools.compare import page as comparison_page
+from hmhi_jax.tools.compare.sides import Side, cores
+
+_MOST_STRIPS = 8
+_STAGES_NOTE = (
+    "Absolute. quantile: 99 % of the values deviate less, in the worst frame; scale: root mean square of the release's "
+    "map. Single large values in read_shallow, and what follows from them, are pairs of scores so close that rounding "
+    "decides which of the two is among the highest that are kept."
+)
+
+
+def report_inference(
+    folder: Path, facts: dict[str, Any], release: Side, ours: Side, pictures: list[np.ndarray], weights: Path
+) -> bool:
+    """Maps, masks, time and memory; prints the table, writes report.json and report.html, returns the verdict."""
+    rows = comparison.compare_maps(release, ours, facts["tolerance"])
+    masks = comparison.compare_masks(release, ours)
+    outside = comparison.first_outside(rows)
+    sides = _sides(release, ours)
+    stages = comparison.summary(rows)
+    if outside is None:
+        verdict = f"within the tolerance of {facts['tolerance']:g}: {len(rows)} maps of {facts['frames']} frames"
+    else:
+        how = outside.problem or (
+            f"99 % of values within {outside.quantile:.1e}, largest {outside.largest:.1e}, scale {outside.scale:.1e}"
+        )
+        verdict = (
+            f"outside the tolerance of {facts['tolerance']:g}: first {outside.stage} of frame {outside.frame} ({how})"
+        )
+    agreement = [
+        {
+            "frame": row.frame,
+            "sign agreement": f"{100 * row.sign_agreement:.4f} %",
+            "J between the two": f"{row.jaccard:.6f}",
+            "mask of the release": f"{100 * row.release_area:.2f} %",
+            "ours": f"{100 * row.our_area:.2f} %",
+        }
+        for row in masks
+    ]
+    tables = [
+        ("Deviation by map, over all frames", _STAGES_NOTE, stages),
+        ("Masks", "Logit above 0, at the network's size.", agreement),
+        ("Time and memory", "Frame by frame, one process each, after a warm-up.", sides),
+    ]
+    data = {
+        "settings": facts,
+        "verdict": {"within": outside is None, "text": verdict, "first_outside": outside and vars(outside)},
+        "stages": stages,
+        "frames": comparison.as_json(rows),
+        "masks": comparison.as_json(masks),
+        "release": release.report,
+        "ours": ours.report,
+    }
+    chart = comparison_page.deviation_chart(data["frames"], facts["tolerance"])
+    _publish(folder, facts, data, verdict, outside is None, tables, chart, _strips(release, ours, pictures))
+    return outside is None
+
+
+def report_training(
+    folder: Path, facts: dict[str, Any], release: Side, ours: Side, pictures: list[np.ndarray], weights: Path
+) -> bool:
+    """Losses, gradients and drift; prints the tables, writes report.json and report.html, returns the verdict."""
+    from hmhi_jax.interop.weight_sources import read_source
+
+    steps = comparison.compare_steps(release, ours)
+    states = [
+        read_source(path).entries for path in (weights, release.folder / "trained.pth", ours.folder / "trained.pth")
+    ]
+    modules = comparison.compare_parameters(*states, (release, ours))
+    problem = comparison.steps_outside(steps, facts["tolerance"]) or comparison.parameters_outside(modules)
+    verdict = (
+        f"within the tolerance of {facts['tolerance']:g}: {len(steps)} training steps"
+        if problem is None
+        else f"outside the tolerance of {facts['tolerance']:g}: {problem}"
+    )
+    losses = [
+        {
+            "step": row.step,
+            "loss of the release": f"{row.release_loss:.6f}",
+            "ours": f"{row.our_loss:.6f}",
+            "relative difference": abs(row.release_loss - row.our_loss) / max(abs(row.release_loss), 1e-12),
+            "largest difference of a gradient norm": row.gradient,
+            "in": row.worst_module,
+        }
+        for row in steps
+    ]
+    drift = [
+        {
+            "module": row.module,
+            "gradient norm, release": row.release_norm,
+            "ours": row.our_norm,
+            "relative difference": abs(row.release_norm - row.our_norm) / max(row.release_norm, 1e-12),
+            "parameters moved by": row.moved,
+            "drift between the two": row.drift,
+            "drift / moved": row.drift / max(row.moved, 1e-12),
+        }
+        for row in modules
+    ]
+    unread = release.report.get("without_gradient", [])
+    note = f"Entries that never get a gradient in the release: {', '.join(unread)}" if unread else ""
+    tables = [
+        ("Training steps", "AdamW as the release sets it, no dropout, no drop path, one clip a step.", losses),
+        ("Gradients of the first step, parameters after the last", note, drift),
+        ("Time and memory", "Forward, backward and update; compilation apart.", _sides(release, ours)),
+    ]
+    data = {
+        "settings": {**facts, "steps": len(steps)},
+        "verdict": {"within": problem is None, "text": verdict},
+        "steps": comparison.as_json(steps),
+        "modules": comparison.as_json(modules),
+        "release": release.report,
+        "ours": ours.report,
+    }
+    _publish(folder, facts, data, verdict, problem is None, tables, None, [])
+    return problem is None
+
+
+def _sides(release: Side, ours: Side) -> list[dict[str, Any]]:
+    unit = "frame" if "seconds_per_frame" in release.report else "step"
+    return [
+        {
+            "side": name,
+            f"seconds per {unit}": side.report[f"seconds_per_{unit}"],
+            f"CPU seconds per {unit}": side.report[f"cpu_seconds_per_{unit}"],
+            "peak memory (MiB)": round(side.report["peak_mib"]),
+            "compilation (s)": side.report.get("compile_seconds") or "",
+            "software": side.report["software"],
+            "device": side.report["device"],
+        }
+        for name, side in (("release", release), ("ours", ours))
+    ]
+
+
+def _strips(release: Side, ours: Side, pictures: list[np.ndarray]) -> list[tuple[str, list[tuple[str, np.ndarray]]]]:
+    from hmhi_jax.data.preprocessing import resize_picture
+
+    theirs, mine = (1 / (1 + np.exp(-side.stage("logits")[0, ..., 0].astype(np.float64))) for side in (release, ours))
+    chosen = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), _MOST_STRIPS)).round().astype(int))
+    strips = []
+    for t in chosen:
+        difference, full = comparison_page.difference_picture(theirs[t], mine[t])
+        flipped = int(((theirs[t] > 0.5) != (mine[t] > 0.5)).sum())
+        strips.append(
+            (
+                f"frame {t}",
+                [
+                    ("frame", resize_picture(pictures[t], theirs[t].shape)),
+                    ("release", comparison_page.probability_picture(theirs[t])),
+                    ("ours", comparison_page.probability_picture(mine[t])),
+                    (f"difference, full colour is {full:.1e}; {flipped} pixels on the other side of 0.5", difference),
+                ],
+            )
+        )
+    return strips
+
+
+def _publish(
+    folder: Path,
+    facts: dict[str, Any],
+    data: dict[str, Any],
+    verdict: str,
+    good: bool,
+    tables: list[tuple[str, str, list[dict[str, Any]]]],
+    chart: bytes | None,
+    strips: list[Any],
+) -> None:
+    line = (
+        f"{facts['backbone']}, memory of {facts['memory_frames']} frames, {facts['size']} x {facts['size']}, "
+        f"{facts['video']} ({facts['frames']} frames), weights: {facts['weights']}, {cores()} cores"
+    )
+    page = comparison_page.render_page("HMHI-Net: JAX and PyTorch", line, verdict, good, tables, chart, strips)
+    write_text(folder / "report.json", json.dumps(data, indent=1))
+    write_text(folder / "report.html", page)
+    _print(line, verdict, good, tables)
+
+
+def _print(line: str, verdict: str, good: bool, tables: list[tuple[str, str, list[dict[str, Any]]]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(line, highlight=False)
+    for heading, _, rows in tables:
+        if not rows:
+            continue
+        columns = [key for key in rows[0] if key != "within"]
+        table = Table(title=heading, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for index, column in enumerate(columns):
+            table.add_column(column.replace("_", " "), justify="left" if index == 0 else "right")
+        for row in rows:
+            style = None if row.get("within", True) else "bold red"
+            table.add_row(*(comparison_page.shown(row[key]) for key in columns), style=style)
+        console.print(table)
+    console.print(verdict, style="green" if good else "bold red", highlight=False)

@@ -1,0 +1,147 @@
+"""The two processes of a comparison and what goes between them: one folder, a request, arrays, a report.
+
+Both sides are processes of their own, so that time and memory are theirs alone, and the release's side runs in any
+Python that has PyTorch.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hmhi_jax.errors import InputError
+from hmhi_jax.models import build_model
+from hmhi_jax.models.backbones import spec
+
+RELEASE_SCRIPT = Path(__file__).with_name("release_process.py")
+# Encoders that the release's network can be built with; see `release_process`.
+RELEASE_BACKBONES = ("mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5", "swin_tiny", "swin_small")
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side left behind.
+
+    folder   `<stage>.npy` for every map `[B, frames, h, w, C]` (inference), `trained.pth` (training)
+    report   its `report.json`
+    """
+
+    folder: Path
+    report: dict[str, Any]
+
+    def stages(self) -> list[str]:
+        """Names of the maps it recorded."""
+        return sorted(path.stem for path in self.folder.glob("*.npy"))
+
+    def stage(self, name: str) -> np.ndarray:
+        """One map of all frames, mapped from disk."""
+        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+
+
+def check_release(clone: Path, python: str, device: str, arguments: Mapping[str, Any]) -> None:
+    """Raises `InputError` if the clone, its Python or device cannot do, or cannot build what was asked for."""
+    backbone = arguments["backbone"]
+    if not (clone / "lib" / "HMHI_Net.py").is_file():
+        raise InputError(
+            f"--release {clone}: no clone of the authors' release (lib/HMHI_Net.py is missing); "
+            "git clone https://github.com/ZhengxyFlow/HMHI-Net"
+        )
+    if backbone not in RELEASE_BACKBONES:
+        raise InputError(
+            f"backbone {backbone}: the release's network can be built with {', '.join(RELEASE_BACKBONES)} only"
+        )
+    for name, theirs in _built_in(backbone).items():
+        ours = theirs if arguments.get(name) is None else arguments[name]
+        if ours != theirs:
+            raise InputError(
+                f"{name} {ours}: the release's network has {theirs} built in; compare weights that have it"
+            )
+    try:
+        subprocess.run([python, "-c", "import torch, numpy"], check=True, capture_output=True, text=True, timeout=300)
+    except FileNotFoundError:
+        raise InputError(f"--python {python}: no such program; name a Python that has torch and numpy") from None
+    except (subprocess.SubprocessError, OSError) as error:
+        reason = _last_line(getattr(error, "stderr", "") or str(error))
+        raise InputError(f"--python {python}: cannot import torch and numpy ({reason})") from None
+    probe = [python, "-c", "import sys, torch; torch.zeros(1, device=sys.argv[1])", device]
+    answer = subprocess.run(probe, capture_output=True, text=True, timeout=300)
+    if answer.returncode:
+        reason = _last_line(answer.stderr)
+        raise InputError(f"--device {device}: PyTorch cannot use it ({reason}); expected cpu or cuda")
+
+
+def _built_in(backbone: str) -> dict[str, Any]:
+    """Arguments of `build_model` that the release's constructor does not take: our defaults are its values."""
+    entry, model = spec(backbone), build_model(backbone)
+    of_backbone = {"decoder_width": entry.decoder_width, "flow_adapters": entry.flow_adapters}
+    return of_backbone | {name: getattr(model, name) for name in ("feedforward", "top_k", "subpixels")}
+
+
+def run_side(command: list[str], name: str, folder: Path, request: Mapping[str, Any], log: Path) -> Side:
+    """Run one side to its end.
+
+    Args:
+        command: a program that takes the path of the request as last argument.
+        name: of the side, in errors and file names.
+        folder: where it works; made here.
+        request: see `release_process`; `output` is set here.
+        log: what it prints; stays if it fails.
+
+    Raises:
+        InputError: if it fails, with the last line it printed and where the rest is.
+    """
+    output = folder / name
+    output.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({**request, "output": str(output)}))
+    with log.open("w") as file:
+        process = subprocess.run([*command, str(path)], stdout=file, stderr=subprocess.STDOUT, check=False)
+    report = output / "report.json"
+    if process.returncode or not report.is_file():
+        text = log.read_text(errors="replace")
+        raise InputError(
+            f"the process of {name} failed (exit code {process.returncode}): {_last_line(text)}; see {log}"
+        )
+    log.unlink()
+    return Side(output, json.loads(report.read_text()))
+
+
+def release_command(python: str) -> list[str]:
+    """How the release's side is started."""
+    return [python, str(RELEASE_SCRIPT)]
+
+
+def our_command() -> list[str]:
+    """How our side is started: by this Python, wherever the user stands."""
+    return [sys.executable, "-m", "hmhi_jax.tools.compare.our_process"]
+
+
+def write_clip(path: Path, **arrays: np.ndarray) -> None:
+    """Normalised frames and flow pictures `[B, T, H, W, 3]` and masks `[B, T, H, W, 1]`, all float32."""
+    np.savez(path, **{name: np.asarray(array, np.float32) for name, array in arrays.items()})
+
+
+def peak_mib(platform_bytes: float | None = None) -> float:
+    """Largest resident memory of this process so far, MiB (or a device's, if given in bytes)."""
+    if platform_bytes is not None:
+        return platform_bytes / 2**20
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"

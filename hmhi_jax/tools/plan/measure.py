@@ -1,0 +1,120 @@
+"""Compiling a traced program and writing down what the compiler says of it."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hmhi_jax.complete_files import write_text
+from hmhi_jax.process import cache_folder
+from hmhi_jax.tools.plan.arithmetic import program_flops
+from hmhi_jax.tools.plan.collectives import Collective, collectives
+from hmhi_jax.tools.plan.estimate import estimate
+from hmhi_jax.tools.plan.hlo import parse
+from hmhi_jax.tools.plan.topology import Topology
+
+_KINDS = ("argument", "output", "alias", "temp", "generated_code")
+_FORMAT = 2  # of stored measurements; to be raised when what they hold, or how it is counted, changes
+_REFUSED = re.compile(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) (?:hbm|HBM)", re.IGNORECASE)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One compiled program, on one chip.
+
+    Attributes:
+        memory: bytes by kind: argument, output, alias (outputs that lie in arguments), temp, generated_code; empty if
+            the compiler refused the program for want of memory.
+        needed: bytes in all, aliased ones once.
+        refused: the compiler found no room.
+        flops: of matrix products and convolutions, in a step, recomputation included.
+        seconds: the compiler's estimate (see `planning.estimate`), None where it gives none.
+        sorting: part of `seconds` spent in sorts, by this package's bound.
+        places: (place in the model, seconds), the largest first.
+        collectives: everything exchanged with other chips.
+        unknown_loops: loops whose length depends on data; counted once.
+        compile_seconds: what compiling took.
+    """
+
+    memory: dict[str, int]
+    needed: int
+    refused: bool
+    flops: float
+    seconds: float | None
+    sorting: float | None
+    places: list[tuple[str, float]]
+    collectives: list[Collective]
+    unknown_loops: int
+    compile_seconds: float
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Measured":
+        rows = [Collective(**row) for row in fields["collectives"]]
+        places = [(place, seconds) for place, seconds in fields["places"]]
+        return cls(**{**fields, "collectives": rows, "places": places})
+
+
+def measure(lowered: Any, topology: Topology, mesh: dict[str, int]) -> Measured:
+    """Compile, or take what an earlier compilation of the same program by the same compiler left in the cache."""
+    stored = _stored_at(lowered, topology)
+    if stored.exists():
+        return Measured.from_json(json.loads(stored.read_text(encoding="utf-8")))
+    measured = _compile(lowered, topology, mesh)
+    write_text(stored, json.dumps(dataclasses.asdict(measured)))
+    return measured
+
+
+def _compile(lowered: Any, topology: Topology, mesh: dict[str, int]) -> Measured:
+    import jax
+
+    begin = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if needed := _bytes_wanted(str(error)):
+            spent = time.perf_counter() - begin
+            return Measured({}, needed, True, 0.0, None, None, [], [], 0, spent)
+        raise
+    spent = time.perf_counter() - begin
+    stats = compiled.memory_analysis()
+    memory = {kind: int(getattr(stats, f"{kind}_size_in_bytes")) for kind in _KINDS}
+    needed = sum(memory.values()) - 2 * memory["alias"]
+    program = parse(compiled.as_text())
+    cycles = estimate(program, topology.chip.clock) if topology.chip.clock else None
+    return Measured(
+        memory=memory,
+        needed=needed,
+        refused=False,
+        flops=program_flops(program),
+        seconds=cycles.seconds if cycles else None,
+        sorting=cycles.sorting if cycles else None,
+        places=cycles.places[:40] if cycles else [],
+        collectives=collectives(program, mesh),
+        unknown_loops=len(program.unknown_loops()),
+        compile_seconds=round(spent, 1),
+    )
+
+
+def _bytes_wanted(message: str) -> int | None:
+    """Bytes a refused program wanted; None if the message is about something else."""
+    if match := _REFUSED.search(message):
+        return int(float(match[1]) * _UNITS[match[2].upper()])
+    return 1 << 62 if "RESOURCE_EXHAUSTED" in message else None
+
+
+def _stored_at(lowered: Any, topology: Topology) -> Path:
+    versions = []
+    for package in ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin"):
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+    content = "\n".join([str(_FORMAT), str(topology), *versions, *flags, lowered.as_text()])
+    return cache_folder() / "plans" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.json"

@@ -1,0 +1,177 @@
+"""A plan: the training and the inference step on some chips, what fits, which checkpoint policy to take."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+from ml_collections import ConfigDict
+
+from hmhi_jax.errors import InputError
+from hmhi_jax.tools.plan.measure import Measured, measure
+from hmhi_jax.tools.plan.programs import lower_inference, lower_training, planned_mesh
+from hmhi_jax.tools.plan.search import largest_that_fits
+from hmhi_jax.tools.plan.topology import Topology, devices_of
+from hmhi_jax.training.clip_forward import CheckpointPolicy
+from hmhi_jax.training.mesh import DATA, SPACE
+
+# From the one that computes least to the one that needs least memory.
+POLICIES: tuple[CheckpointPolicy, ...] = get_args(CheckpointPolicy)
+MOST_SEARCHED = 256  # clips per chip; more is never wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedStep:
+    """One compiled program within a plan.
+
+    Attributes:
+        name: "training step", "encode (8 frames x 4 videos)", ...
+        per_chip: clips or videos a chip works on.
+        fits: within the chip's usable memory; None where the chip's memory is unknown.
+        utilisation: share of the chip's peak if a step took the compiler's estimate; None without one.
+        bound_seconds: FLOPs at the chip's peak; None where unknown.
+        measured: what the compiler says.
+    """
+
+    name: str
+    per_chip: float
+    fits: bool | None
+    utilisation: float | None
+    bound_seconds: float | None
+    measured: Measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything `hmhi plan` prints.
+
+    Attributes:
+        settings: of the config, those that matter here.
+        tried: training steps by checkpoint policy, in the order tried, at the batch asked for.
+        policy: the first of them that fits; None if none does, or nothing was tried.
+        largest: clips that fit on one chip with that policy; None if not searched.
+        inference: programs of inference.
+    """
+
+    topology: Topology
+    mesh: dict[str, int]
+    settings: dict[str, Any]
+    global_batch: int
+    tried: dict[str, PlannedStep]
+    policy: str | None
+    largest: int | None
+    inference: list[PlannedStep]
+
+    @property
+    def fits(self) -> bool:
+        """Whether all that was planned fits."""
+        wanted = [self.tried[self.policy]] if self.policy else list(self.tried.values())
+        return all(step.fits is not False for step in (*wanted, *self.inference))
+
+
+def make_plan(
+    config: ConfigDict,
+    topology: Topology,
+    *,
+    global_batch: int | None = None,
+    policies: Sequence[str] | None = None,
+    search: bool = True,
+    training: bool = True,
+    inference: bool = True,
+    lanes: int = 4,
+    chunk: int = 8,
+    note: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """Compile what the run needs and gather the figures.
+
+    Args:
+        config: of a training run.
+        topology: which chips.
+        global_batch: clips of a step over all chips; None takes `config.data.batch_size`.
+        policies: checkpoint policies to try, until one fits; None tries the config's own first, and then those that
+            need less memory.
+        search: look for the largest number of clips a chip can take, with the policy found.
+        training, inference: which programs.
+        lanes, chunk: videos a chip works on in inference, and frames encoded together.
+        note: told what is compiled next; that may take minutes.
+
+    Raises:
+        InputError: for a config or a batch that does not suit the chips, or a missing compiler.
+    """
+    devices = devices_of(topology)
+    batch = global_batch or config.data.batch_size
+    policies = tuple(policies or POLICIES[POLICIES.index(_policy(config.step.checkpoint)) :])
+    for policy in policies:
+        _policy(policy)
+    mesh = planned_mesh(devices, config.mesh.space)
+    sizes = {DATA: mesh.shape[DATA], SPACE: mesh.shape[SPACE]}
+
+    def planned(name: str, per_chip: float, lowered: Any, of: Topology, axes: dict[str, int]) -> PlannedStep:
+        measured = measure(lowered, of, axes)
+        return judge(name, per_chip, measured, topology, config.model.dtype)
+
+    tried: dict[str, PlannedStep] = {}
+    best = None
+    if training:
+        for policy in policies:
+            note(f"training step, {batch} clips over {topology.count} chips, checkpoint={policy}")
+            lowered = lower_training(config, mesh, batch, policy)
+            tried[policy] = planned("training step", batch / topology.count, lowered, topology, sizes)
+            if tried[policy].fits is not False:
+                best = policy
+                break
+    largest = _largest(config, topology, best or policies[-1], note) if training and search else None
+    steps = []
+    if inference:
+        note(f"inference, {lanes} videos a chip")
+        titles = {
+            "encode": f"encode, {chunk} frames of {lanes} videos a chip",
+            "step": f"one frame of {lanes} videos a chip",
+        }
+        for name, lowered in lower_inference(config, devices, lanes, chunk).items():
+            steps.append(planned(titles[name], float(lanes), lowered, topology, {"lanes": topology.count}))
+    settings = {
+        "backbone": config.model.backbone, "size": list(config.data.sizes[-1]), "frames": config.data.frames,
+        "memory_frames": config.model.memory_frames, "dtype": config.model.dtype, "accumulate": config.step.accumulate,
+    }  # fmt: skip
+    return Plan(topology, sizes, settings, batch, tried, best, largest, steps)
+
+
+def judge(name: str, per_chip: float, measured: Measured, topology: Topology, dtype: str) -> PlannedStep:
+    """The compiler's figures held against the chip's."""
+    chip = topology.chip
+    peak = chip.peak[dtype] if chip.peak else None
+    limit = usable(topology)
+    fits = None if limit is None else not measured.refused and measured.needed <= limit
+    bound = measured.flops / peak if peak else None
+    utilisation = bound / measured.seconds if bound and measured.seconds else None
+    return PlannedStep(name, per_chip, fits, utilisation, bound, measured)
+
+
+def usable(topology: Topology) -> int | None:
+    """Bytes a program may take of a chip's memory."""
+    return int(topology.chip.memory * topology.chip.usable) if topology.chip.memory else None
+
+
+def _policy(name: str) -> str:
+    if name not in POLICIES:
+        raise InputError(f"checkpoint policy {name!r}: expected one of {', '.join(POLICIES)}")
+    return name
+
+
+def _largest(config: ConfigDict, topology: Topology, policy: str, note: Callable[[str], None]) -> int | None:
+    """Clips per chip that fit, found on one chip (or one group of chips that share a clip)."""
+    limit = usable(topology)
+    if limit is None:
+        return None
+    space = config.mesh.space
+    alone = topology.single() if space == 1 else topology
+    devices = devices_of(alone)[:space]
+    mesh = planned_mesh(devices, space)
+
+    def needed(clips: int) -> int | None:
+        batch = clips * config.step.accumulate
+        note(f"search: {batch} clips on {'one chip' if space == 1 else f'{space} chips'}, checkpoint={policy}")
+        measured = measure(lower_training(config, mesh, batch, policy), alone, {DATA: 1, SPACE: space})
+        return None if measured.refused else measured.needed
+
+    return largest_that_fits(needed, limit, MOST_SEARCHED) * config.step.accumulate

@@ -1,0 +1,1 @@
+"""Scores as a page to look at: tables, curves, best and worst frames."""

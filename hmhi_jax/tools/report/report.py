@@ -1,0 +1,151 @@
+"""Write scores as files: `scores.json`, `scores.csv`, `frames.csv`, `scores.md` and the page `report.html`."""
+
+import datetime
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import hmhi_jax
+from hmhi_jax.complete_files import write_text
+from hmhi_jax.data.masks import VoidLabel
+from hmhi_jax.errors import InputError
+from hmhi_jax.evaluation.pictures import READINGS
+from hmhi_jax.evaluation.scores import Scores, dump_json
+from hmhi_jax.tools.report.markup import Page, frame_measure, lead_figure, main_scores, worst_and_best
+from hmhi_jax.tools.report.page import render
+from hmhi_jax.tools.report.pictures import FrameRequest, Overlay, draw_overlays
+from hmhi_jax.tools.report.tables import Run, frames_csv, scores_csv, scores_markdown
+
+_EXTREMES = 4
+
+
+def write_report(
+    runs: Sequence[Run],
+    out_dir: str | Path,
+    *,
+    title: str | None = None,
+    void_label: VoidLabel = "auto",
+    picture_budget: int = 6_000_000,
+) -> Path:
+    """Write the report of one run, or of several compared; with several, each also gets its own in `<out_dir>/<run>/`.
+
+    Args:
+        runs: `Run(name, scores)` with scores by the same protocols and readings, of `evaluate`.
+        out_dir: folder to write to, made where missing. Files of an earlier report are replaced.
+        title: heading of the page.
+        void_label: as the scores were made with, for the pictures.
+        picture_budget: bytes the embedded pictures of one page may take.
+
+    Returns:
+        The page, `<out_dir>/report.html`.
+
+    Raises:
+        InputError: no runs, two of one name, runs scored by different protocols, or a folder that cannot be written.
+    """
+    _check(runs)
+    out_dir = Path(out_dir)
+    main = main_scores(runs)
+    extremes = {run.name: _extremes(run, scores) for run, scores in main}
+    requests = [request for worst, best in extremes.values() for request in (*worst, *best)]
+    requests += _per_video(main)
+    overlays = draw_overlays(requests, void_label, picture_budget)
+    created = f"hmhi-jax {hmhi_jax.__version__}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+    folders = _folder_names(runs)
+    page = title or (
+        f"Scores of {runs[0].name}" if len(runs) == 1 else " and ".join(run.name for run in runs) + " compared"
+    )
+    links = [(f"Report of {run.name}", f"{folder}/report.html") for run, folder in folders] if len(runs) > 1 else []
+    path = _write(runs, out_dir, Page(runs, page, overlays, extremes, links, created))
+    for run, folder in folders if len(runs) > 1 else []:
+        links = [("The comparison", "../report.html")]
+        links += [(f"Report of {other.name}", f"../{name}/report.html") for other, name in folders if other is not run]
+        own: dict[tuple[str, str, str, str], Overlay] = {key: o for key, o in overlays.items() if key[0] == run.name}
+        _write([run], out_dir / folder, Page([run], f"Scores of {run.name}", own, extremes, links, created))
+    return path
+
+
+def _check(runs: Sequence[Run]) -> None:
+    if not runs:
+        raise InputError("report: no runs were given, expected at least one")
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"report: two runs are called {next(n for n in names if names.count(n) > 1)!r}; name them apart"
+        )
+    kinds = [[(found.protocol.name, found.reading) for found in run.scores] for run in runs]
+    for run, kind in zip(runs, kinds, strict=True):
+        if kind != kinds[0] or not kind:
+            raise InputError(
+                f"report: {run.name!r} was scored by {_listed(kind)}, {runs[0].name!r} by {_listed(kinds[0])}; "
+                "score all runs alike"
+            )
+
+
+def _listed(kind: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{protocol} ({reading})" for protocol, reading in kind) or "nothing"
+
+
+def _extremes(run: Run, scores: Scores) -> tuple[list[FrameRequest], list[FrameRequest]]:
+    """The worst and the best frames, each of another video."""
+    figure = lead_figure(scores)
+    measure = frame_measure(figure)
+    ends = {name: worst_and_best(video, figure) for name, video in scores.videos.items()}
+
+    def request(name: str, end: int) -> FrameRequest:
+        return FrameRequest(run.name, name, scores.videos[name].pairs[ends[name][end]], scores.reading)
+
+    def value(name: str, end: int) -> float:
+        return float(scores.videos[name].per_frame[measure][ends[name][end]])
+
+    worst = sorted(ends, key=lambda name: value(name, 0))[:_EXTREMES]
+    best = sorted(ends, key=lambda name: -value(name, 1))[:_EXTREMES]
+    return [request(name, 0) for name in worst], [request(name, 1) for name in best]
+
+
+def _per_video(main: Sequence[tuple[Run, Scores]]) -> list[FrameRequest]:
+    """The worst and best frame of every video of every run, worst videos first: what a budget cuts is least missed."""
+    requests = []
+    for run, scores in main:
+        figure = lead_figure(scores)
+        for name, video in scores.videos.items():
+            for frame in worst_and_best(video, figure):
+                requests.append(
+                    (video.figures[figure], FrameRequest(run.name, name, video.pairs[frame], scores.reading))
+                )
+    return [request for _, request in sorted(requests, key=lambda item: item[0])]
+
+
+def _folder_names(runs: Sequence[Run]) -> list[tuple[Run, str]]:
+    """A folder for each run, from its name, unique whatever the file system makes of case."""
+    names: list[str] = []
+    for run in runs:
+        plain = re.sub(r"[^\w.+-]+", "-", run.name).strip(".-") or "run"
+        while plain.lower() in (name.lower() for name in names):
+            plain += "-2"
+        names.append(plain)
+    return list(zip(runs, names, strict=True))
+
+
+def _write(runs: Sequence[Run], folder: Path, page: Page) -> Path:
+    protocols = {found.protocol.name: found.protocol.description for run in runs for found in run.scores}
+    readings = {found.reading: READINGS[found.reading] for run in runs for found in run.scores}
+    document = {
+        "title": page.title,
+        "created": page.created,
+        "protocols": protocols,
+        "readings": readings,
+        "runs": {run.name: [found.to_json() for found in run.scores] for run in runs},
+    }
+    files = {
+        "scores.json": dump_json(document),
+        "scores.csv": scores_csv(runs),
+        "frames.csv": frames_csv(runs),
+        "scores.md": scores_markdown(runs),
+        "report.html": render(page),
+    }
+    try:
+        for name, text in files.items():
+            write_text(folder / name, text)
+    except OSError as error:
+        raise InputError(f"{folder}: the report cannot be written ({error.strerror}); choose another folder") from error
+    return folder / "report.html"

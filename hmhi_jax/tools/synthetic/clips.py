@@ -1,0 +1,181 @@
+"""Clips: moments of a scene as a camera would record them, their masks and flow pictures."""
+
+import dataclasses
+import json
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from hmhi_jax.data.flow import draw_flow, flow_picture, remove_camera
+from hmhi_jax.tools.synthetic.layers import Target
+from hmhi_jax.tools.synthetic.motion import Wander, log_uniform
+from hmhi_jax.tools.synthetic.pictures import find_pictures
+from hmhi_jax.tools.synthetic.scene import Scene, SceneMaker
+from hmhi_jax.tools.synthetic.settings import DEFAULTS, Settings
+from hmhi_jax.tools.synthetic.textures import TextureMaker
+
+# The salient object must be seen: at least this share of the picture in the middle of the clip, and not more than that.
+_LEAST_AREA, _MOST_AREA = 0.008, 0.6
+# And it must move by itself: half of its pixels at least this far between the two frames of its flow, as a fraction of
+# the picture's diagonal. Without a visible motion nothing says which of the things in a picture is the salient one.
+_LEAST_MOTION = 0.003
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """`frames` and `flows` are RGB pictures, `masks` is 1 on the salient object; `traits` say what was drawn.
+
+    `jpegs` are the frames as encoded: decoding them gives `frames` exactly.
+    """
+
+    frames: UInt8[np.ndarray, "T H W 3"]
+    flows: UInt8[np.ndarray, "T h w 3"]
+    masks: UInt8[np.ndarray, "T H W"]
+    traits: dict
+    jpegs: tuple[bytes, ...] = ()
+
+
+class ClipMaker:
+    """Makes clip `index` of `seed`; the same for any process, order or number of clips."""
+
+    def __init__(self, settings: Settings = DEFAULTS, folders: tuple[str, ...] = ()) -> None:
+        self.settings = settings
+        pictures = find_pictures(folders) if settings.pictures else []
+        self.scenes = SceneMaker(settings, TextureMaker(pictures, settings.pictures))
+
+    def _start(self, seed: int, index: int) -> tuple[np.random.Generator, int]:
+        rng = np.random.default_rng([seed, index])
+        return rng, int(rng.integers(self.settings.least_frames, self.settings.most_frames + 1))
+
+    def length(self, seed: int, index: int) -> int:
+        """How many frames the clip has, without making it."""
+        return self._start(seed, index)[1]
+
+    def __call__(self, seed: int, index: int) -> Clip:
+        s = self.settings
+        rng, count = self._start(seed, index)
+        gap = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
+        stride = gap if rng.random() < 0.55 else int(rng.integers(1, 8))
+        backward = rng.random() < s.backward_flow
+        times = [float(stride * i) for i in range(count)]
+        gaps = [-float(gap) if backward else float(gap)] * count
+        if not backward and rng.random() < 0.5:
+            gaps[-1] = -float(gap)  # as a whole video ends
+        first, last = -float(gap), times[-1] + gap
+        scene = self._scene(rng, first, last, times, gaps)
+        recorder = _Recorder(rng, s, scene, times[-1])
+        exact = rng.random() < s.exact_flow
+        records = [recorder.record(time) for time in times]
+        flows = []
+        for time, step, (_, frame, _) in zip(times, gaps, records, strict=True):
+            if exact:
+                flow = scene.render(time, time + step).flow
+                if s.recipe.size is not None and s.recipe.size != s.size:
+                    flow = _resize_flow(flow, s.recipe.size)
+                flows.append(draw_flow(flow, s.recipe))
+            else:
+                both = s.recipe.neighbours == "both" and rng.random() >= s.one_sided
+                opposite = recorder.record(time - step)[1] if both else None
+                flows.append(flow_picture(frame, recorder.record(time + step)[1], s.recipe, opposite))
+        traits = scene.traits | {
+            "seed": seed, "index": index, "stride": stride, "gap": gap, "exact_flow": bool(exact),
+            "backward": bool(backward),
+        }  # fmt: skip
+        return Clip(
+            np.stack([frame for _, frame, _ in records]), np.stack(flows), np.stack([mask for *_, mask in records]),
+            json.loads(json.dumps(traits)), tuple(jpeg for jpeg, *_ in records),
+        )  # fmt: skip
+
+    def _scene(
+        self, rng: np.random.Generator, first: float, last: float, times: list[float], gaps: list[float]
+    ) -> Scene:
+        """Draw until the object can be seen and moves; the tenth try is taken as it is."""
+        hardly_moving = rng.random() < self.settings.hardly_moving
+        middle = len(times) // 2
+        for _ in range(10):
+            scene = self.scenes.draw(rng, first, last)
+            if not _LEAST_AREA <= float((scene.render(times[middle]).mask > 0.5).mean()) <= _MOST_AREA:
+                continue
+            opening = scene.render(times[0], times[0] + gaps[0])
+            if (opening.mask > 0.5).mean() < _LEAST_AREA / 2:
+                if rng.random() < 0.3:  # it enters later
+                    break
+                continue
+            if hardly_moving or _motion(opening) >= _LEAST_MOTION * np.hypot(*self.settings.size):
+                break
+        return scene
+
+
+def _motion(target: Target) -> float:
+    """Median length of the object's exact flow after the camera's affine part, in pixels."""
+    residual = remove_camera(target.flow)[target.mask > 0.5]
+    return float(np.median(np.hypot(residual[:, 0], residual[:, 1])))
+
+
+class _Recorder:
+    """The camera's side of things: exposure, focus, tone, sensor noise and JPEG."""
+
+    def __init__(self, rng: np.random.Generator, settings: Settings, scene: Scene, last: float) -> None:
+        self.scene = scene
+        self.size = settings.size
+        self.exposure = float(rng.uniform(0.2, 0.9)) if rng.random() < settings.motion_blur else 0.0
+        self.noise = log_uniform(rng, 0.3, 4) if rng.random() < settings.noise else 0.0
+        self.blur = float(rng.uniform(0.4, 0.9)) if rng.random() < 0.4 else 0.0
+        self.quality = int(rng.integers(85, 99))
+        self.light = Wander.draw(rng, log_uniform(rng, 0.01, 0.12), 60, 6, 1) if rng.random() < settings.light else None
+        self.tone = _tone(rng)
+        self.noise_seed = int(rng.integers(2**32))
+        self.done: dict[float, tuple[bytes, np.ndarray, np.ndarray]] = {}
+
+    def record(self, time: float) -> tuple[bytes, UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
+        """(JPEG file, the frame it decodes to, mask) at `time`; each moment is recorded once."""
+        if time not in self.done:
+            self.done[time] = self._record(time)
+        return self.done[time]
+
+    def _record(self, time: float):
+        target = self.scene.render(time)
+        colour = target.colour
+        if self.exposure:
+            for offset in (-0.5, -0.25, 0.25, 0.5):
+                colour = colour + self.scene.render(time + offset * self.exposure).colour
+            colour = colour / 5
+        gain = 1.0 if self.light is None else max(0.3, 1 + float(self.light(time)[0]))
+        colour = colour.reshape(-1, 3) @ (self.tone * np.float32(gain))
+        colour = colour.reshape(*self.size, 3)
+        if self.blur:
+            colour = cv2.GaussianBlur(colour, (0, 0), self.blur)
+        if self.noise:
+            moment = np.random.default_rng([self.noise_seed, round((time + 1000) * 8)])
+            colour = colour + moment.standard_normal(colour.shape, np.float32) * np.float32(self.noise)
+        picture = np.clip(colour, 0, 255).astype(np.uint8)
+        jpeg = encode_jpeg(picture, self.quality)
+        return jpeg, decode_jpeg(jpeg), (target.mask > 0.5).astype(np.uint8)
+
+
+def _tone(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
+    """White balance, saturation and brightness as one matrix on RGB rows."""
+    saturation = rng.uniform(0.35, 1.1)
+    grey = np.outer((0.299, 0.587, 0.114), (1, 1, 1))
+    balance = np.diag(1 + rng.normal(0, 0.06, 3)) * rng.uniform(0.75, 1.2)
+    return ((saturation * np.eye(3) + (1 - saturation) * grey) @ balance).astype(np.float32)
+
+
+def _resize_flow(flow: Float[np.ndarray, "H W 2"], size: tuple[int, int]) -> Float[np.ndarray, "h w 2"]:
+    height, width = size
+    factor = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
+    return cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR) * factor
+
+
+def encode_jpeg(picture: UInt8[np.ndarray, "h w 3"], quality: int, *, full_colour: bool = False) -> bytes:
+    """JPEG bytes of an RGB picture; `full_colour` keeps chroma at full resolution."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    if full_colour:
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+
+
+def decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB picture of JPEG (or any other picture) bytes."""
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

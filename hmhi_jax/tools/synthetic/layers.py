@@ -1,0 +1,284 @@
+"""Painting: the backdrop, flat sprites, and actors made of parts, from back to front, with masks and exact flow."""
+
+import dataclasses
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from hmhi_jax.tools.synthetic.shapes import Body, Matrix, part_matrices
+
+Patch = UInt8[np.ndarray, "_ _ 4"]  # RGB and opacity; the colour goes on beyond the edge, so edges do not darken
+Pose = Callable[[float], Matrix]  # time -> patch pixels to picture pixels
+
+
+@dataclasses.dataclass
+class Target:
+    """A picture being painted. `mask` is the salient object's opacity; `flow` is kept only where `later` is given."""
+
+    colour: Float[np.ndarray, "H W 3"]
+    mask: Float[np.ndarray, "H W"]
+    time: float
+    later: float | None = None
+    flow: Float[np.ndarray, "H W 2"] | None = None
+
+    @classmethod
+    def blank(cls, size: tuple[int, int], time: float, later: float | None = None) -> "Target":
+        flow = None if later is None else np.zeros((*size, 2), np.float32)
+        return cls(np.zeros((*size, 3), np.float32), np.zeros(size, np.float32), time, later, flow)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.colour.shape[:2]
+
+
+def _pixels(size: tuple[int, int]) -> Float[np.ndarray, "H W 2"]:
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    return np.stack([x, y], -1)
+
+
+def _apply(matrix: Matrix, points: Float[np.ndarray, "*b 2"]) -> Float[np.ndarray, "*b 2"]:
+    matrix = matrix.astype(np.float32)
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+
+def _window(matrix: Matrix, patch: tuple[int, int], size: tuple[int, int]) -> tuple[slice, slice] | None:
+    """The part of the picture that a patch under `matrix` can touch."""
+    height, width = patch
+    corners = np.array([(0, 0), (width, 0), (0, height), (width, height)]) @ matrix[:2, :2].T + matrix[:2, 2]
+    left, top = np.maximum(np.floor(corners.min(0)).astype(int) - 1, 0)
+    right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int) + 2, size[::-1])
+    if right - left < 1 or bottom - top < 1:
+        return None
+    return slice(top, bottom), slice(left, right)
+
+
+def _warp(patch: np.ndarray, matrix: Matrix, window: tuple[slice, slice]) -> np.ndarray:
+    rows, columns = window
+    moved = matrix[:2].copy()
+    moved[:, 2] -= (columns.start, rows.start)
+    shape = (columns.stop - columns.start, rows.stop - rows.start)
+    return cv2.warpAffine(patch, moved, shape, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+
+
+def _over(below: Float[np.ndarray, "h w c"], colour: np.ndarray, opacity: Float[np.ndarray, "h w"]) -> None:
+    below += (colour - below) * opacity[..., None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sprite:
+    """A flat picture with opacity that moves as a whole: poles, bushes, small distractors."""
+
+    patch: Patch
+    pose: Pose
+    opacity: float = 1.0
+
+    def paint(self, target: Target) -> None:
+        matrix = self.pose(target.time)
+        window = _window(matrix, self.patch.shape[:2], target.size)
+        if window is None:
+            return
+        moved = _warp(self.patch, matrix, window)
+        opacity = moved[..., 3].astype(np.float32) * np.float32(self.opacity / 255)
+        _over(target.colour[window], moved[..., :3], opacity)
+        target.mask[window] *= 1 - opacity
+        if target.flow is not None:
+            _paint_flow(target, window, opacity, matrix, self.pose(target.later))
+
+
+def _paint_flow(target: Target, window, opacity, matrix: Matrix, later: Matrix) -> None:
+    here = _pixels(target.size)[window]
+    there = _apply(later @ np.linalg.inv(matrix), here)
+    covered = opacity > 0.5
+    target.flow[window][covered] = (there - here)[covered]
+
+
+@dataclasses.dataclass(frozen=True)
+class Waves:
+    """Sines that displace and brighten a region of the backdrop: water, leaves in the wind."""
+
+    region: Float[np.ndarray, "h w"]  # on the backdrop's canvas, 0 to 1
+    directions: Float[np.ndarray, "k 2"]  # pixels of displacement
+    numbers: Float[np.ndarray, "k 2"]  # radians per pixel
+    rates: Float[np.ndarray, "k"]  # radians per frame
+    phases: Float[np.ndarray, "k"]
+    glitter: float = 0.0  # brightness amplitude
+
+    def _sines(self, at: Float[np.ndarray, "H W 2"], time: float) -> list[Float[np.ndarray, "H W"]]:
+        x, y = np.ascontiguousarray(at[..., 0]), np.ascontiguousarray(at[..., 1])
+        turns = zip(self.numbers.astype(np.float32), self.rates, self.phases, strict=True)
+        return [np.sin(x * i + y * j + np.float32(phase - rate * time)) for (i, j), rate, phase in turns]
+
+    def displacement(self, at: Float[np.ndarray, "H W 2"], strength: Float[np.ndarray, "H W"], time: float):
+        """Displacement `[H, W, 2]` at positions `at`, and the waves' height `[H, W]`, both scaled by `strength`."""
+        sines = [sine * strength for sine in self._sines(at, time)]
+        moved = np.empty_like(at)
+        for c in (0, 1):
+            moved[..., c] = sum(np.float32(way[c]) * sine for way, sine in zip(self.directions, sines, strict=True))
+        return moved, sum(sines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Backdrop:
+    """What is behind everything: a canvas larger than the picture, with relief and waves.
+
+    A canvas pixel c shows at q + D(q) = c, with q in the backdrop's plane; D is the parallax of the relief times the
+    camera's travel, plus the waves. Reflected at its borders, so that no pan runs out of it.
+    """
+
+    canvas: UInt8[np.ndarray, "h w 3"]
+    pose: Pose
+    travel: Callable[[float], Float[np.ndarray, "2"]]
+    relief: Float[np.ndarray, "h w"] | None = None  # disparity in excess of the backdrop's own
+    waves: Waves | None = None
+
+    def _sample(self, field: Float[np.ndarray, "h w"], at: Float[np.ndarray, "H W 2"]) -> Float[np.ndarray, "H W"]:
+        return cv2.remap(field, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+
+    def _displacement(self, at: Float[np.ndarray, "H W 2"], time: float):
+        """D and the brightness of waves, for backdrop coordinates `at`."""
+        moved, bright = np.zeros_like(at), None
+        if self.relief is not None:
+            moved += self._sample(self.relief, at)[..., None] * self.travel(time).astype(np.float32)
+        if self.waves is not None:
+            strength = self._sample(self.waves.region, at)
+            waving, bright = self.waves.displacement(at, strength, time)
+            moved += waving
+        return moved, bright
+
+    def paint(self, target: Target) -> None:
+        matrix = self.pose(target.time)
+        if self.relief is None and self.waves is None:
+            height, width = target.size
+            target.colour[:] = cv2.warpAffine(
+                self.canvas, matrix[:2], (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+            )
+            if target.flow is not None:
+                here = _pixels(target.size)
+                target.flow[:] = _apply(self.pose(target.later) @ np.linalg.inv(matrix), here) - here
+            return
+        here = _pixels(target.size)
+        flat = _apply(np.linalg.inv(matrix), here)
+        moved, bright = self._displacement(flat, target.time)
+        at = flat + moved
+        target.colour[:] = cv2.remap(self.canvas, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        if bright is not None and self.waves.glitter:
+            target.colour += (bright * np.float32(self.waves.glitter))[..., None]
+        if target.flow is not None:
+            # Where does the canvas point go? Solve q' + D'(q') = c by repetition: D is smooth and small.
+            guess = at
+            for _ in range(4):
+                guess = at - self._displacement(guess, target.later)[0]
+            target.flow[:] = _apply(self.pose(target.later), guess) - here
+
+
+@dataclasses.dataclass(frozen=True)
+class Shadow:
+    """A darkened, flattened and sheared copy of the actor on the ground; strength 0 to 1."""
+
+    strength: float
+    shear: float
+    flatten: float  # negative: towards the viewer
+    blur: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Reflection:
+    """The actor upside down in rippling water."""
+
+    strength: float
+    ripple: float
+    length: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Actor:
+    """A body with painted parts. `plane` maps the object's frame to the picture at a time.
+
+    `patches` and `fits` (part frame to patch pixels) are one per part, `order` is their order of painting.
+    """
+
+    body: Body
+    patches: tuple[Patch, ...]
+    fits: tuple[Matrix, ...]
+    order: tuple[int, ...]
+    plane: Pose
+    gait: Callable[[float], float]
+    distance: Callable[[float], float]
+    salient: bool = True
+    base: float = 0.5  # y of the ground contact in the object's frame
+    shadow: Shadow | None = None
+    reflection: Reflection | None = None
+    wake: Sprite | None = None
+    bend: Waves | None = None  # in object units
+
+    def _places(self, time: float) -> list[Matrix]:
+        plane = self.plane(time)
+        joints = part_matrices(self.body, self.gait(time), self.distance(time))
+        return [plane @ joint @ np.linalg.inv(fit) for joint, fit in zip(joints, self.fits, strict=True)]
+
+    def paint(self, target: Target) -> None:
+        if self.wake is not None:
+            self.wake.paint(target)
+        own = Target.blank(target.size, target.time, target.later)
+        opacity = np.zeros(target.size, np.float32)
+        places = self._places(target.time)
+        later = self._places(target.later) if target.later is not None else None
+        for index in self.order:
+            window = _window(places[index], self.patches[index].shape[:2], target.size)
+            if window is None:
+                continue
+            moved = _warp(self.patches[index], places[index], window)
+            part = moved[..., 3].astype(np.float32) / 255
+            # Colours are premultiplied while parts pile up.
+            own.colour[window] *= (1 - part)[..., None]
+            own.colour[window] += moved[..., :3] * part[..., None]
+            opacity[window] += (1 - opacity[window]) * part
+            if later is not None:
+                _paint_flow(own, window, part, places[index], later[index])
+        if self.bend is not None:
+            own.colour, opacity = self._bent(own.colour, opacity, target.time)
+        if self.shadow is not None or self.reflection is not None:
+            self._ground_effects(target, own.colour, opacity)
+        target.colour *= (1 - opacity)[..., None]
+        target.colour += own.colour
+        if self.salient:
+            target.mask += (1 - target.mask) * opacity
+        else:
+            target.mask *= 1 - opacity
+        if target.flow is not None:
+            covered = opacity > 0.5
+            target.flow[covered] = own.flow[covered]
+
+    def _bent(self, colour, opacity, time: float):
+        """Bend the painted object with slow sines in its own frame."""
+        plane = self.plane(time)
+        here = _pixels(opacity.shape)
+        inside = _apply(np.linalg.inv(plane), here)
+        shifted, _ = self.bend.displacement(inside, np.ones(opacity.shape, np.float32), self.gait(time))
+        at = _apply(plane, inside + shifted)
+        return tuple(cv2.remap(picture, at, None, cv2.INTER_LINEAR) for picture in (colour, opacity))
+
+    def _ground_effects(self, target: Target, colour, opacity) -> None:
+        plane = self.plane(target.time)
+        ground = float((plane @ (0, self.base, 1))[1])
+        height, width = target.size
+        if self.shadow is not None:
+            s = self.shadow
+            cast = np.array([[1, -s.shear, s.shear * ground], [0, s.flatten, ground * (1 - s.flatten)]])
+            shade = cv2.warpAffine(opacity, cast, (width, height))
+            if s.blur > 0.3:
+                shade = cv2.GaussianBlur(shade, (0, 0), s.blur)
+            target.colour *= 1 - (shade * np.float32(s.strength))[..., None]
+        if self.reflection is not None:
+            r = self.reflection
+            here = _pixels(target.size)
+            depth = here[..., 1] - np.float32(ground)
+            wave = np.sin(depth * np.float32(0.8) + np.float32(0.9 * target.time)) * np.float32(r.ripple)
+            at = np.stack([here[..., 0] + wave, np.float32(ground) - depth / np.float32(r.length)], -1)
+            fade = np.where(depth > 0, np.float32(r.strength), np.float32(0))
+            mirrored = cv2.remap(colour, at, None, cv2.INTER_LINEAR)
+            seen = cv2.remap(opacity, at, None, cv2.INTER_LINEAR) * fade
+            target.colour *= (1 - seen)[..., None]
+            target.colour += mirrored * fade[..., None]

@@ -1,0 +1,164 @@
+"""How things move: smooth random functions of time, paths, the camera. Time is in frames, lengths in pixels."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+from hmhi_jax.tools.synthetic.shapes import Matrix, rotation, scaling, translation
+
+Vector = Float[np.ndarray, "2"]
+
+
+def log_uniform(rng: np.random.Generator, low: float | int, high: float | int) -> float:
+    """A number between the two whose logarithm is uniform."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Wander:
+    """A sum of sines around zero, one value per coordinate; `strength` is about its standard deviation."""
+
+    amplitudes: Float[np.ndarray, "k c"]
+    rates: Float[np.ndarray, "k"]
+    phases: Float[np.ndarray, "k c"]
+
+    @classmethod
+    def draw(
+        cls,
+        rng: np.random.Generator,
+        strength: float | int,
+        slowest: float | int,
+        fastest: float | int,
+        coordinates: int = 2,
+    ):
+        """Periods between `fastest` and `slowest` frames."""
+        rates = 2 * np.pi / np.exp(rng.uniform(np.log(fastest), np.log(slowest), 3))
+        amplitudes = rng.normal(0, strength * 0.8, (3, coordinates))
+        return cls(amplitudes, rates, rng.uniform(0, 2 * np.pi, (3, coordinates)))
+
+    def __call__(self, time: float) -> Float[np.ndarray, "c"]:
+        return (self.amplitudes * np.sin(self.rates[:, None] * time + self.phases)).sum(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far along its way an object is: time itself, or time that stands still before or after `moment`."""
+
+    moment: float | None = None
+    starts: bool = False
+    softness: float = 1.0
+
+    def __call__(self, time: float | int) -> float:
+        if self.moment is None:
+            return time
+        # The integral of a logistic gate: smooth braking within a few frames.
+        moving = self.softness * np.logaddexp(0, (self.moment - time) / self.softness)
+        if self.starts:
+            return float(self.softness * np.logaddexp(0, (time - self.moment) / self.softness))
+        return float(self.moment - moving)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectMotion:
+    """Where an object is in its plane, how it is turned, how large, and where in its gait."""
+
+    place: Vector  # position at progress 0
+    velocity: Vector
+    wander: Wander
+    turn: float
+    turning: float  # radians per frame
+    sway: Wander
+    growth: float  # logarithm of size per frame
+    gait_rate: float  # radians per frame
+    gait_start: float
+    bounce: float  # pixels, twice per gait cycle
+    unit: float  # pixels per object unit
+    flip: bool
+    squash: float
+    progress: Progress
+
+    def position(self, time: float) -> Vector:
+        way = self.progress(time)
+        return self.place + self.velocity * way + self.wander(way)
+
+    def gait(self, time: float) -> float:
+        return self.gait_start + self.gait_rate * self.progress(time)
+
+    def distance(self, time: float) -> float:
+        """Distance travelled in object units, for wheels (signed so that they roll forwards)."""
+        return float(np.linalg.norm(self.velocity)) * self.progress(time) / self.unit
+
+    def matrix(self, time: float) -> Matrix:
+        """Object frame -> the object's plane."""
+        way = self.progress(time)
+        x, y = self.position(time)
+        y += self.bounce * np.sin(2 * self.gait(time))
+        size = self.unit * np.exp(self.growth * way)
+        angle = self.turn + self.turning * way + float(self.sway(way)[0])
+        side = -1 if self.flip else 1
+        return translation(x, y) @ rotation(angle) @ scaling(side * size, size * self.squash)
+
+
+@dataclasses.dataclass(frozen=True)
+class Camera:
+    """Pan, zoom, roll and shake. A plane of disparity d (1 is the backdrop) shifts by d times the camera's travel."""
+
+    centre: Vector
+    velocity: Vector
+    wander: Wander
+    shake: Wander
+    zooming: float  # logarithm per frame
+    rolling: float  # radians per frame
+    roll: Wander
+    follows: ObjectMotion | None = None
+    follow_share: float = 1.0
+    follow_disparity: float = 1.0
+    middle: float = 0.0  # time at which everything is in its reference place
+
+    def travel(self, time: float) -> Vector:
+        """Pixels the backdrop has moved by, against the camera, since the middle of the clip."""
+        moved = self.velocity * (time - self.middle) + self.wander(time) - self.wander(self.middle)
+        if self.follows is not None:
+            followed = self.follows.position(time) - self.follows.position(self.middle)
+            moved = moved + self.follow_share * followed / self.follow_disparity
+        return moved
+
+    def matrix(self, time: float, disparity: float = 1.0) -> Matrix:
+        """Plane of that disparity -> picture. Roll, zoom and shake move all planes alike."""
+        shift = -disparity * self.travel(time) + self.shake(time)
+        zoom = np.exp(self.zooming * (time - self.middle))
+        angle = self.rolling * (time - self.middle) + float(self.roll(time)[0])
+        cx, cy = self.centre
+        return translation(cx, cy) @ rotation(angle) @ scaling(zoom, zoom) @ translation(shift[0] - cx, shift[1] - cy)
+
+
+def draw_camera(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    middle: float,
+    follows: ObjectMotion | None,
+    disparity: float,
+) -> Camera:
+    """A tripod, a hand, a pan, a dolly or a follow shot. Speeds scale with the picture's width."""
+    height, width = size
+    unit = width / 288
+    kind = rng.choice(["tripod", "hand", "pan", "dolly"], p=[0.12, 0.38, 0.3, 0.2])
+    speed = {"tripod": 0.0, "hand": log_uniform(rng, 0.02, 0.5), "pan": log_uniform(rng, 0.3, 6)}.get(kind, 0.5) * unit
+    if follows is not None and kind == "pan":
+        speed *= 0.2
+    angle = rng.choice([0, np.pi]) + rng.normal(0, 0.35)
+    shake = 0.0 if kind == "tripod" else log_uniform(rng, 0.05, 2.5) * unit
+    return Camera(
+        centre=np.array([width / 2, height / 2]),
+        velocity=speed * np.array([np.cos(angle), np.sin(angle)]),
+        wander=Wander.draw(rng, 0 if kind == "tripod" else log_uniform(rng, 0.3, 6) * unit, 80, 20),
+        shake=Wander.draw(rng, shake, 16, 4),
+        zooming=rng.normal(0, 0.006) if kind == "dolly" else rng.normal(0, 0.0008) * (kind != "tripod"),
+        rolling=rng.normal(0, 0.0015) * (kind != "tripod"),
+        roll=Wander.draw(rng, 0 if kind == "tripod" else log_uniform(rng, 0.0005, 0.008), 30, 5, 1),
+        follows=follows,
+        follow_share=float(rng.uniform(0.6, 1.05)),
+        follow_disparity=disparity,
+        middle=middle,
+    )
