@@ -1,4 +1,4 @@
-"""Segmenting videos: which are still to do, what flow they have, and all of them side by side on the devices there are."""
+"""Segmenting videos: which are still to do, what flow they have, and all of them side by side on the devices."""
 
 import dataclasses
 import errno
