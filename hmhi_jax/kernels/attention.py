@@ -12,11 +12,13 @@ from jaxtyping import Array, Float, Int
 
 from hmhi_jax.kernels.elementwise import DropoutKey, dropout
 from hmhi_jax.kernels.platforms import by_platform, dear, gradient_of
+from hmhi_jax.kernels.precision import define_gradient
 
 # Queries are read in pieces: a piece's scores are all that ever exists of the matrix, and they should stay in cache. On
 # TPUs pieces are larger: cutting queries out of their layouts takes longer than what it saves.
 SCORES = 2**20  # of a piece, for each head of each row
 TPU_SCORES = 2**22
+GPU_SCORES = 2**27  # of a piece, all heads and rows together: half a gigabyte, and most attentions whole
 # Of a head of a row on CPU: with fewer, batched products are nearly as fast, and there is less program to compile.
 FEWEST_SCORES = 2**17
 FEWEST_DIFFERENTIATED = 2**19
@@ -54,13 +56,13 @@ def _backward(dropout_rate: float, arguments: tuple, cotangent: Array) -> tuple:
     return *by_platform(cotangent, *arguments, **gradients), None, None
 
 
-_attend.defvjp(_forward, _backward)
+define_gradient(_attend, _forward, _backward)
 
 
 def _forms(dropout_rate: float, fewest_scores: int) -> dict[str, Callable]:
     return {
         "cpu": partial(attend_by_head, fewest_scores, dropout_rate),
-        "accelerator": partial(attend_batched, SCORES, dropout_rate),
+        "accelerator": partial(attend_whole, dropout_rate),
         "tpu": partial(attend_batched, TPU_SCORES, dropout_rate),
     }
 
@@ -126,6 +128,15 @@ def attend_batched(
 
     pieces = split_queries(q, max(1, most_scores // k.shape[1]))
     return join_queries(_map_pieces(read, pieces, key))
+
+
+def attend_whole(
+    dropout_rate: float, q: Array, k: Array, v: Array, limit: Array | None, key: DropoutKey
+) -> Float[Array, "B N h e"]:
+    """As `attend_batched`, in the fewest pieces that memory allows, for GPUs: each piece is a few more kernels to
+    start, and starting one takes as long as many of them run."""
+    rows = q.shape[0] * q.shape[2]
+    return attend_batched(max(k.shape[1], GPU_SCORES // rows), dropout_rate, q, k, v, limit, key)
 
 
 def _map_pieces(read: Callable, pieces: Float[Array, "P *piece"], key: DropoutKey) -> Float[Array, "P *result"]:

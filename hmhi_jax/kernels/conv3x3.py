@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.convolution import dense_kernel_gradient, turned
 from hmhi_jax.kernels.platforms import by_platform
+from hmhi_jax.kernels.precision import define_gradient
 from hmhi_jax.kernels.resampling import enlarge
 from hmhi_jax.kernels.winograd import (
     TILE,
@@ -54,7 +55,7 @@ def _plain_gradients(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, 
     return plain_conv3x3(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
 
 
-conv3x3.defvjp(_forward, _backward)
+define_gradient(conv3x3, _forward, _backward)
 
 
 @jax.custom_vjp
@@ -87,7 +88,7 @@ def _plain_joined_gradients(x: Array, small: Array, kernel: Array, cotangent: Ar
     return _plain_gradients(jnp.concatenate([x, enlarge(small, 2)], -1), kernel, cotangent)
 
 
-conv3x3_joined.defvjp(_joined_forward, _joined_backward)
+define_gradient(conv3x3_joined, _joined_forward, _joined_backward)
 
 
 def plain_conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:

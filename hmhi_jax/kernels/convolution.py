@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.platforms import by_platform, gradient_of
+from hmhi_jax.kernels.precision import define_gradient
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -81,7 +82,7 @@ def _backward(residuals, cotangent):
     return dx, dkernel
 
 
-depthwise_conv.defvjp(_forward, _backward)
+define_gradient(depthwise_conv, _forward, _backward)
 
 
 def _native(x: Array, kernel: Array) -> Array:
@@ -139,7 +140,7 @@ def _same_backward(residuals, cotangent):
     return _native(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
 
 
-same_conv.defvjp(_same_forward, _same_backward)
+define_gradient(same_conv, _same_forward, _same_backward)
 
 
 def few_outputs_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> Float[Array, "B H W D"]:
@@ -223,4 +224,4 @@ def _channelwise_backward(stride: int, residuals: tuple[Array, Array], cotangent
     return by_platform(cotangent, *residuals, cpu=patches, accelerator=patches, tpu=shifted)
 
 
-channelwise_conv.defvjp(_channelwise_forward, _channelwise_backward)
+define_gradient(channelwise_conv, _channelwise_forward, _channelwise_backward)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from hmhi_jax.kernels.convolution import depthwise_conv
 from hmhi_jax.kernels.elementwise import gelu
 from hmhi_jax.kernels.platforms import by_platform, dear
+from hmhi_jax.kernels.precision import define_gradient
 
 BAND = 32  # picture rows of a band
 BACKWARD_BAND = 16  # those of one picture's band in the backward pass, which has more maps to keep in cache
@@ -164,7 +165,7 @@ def _band_gradient(
     )  # fmt: skip
 
 
-feed_forward_recomputed.defvjp(_recomputed_forward, _recomputed_backward)
+define_gradient(feed_forward_recomputed, _recomputed_forward, _recomputed_backward)
 
 
 def mix_feed_forward(x: Float[Array, "N H W C"], weights: MixWeights) -> Float[Array, "N H W C"]:

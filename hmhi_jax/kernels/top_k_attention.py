@@ -17,10 +17,13 @@ from hmhi_jax.kernels.attention import join_queries, over_pieces, split_queries
 from hmhi_jax.kernels.elementwise import DropoutKey, dropout
 from hmhi_jax.kernels.one_hot import LOWEST, pick, put, top_k_by_products
 from hmhi_jax.kernels.platforms import DEAR, by_platform
+from hmhi_jax.kernels.precision import define_gradient
 from hmhi_jax.kernels.selection import BLOCK, laid_out_index, lay_out, top_k_in_blocks, top_k_laid_out
+from hmhi_jax.kernels.selection_gpu import LONGEST, top_k_by_bisection
 
+GPU_SCORES = 2**27  # of a piece on NVIDIA GPUs: half a gigabyte
 CPU_CHUNK = 256  # queries per piece on CPU: 20 MB of scores against 20,480 keys
-QUERY_CHUNK = 512  # on accelerators
+QUERY_CHUNK = 512  # on other accelerators
 TRAINING_CHUNK = 256
 
 
@@ -74,7 +77,7 @@ def read_by_row(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
 
 
 def read_gathered(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
-    """For GPU: selection in laid out blocks, chosen values gathered."""
+    """For GPUs that have no form of their own: selection in laid out blocks, chosen values gathered."""
 
     def read(piece: Array) -> Array:
         best, index = _select_laid_out(kept, piece, laid_out, k.shape[1], limit)
@@ -86,6 +89,25 @@ def read_gathered(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Arra
 
     laid_out = lay_out(k)
     return join_queries(lax.map(read, split_queries(q, QUERY_CHUNK)))
+
+
+def read_by_bisection(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
+    """For NVIDIA GPUs: a row's scores are made once and read once."""
+    if k.shape[1] > LONGEST:
+        return read_gathered(kept, q, k, v, limit)
+
+    def read(piece: Array) -> Array:
+        best, index = _select_by_bisection(kept, piece, k, limit)
+        weights = jnp.exp(best - best.max(-1, keepdims=True))
+        mixed = jnp.einsum(
+            "bnk,bnkd->bnd", weights.astype(v.dtype), _gather(v, index), preferred_element_type=jnp.float32
+        )
+        return (mixed / weights.sum(-1, keepdims=True)).astype(v.dtype)
+
+    pieces = split_queries(q, max(1, GPU_SCORES // (k.shape[0] * k.shape[1])))
+    if pieces.shape[0] == 1:
+        return read(pieces[0])
+    return join_queries(lax.map(read, pieces))
 
 
 def read_by_products(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
@@ -106,7 +128,7 @@ def read_by_products(kept: int, q: Array, k: Array, v: Array, limit: Array) -> A
     return join_queries(lax.map(read, split_queries(q, QUERY_CHUNK)))
 
 
-READS = {"cpu": read_by_row, "accelerator": read_gathered, "tpu": read_by_products}
+READS = {"cpu": read_by_row, "accelerator": read_gathered, "tpu": read_by_products, "cuda": read_by_bisection}
 
 
 def _scores(piece: Array, laid_out: Array, place: Array, limit: Array) -> Array:
@@ -134,6 +156,12 @@ def _select_laid_out(kept: int, piece: Array, laid_out: Array, count: int, limit
     return best.reshape(*scores.shape[:2], kept), index.reshape(*scores.shape[:2], kept)
 
 
+def _select_by_bisection(kept: int, piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
+    scores = jnp.einsum("bnc,bmc->bnm", piece, k, preferred_element_type=jnp.float32)
+    best, index = top_k_by_bisection(scores.reshape(-1, scores.shape[-1]), kept, limit)
+    return best.reshape(*scores.shape[:2], kept), index.reshape(*scores.shape[:2], kept)
+
+
 def select(kept: int, piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
     """Scores kept and their indices, `[B, n, kept]`, for a piece of (scaled) queries, in the platform's form."""
 
@@ -148,7 +176,12 @@ def select(kept: int, piece: Array, k: Array, limit: Array) -> tuple[Array, Arra
     def by_products(piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
         return top_k_by_products(_table(piece, _in_tables(k), _places(k.shape[1]), limit), kept)
 
-    return by_platform(piece, k, limit, cpu=in_blocks, accelerator=in_columns, tpu=by_products)
+    def by_bisection(piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
+        if k.shape[1] > LONGEST:
+            return in_columns(piece, k, limit)
+        return _select_by_bisection(kept, piece, k, limit)
+
+    return by_platform(piece, k, limit, cpu=in_blocks, accelerator=in_columns, tpu=by_products, cuda=by_bisection)
 
 
 def mix(weights: Float[Array, "B n k"], index: Int[Array, "B n k"], v: Float[Array, "B M D"]) -> Float[Array, "B n D"]:
@@ -297,4 +330,4 @@ def _scatter(chosen: Float[Array, "B n k"], index: Int[Array, "B n k"], count: i
     return empty.at[row, query, index].set(chosen, mode="promise_in_bounds", unique_indices=True)
 
 
-_attend.defvjp(_forward, _backward)
+define_gradient(_attend, _forward, _backward)

@@ -7,6 +7,8 @@
 `segment_clip` is that, with a scan over the steps.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from hmhi_jax.kernels.elementwise import DropoutKey
+from hmhi_jax.kernels.precision import compute_dtype
 from hmhi_jax.kernels.resampling import enlarge
 from hmhi_jax.models.backbones import spec
 from hmhi_jax.models.backbones.flow_adapter import join_pairs, split_pairs
@@ -32,6 +35,17 @@ Features = tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."], 
 Clip = Float[Array | np.ndarray, "B T H W 3"]
 
 SHALLOW, DEEP = 1, 3  # the maps the banks work on: strides 8 and 32
+
+
+def _in_precision(method: Callable) -> Callable:
+    """A method whose products are computed in the network's precision, whatever the platform's habit."""
+
+    @wraps(method)
+    def run(self: "HMHINet", *arguments: Any, **settings: Any) -> Any:
+        with jax.default_matmul_precision(self.precision):
+            return method(self, *arguments, **settings)
+
+    return run
 
 
 class HMHINet(nn.Module):
@@ -51,7 +65,9 @@ class HMHINet(nn.Module):
         flow_adapters, drop_path: None takes the backbone's default.
         batch_norm: what training does with a ResNet's batch norm, "frozen" or "updated" (then `encode` with
             `mutable=["batch_stats"]` returns the moved running statistics).
-        dtype: compute dtype; parameters, softmax, normalisation statistics and logits are float32.
+        dtype: of the maps; parameters, softmax, normalisation statistics and logits are float32.
+        precision: of products, in the words of `jax.default_matmul_precision`; `kernels.precision` has what belongs
+            together.
     """
 
     backbone: str = "mit_b1"
@@ -68,6 +84,7 @@ class HMHINet(nn.Module):
     drop_path: float | None = None
     batch_norm: str = "frozen"
     dtype: jnp.dtype = jnp.float32
+    precision: str = "highest"
 
     def setup(self):
         if (self.sgim or self.plam) and not (self.shallow_memory and self.deep_memory):
@@ -95,6 +112,7 @@ class HMHINet(nn.Module):
         if self.plam:
             self.plam_module = PLAM(deep, self.dtype)
 
+    @_in_precision
     def encode(
         self,
         frames: Clip,
@@ -116,6 +134,7 @@ class HMHINet(nn.Module):
             self.sow("intermediates", f"fused{level}", x)
         return tuple(x.reshape(batch, time, *x.shape[1:]) for x in fused)
 
+    @_in_precision
     def start(self, features: Features) -> tuple[Memory, Float[Array, "B H W 1"]]:
         """The first frame: decoded as it is, and memorised. Features `[B, h, w, C]`; logits at the input's size."""
         coarse = self.decoder(features)
@@ -131,6 +150,7 @@ class HMHINet(nn.Module):
         """A later frame: read both banks, let the read-outs refine each other, decode, memorise."""
         return self.finish(memory, self.read(memory, features, train))
 
+    @_in_precision
     def read(
         self, memory: Memory, features: Features, train: bool = False, written_at_most: int | None = None
     ) -> Features:
@@ -157,6 +177,7 @@ class HMHINet(nn.Module):
             self.sow("intermediates", "plam", maps[DEEP])
         return tuple(maps)
 
+    @_in_precision
     def finish(self, memory: Memory, maps: Features) -> tuple[Memory, Float[Array, "B H W 1"]]:
         """Second half of `step`: decode the refined maps and memorise them."""
         coarse = self.decoder(maps)
@@ -270,7 +291,7 @@ def build_model(
     flow_adapters: bool | None = None,
     drop_path: float | None = None,
     batch_norm: str = "frozen",
-    dtype: DTypeLike = jnp.float32,
+    dtype: str | DTypeLike = "float32",
 ) -> HMHINet:
     """The network for a backbone and a choice of switches; the attributes of `HMHINet` say what each is.
 
@@ -278,7 +299,8 @@ def build_model(
 
     Raises:
         ValueError: for an unknown backbone or batch norm mode, a capacity, top-k or width below one, a decoder's width
-            that its norm cannot group, or `subpixels` other than 1, 2 or 4.
+            that its norm cannot group, `subpixels` other than 1, 2 or 4, or a `dtype` other than "float32",
+            "tensorfloat32" and "bfloat16".
     """
     entry = spec(backbone)
     if subpixels not in (1, 2, 4):
@@ -294,6 +316,7 @@ def build_model(
         raise ValueError(
             f"decoder_width is {width}; the decoder of {backbone} has group norm, so it must be a multiple of {GROUPS}"
         )
+    maps, precision = compute_dtype(dtype)
     both = shallow_memory and deep_memory
     return HMHINet(
         backbone=backbone,
@@ -309,5 +332,6 @@ def build_model(
         flow_adapters=flow_adapters,
         drop_path=drop_path,
         batch_norm=batch_norm,
-        dtype=jnp.dtype(dtype),
+        dtype=maps,
+        precision=precision,
     )
