@@ -6,6 +6,7 @@ before anything is called. Nothing is imported and no attribute is set: there is
 Dictionary keys are restricted to flat values because hashing a deeply nested tuple overflows the C stack.
 """
 
+import mmap
 import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -54,8 +55,8 @@ _EMPTY = {"EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_S
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-def load_plain_pickle(data: bytes, builders: Builders, persistent: Callable[[Any], Any]) -> Any:
-    """The value that `data` describes.
+def load_plain_pickle(data: bytes | mmap.mmap, builders: Builders, persistent: Callable[[Any], Any]) -> Any:
+    """The value that `data` describes; of a mapped file, what stands at its position, which then moves to the end.
 
     `builders` maps `"module name"` to what it stands for; `persistent` turns a persistent id (a tensor's storage) into
     a value. Raises `ForbiddenName`, or `MalformedPickle` for anything that is not a well-formed pickle.
@@ -68,7 +69,7 @@ def load_plain_pickle(data: bytes, builders: Builders, persistent: Callable[[Any
         raise MalformedPickle(f"{type(error).__name__}: {error}") from error
 
 
-def _run(data: bytes, builders: Builders, persistent: Callable[[Any], Any]) -> Any:
+def _run(data: bytes | mmap.mmap, builders: Builders, persistent: Callable[[Any], Any]) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     for opcode, argument, _ in pickletools.genops(data):

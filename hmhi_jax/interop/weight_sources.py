@@ -13,6 +13,7 @@ import numpy as np
 
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop.packaged_weights import is_packaged, packaged_file
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
 from hmhi_jax.interop.weight_places import METADATA, ORBAX_HEADER, ORBAX_VARIABLES, checkpoint_of, shipped_weights
 
@@ -48,11 +49,11 @@ class Source:
 
 def read_source(path: str | os.PathLike[str], *, verify: bool = True) -> Source:
     """Read weights by what they are, not by their suffix: `.pth`, `.safetensors`, `.npz`, a folder of Orbax's, or the
-    name of weights that come with the package.
+    name of weights that come with this package ("tiny") or another one ("package:efficientnet-lite0").
 
     With `verify` the storages of a `.pth` are compared with their checksums. Raises `InputError`.
     """
-    path = Path(path).expanduser()
+    path = packaged_file(str(path)) if is_packaged(str(path)) else Path(path).expanduser()
     if not path.exists():
         path = shipped_weights().get(str(path), path)
     if path.is_dir():

@@ -12,7 +12,11 @@ from ml_collections import ConfigDict
 from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.device_batches import DeviceBatches, batch_shapes
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop.conversion import variables_of
+from hmhi_jax.interop.identify import identify
+from hmhi_jax.interop.packaged_weights import is_packaged
 from hmhi_jax.interop.weight_places import CHECKPOINT_EXPORT
+from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.interop.weights_file import load_weights, save_weights
 from hmhi_jax.process import enable_compilation_cache
 from hmhi_jax.runs.validate import Validation, best_metric
@@ -139,10 +143,14 @@ def _data_state(stored: dict[str, Any], current: dict[str, Any], accepted: tuple
 
 
 def _other_weights(config: ConfigDict) -> tuple[Mapping[str, Any], Any | None]:
-    """What `config.init_from` names: a weights file, or another run's checkpoints."""
+    """What `config.init_from` names: a weights file, a package's encoder, or another run's checkpoints."""
     keep = config.init_optimiser == "kept"
     if config.init_optimiser not in ("fresh", "kept"):
         raise InputError(f"config.init_optimiser is {config.init_optimiser!r}, expected 'fresh' or 'kept'")
+    if is_packaged(config.init_from):
+        if keep:
+            raise InputError(f"init_from {config.init_from}: an encoder of a package has no optimiser to keep")
+        return variables_of(identify(read_source(config.init_from))), None
     source = Path(config.init_from).expanduser()
     if (source / FOLDER).is_dir():
         return load_other_run(source, newest=keep) if keep else (load_other_run(source)[0], None)

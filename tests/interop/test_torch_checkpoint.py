@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.torch_checkpoint import TorchDtype, read_torch_checkpoint
+from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
 from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
+from hmhi_jax.interop.torch_tensors import TorchDtype
 
 DATA = Path(__file__).parent / "data"
 
