@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from hmhi_jax.kernels.platforms import by_platform, dear
+from hmhi_jax.kernels.precision import define_gradient
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 PART = 2**19  # numbers of the wide map that the backward pass works on at a time
@@ -146,7 +147,7 @@ def _recomputed_backward(
     return gradient[:, top : top + height], totals
 
 
-branch_recomputed.defvjp(_recomputed_forward, _recomputed_backward)
+define_gradient(branch_recomputed, _recomputed_forward, _recomputed_backward)
 
 
 def parts(pictures: int, rows: int, row: int) -> tuple[int, int]:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmhi_jax.models import inverted_residual
-from hmhi_jax.models.inverted_residual import (
+from hmhi_jax.kernels import inverted_residual
+from hmhi_jax.kernels.inverted_residual import (
     BranchWeights,
     _branch,
     _depthwise_native,
