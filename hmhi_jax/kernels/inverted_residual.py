@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from hmhi_jax.kernels.platforms import by_platform, dear
+from hmhi_jax.kernels.platforms import by_platform, dear, gradient_of
 from hmhi_jax.kernels.precision import define_gradient
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
@@ -80,12 +80,52 @@ def _depthwise_shifted(x: Array, kernel: Array, stride: int) -> Array:
     return _shifted_sum(pad_same(x, kernel.shape[0], stride), kernel, rows, columns, stride)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_same_conv(
     x: Float[Array, "N H W C"], kernel: Float[Array, "k k 1 C"], stride: int
 ) -> Float[Array, "N h w C"]:
     """Depthwise convolution with "SAME" padding, in the platform's form."""
     shifted, native = (partial(form, stride=stride) for form in (_depthwise_shifted, _depthwise_native))
     return by_platform(x, kernel, cpu=shifted, accelerator=native)
+
+
+def _depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return depthwise_same_conv(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(stride: int, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    shifted = partial(_depthwise_gradient_shifted, stride=stride)
+    native = gradient_of(partial(_depthwise_native, stride=stride), 2)
+    return by_platform(cotangent, *residuals, cpu=shifted, accelerator=native)
+
+
+def _depthwise_gradient_shifted(cotangent: Array, x: Array, kernel: Array, stride: int) -> tuple[Array, Array]:
+    (height, width), size = x.shape[1:3], kernel.shape[0]
+    padded = pad_same(x, size, stride)
+    top, left = (same_padding(side, size, stride)[0] for side in (height, width))
+    dpadded = _transposed_shifted_sum(cotangent, kernel, stride, padded.shape[1:3])
+    dkernel = _kernel_gradient_shifted(padded, cotangent, size, stride).astype(kernel.dtype)
+    return dpadded[:, top : top + height, left : left + width], dkernel
+
+
+define_gradient(depthwise_same_conv, _depthwise_forward, _depthwise_backward)
+
+
+def _sums(a: Array) -> Float[Array, "_"]:
+    return a.astype(jnp.float32).sum((0, 1, 2))
+
+
+def _kernel_gradient_shifted(padded: Array, cotangent: Array, size: int, stride: int) -> Float[Array, "k k 1 C"]:
+    """For every tap, the sum over pixels of what it sees times the cotangent; float32."""
+    rows, columns = cotangent.shape[1:3]
+
+    def tap(index: int | Array) -> Array:
+        return _sums(_seen_by(padded, index // size, index % size, rows, columns, stride) * cotangent)
+
+    taps = size * size
+    # Written out, the taps of a large kernel take long to compile.
+    sums = jnp.stack([tap(index) for index in range(taps)]) if taps <= 9 else lax.map(tap, jnp.arange(taps))
+    return sums.reshape(size, size, 1, -1)
 
 
 def _branch(x: Array, weights: BranchWeights, stride: int, depthwise_conv=_depthwise_native) -> Array:
@@ -185,9 +225,6 @@ def _part_gradient(
         a, b = (y.reshape(-1, y.shape[-1]) for y in (a, b))
         return jnp.matmul(a.T, b, preferred_element_type=jnp.float32)
 
-    def sums(a: Array) -> Float[Array, "_"]:
-        return a.astype(jnp.float32).sum((0, 1, 2))
-
     if weights.expand is None:
         hidden = x
     else:
@@ -200,22 +237,16 @@ def _part_gradient(
     dmixed = lax.optimization_barrier((given @ weights.project.T) * slope)
     dhidden = _transposed_shifted_sum(dmixed, kernel, stride, padded.shape[1:3])[:, :, left : left + width]
 
-    def tap(index: int | Array) -> Array:
-        return sums(_seen_by(padded, index // size, index % size, rows, columns, stride) * dmixed)
-
-    taps = size * size
-    # Written out, the taps of a large kernel take long to compile.
-    dkernel = jnp.stack([tap(index) for index in range(taps)]) if taps <= 9 else lax.map(tap, jnp.arange(taps))
     later = (
-        dkernel.reshape(kernel.shape),
-        sums(dmixed),
+        _kernel_gradient_shifted(padded, dmixed, size, stride),
+        _sums(dmixed),
         products(relu6(mixed), given),
-        sums(given),
+        _sums(given),
     )
     if weights.expand is None:
         return dhidden, BranchWeights(None, None, *later)
     dlinear = lax.optimization_barrier(dhidden * (((linear > 0) & (linear < 6)).astype(x.dtype) * inside))
-    return dlinear @ weights.expand.T, BranchWeights(products(x, dlinear), sums(dlinear), *later)
+    return dlinear @ weights.expand.T, BranchWeights(products(x, dlinear), _sums(dlinear), *later)
 
 
 def _transposed_shifted_sum(

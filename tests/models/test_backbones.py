@@ -51,7 +51,12 @@ def recipe_encoder(backbone: str, seed: int) -> dict:
 
 @pytest.mark.parametrize(
     ("case", "backbone"),
-    [("backbone_mit_b0", "mit_b0"), ("backbone_swin_small", "swin_small"), ("backbone_resnet50", "resnet50")],
+    [
+        ("backbone_mit_b0", "mit_b0"),
+        ("backbone_swin_small", "swin_small"),
+        ("backbone_resnet50", "resnet50"),
+        ("backbone_efficientnet_lite0", "efficientnet_lite0"),
+    ],
 )
 def test_maps_are_the_release_s(case, backbone):
     arguments = json.loads((cases.FOLDER / f"{case}.json").read_text())
