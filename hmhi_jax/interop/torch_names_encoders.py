@@ -78,7 +78,8 @@ def _efficientnet(stages: tuple[int, ...] = (3, 2, 6, 5)) -> Rules:
     rules = [
         (r"encoder/stem", r"backbone._conv_stem"),
         (r"encoder/stem_norm", r"backbone._bn0"),
-        *_adapters(r"encoder/stage(\d)", r"backbone._stage\1", "adapter"),
+        (r"encoder/stage(\d)_adapter/norm", r"backbone._stage\1.adapter.adapter_layer_norm_before"),
+        (r"encoder/stage(\d)_adapter/(down|up)", r"backbone._stage\1.adapter.\2_proj"),
     ]
     first = 0
     for stage, blocks in enumerate(stages, start=1):
