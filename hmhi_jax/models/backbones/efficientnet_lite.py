@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from hmhi_jax.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from hmhi_jax.kernels.inverted_residual import (
     BranchWeights,
     depthwise_same_conv,
