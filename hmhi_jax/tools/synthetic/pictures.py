@@ -59,6 +59,7 @@ _PACKAGED = {
     "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
     "matplotlib": ("mpl-data/sample_data", ["grace_hopper.jpg"]),
 }
+_PLACES = {"china.jpg", "coffee.png", "flower.jpg"}  # of those: what can be a whole backdrop
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _INSIDE = Path("usr", "share")
 _INSTALLED = Path("/", _INSIDE)
@@ -85,8 +86,10 @@ def find_cut_outs(folders: tuple[str, ...] = ()) -> list[Path]:
 
 
 def find_backdrops(folders: tuple[str, ...] = ()) -> list[Path]:
-    """Photographs of places: those of `free_pictures.csv` that are there, then all without opacity below `folders`."""
-    return _listed("backdrop", folders) + _of_folders(folders, opacity=False)
+    """Photographs of places: packaged ones and those of `free_pictures.csv` that are there, then all without opacity
+    below `folders`."""
+    packaged = [path for path in find_pictures() if path.name in _PLACES]
+    return packaged + _listed("backdrop", folders) + _of_folders(folders, opacity=False)
 
 
 def _listed(kind: str, folders: tuple[str, ...]) -> list[Path]:
