@@ -103,6 +103,18 @@ class Dataset:
         """The same data set with other videos."""
         return dataclasses.replace(self, videos=tuple(videos))
 
+    def chosen(self, videos: Sequence[str] | None = None, without: Sequence[str] = ()) -> "Dataset":
+        """Only the `videos` of these names, in this order (None: all), `without` those. Raises InputError that names
+        what the data set does not have."""
+        known = {video.name: video for video in self.videos}
+        if missing := [name for name in (*(videos or ()), *without) if name not in known]:
+            raise InputError(
+                f"{self.root}: has no video {', '.join(missing)}; it has {', '.join(list(known)[:8])}, ..."
+            )
+        if videos is None and not without:
+            return self
+        return self.with_videos(known[name] for name in (videos or known) if name not in without)
+
 
 def open_dataset(
     root: str | Path,

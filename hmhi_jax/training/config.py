@@ -46,7 +46,8 @@ def default_config() -> ConfigDict:
     c.data = ConfigDict()
     c.data.make = ""  # "module:function" that makes the batches from (config, mesh); "": from `sources`
     c.data.root = ""  # what relative paths of `sources` start from
-    c.data.sources = ()  # of {"path": ..., "repeats": 1, "split": None, "layout": None, "flows": None, "name": None}
+    c.data.sources = ()  # of {"path": ..., "repeats": 1, "split": None, "layout": None, "flows": None, "name": None,
+    # "videos": None (all), "without": ()}
     c.data.rendered = ()  # made-up clips, rendered while training, of {"clips": ..., "repeats": 1, "seed": 0,
     # "preset": "photographic", "pictures": (folders,), "settings": {...}}: see tools/synthetic/rendering.py
     c.data.generate = 0  # videos of moving blobs to write into the work directory and train on
