@@ -70,24 +70,24 @@ class RenderedPictures(Sequence):
     """The frames, flow pictures or masks of one clip."""
 
     clips: RenderedSet
-    index: int
+    clip: int
     kind: str
-    count: int
+    length: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, frame: SupportsIndex) -> RenderedPicture:
-        number = range(self.count)[frame]
-        return RenderedPicture(self.clips, self.index, self.kind, number)
+        number = range(self.length)[frame]
+        return RenderedPicture(self.clips, self.clip, self.kind, number)
 
     def has(self, frame: SupportsIndex) -> bool:
         """Whether frame i has one: each has."""
-        return range(self.count)[frame] >= 0
+        return range(self.length)[frame] >= 0
 
     def stamps(self) -> Iterator[str]:
         """What tells these pictures from others."""
-        yield f"{self.clips} {self.index}"
+        yield f"{self.clips} {self.clip}"
 
 
 def rendered_dataset(settings: Settings, clips: int, seed: int, folders: tuple[str, ...] = ()) -> Dataset:
