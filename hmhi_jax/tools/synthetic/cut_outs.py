@@ -15,6 +15,8 @@ from hmhi_jax.tools.synthetic.textures import Picture, TextureMaker, jitter_colo
 
 _ROUND_ABOUT = 0.15  # share of cut-outs that turn freely instead of staying upright
 
+_PLAIN = 12  # a silhouette: no colour varies more than this, of 255
+
 
 @functools.lru_cache(maxsize=512)
 def _outline(path: Path) -> Float[np.ndarray, "n 2"]:
@@ -51,7 +53,7 @@ def paint_cut_out(
     """The patch of a cut-out at `pixels` per object unit, and the matrix from its frame to the patch.
 
     The probabilities: `camouflage`, that it wears a piece of the backdrop; `blending`, that it has the backdrop's
-    colours; `retextured`, that it wears any surface. Light and dark of the picture show through.
+    colours; `retextured`, that it wears any surface, as silhouettes always do. Its light and dark show through.
     """
     source = body.picture
     scale = max(min(1.15 * pixels, max(source.shape[:2])), 6) / max(source.shape[:2])
@@ -59,7 +61,7 @@ def paint_cut_out(
     patch = cv2.resize(source, (width, height), interpolation=cv2.INTER_AREA)
     colour, opacity = patch[..., :3], patch[..., 3]
     hidden, blends, dressed = rng.random(3) < (camouflage, blending, retextured)
-    if hidden or dressed:
+    if hidden or dressed or colour[opacity > 127].std(0).max() < _PLAIN:
         surface = piece_of(rng, backdrop, (height, width)) if hidden else textures.surface(rng, (height, width))
         own = rng.uniform(0.0, 0.35)
         grey = colour.astype(np.float32).mean(-1)

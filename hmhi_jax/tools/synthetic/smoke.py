@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hmhi_jax.tools.synthetic.layers import Patch, Sprite
-from hmhi_jax.tools.synthetic.motion import Camera, ObjectMotion, log_uniform
+from hmhi_jax.tools.synthetic.motion import Camera, ObjectMotion
 from hmhi_jax.tools.synthetic.shapes import rotation, scaling, translation
 from hmhi_jax.tools.synthetic.textures import Picture, noise_field
 
@@ -29,10 +29,11 @@ def draw_puffs(
         "dust": backdrop[-backdrop.shape[0] // 4 :].reshape(-1, 3).mean(0) * rng.uniform(0.9, 1.4),
         "spray": np.full(3, rng.uniform(190, 255)),
     }[kind]
-    largest = float(np.clip(motion.unit * rng.uniform(0.25, 0.9), 8, 160))
+    largest = float(np.clip(motion.unit * rng.uniform(0.4, 1.3), 12, 200))
     patches = [_puff(rng, colour, largest, sharp=kind == "spray") for _ in range(4)]
-    count, life = int(rng.integers(8, 20)), float(rng.uniform(4, 25))
-    strength = log_uniform(rng, 0.25, 0.95)
+    life = float(rng.uniform(5, 25))
+    count = int(rng.uniform(5, 12) * (last - first + life) / life)  # so that 5 to 12 are there at any time
+    strength = float(rng.uniform(0.4, 1.0))
     wind = (rng.normal(0, 0.012, 2) - np.array([0, rng.uniform(0, 0.02)])) * motion.unit
     moments = np.sort(rng.uniform(first - life, last, count))
     return tuple(
