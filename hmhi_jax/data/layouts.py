@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 from hmhi_jax.data.layout_rules import FRAME_SUFFIXES, LAYOUTS, MASK_SUFFIXES, Place, visible
 from hmhi_jax.data.natural_order import last_number, natural_key
-from hmhi_jax.data.packing import INDEX, PackedDataset, PackedPictures
+from hmhi_jax.data.packing import INDEX, PackedDataset
 from hmhi_jax.errors import InputError
 
 
@@ -45,6 +45,23 @@ class FolderPictures(Sequence):
             yield f"{name} {path.stat().st_size if path and path.exists() else None}"
 
 
+@runtime_checkable
+class Pictures(Protocol):
+    """The frames, flow pictures or masks of one video, wherever they are: item i is that of frame i, or None."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, frame: SupportsIndex) -> Any: ...
+
+    def has(self, frame: SupportsIndex) -> bool:
+        """Whether frame i has one."""
+        ...
+
+    def stamps(self) -> Iterator[str]:
+        """What tells these pictures from others under the same names."""
+        ...
+
+
 @dataclass(frozen=True)
 class VideoRecord:
     """One video of a data set.
@@ -61,9 +78,9 @@ class VideoRecord:
 
     name: str
     frame_names: tuple[str, ...]
-    frames: FolderPictures | PackedPictures
-    flows: FolderPictures | PackedPictures
-    masks: FolderPictures | PackedPictures
+    frames: Pictures
+    flows: Pictures
+    masks: Pictures
     label: str | None = None
     flow_folder: str = ""
     strays: tuple[str, ...] = ()
