@@ -32,7 +32,7 @@ def get_config(stage: str = "short") -> ConfigDict:
     length, _, rendered = stage.partition("-")
     c = small(long=length == "long")
     if rendered:
-        c.data.rendered = ({"clips": 200_000, "pictures": ()},)
+        c.data.rendered = ({"clips": 20_000, "pictures": ()},)
         c.data.workers = 12
     else:
         c.data.sources = ({"path": "train"},)
