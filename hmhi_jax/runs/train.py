@@ -21,6 +21,7 @@ from hmhi_jax.interop.weights_file import load_weights, save_weights
 from hmhi_jax.process import enable_compilation_cache
 from hmhi_jax.runs.validate import Validation, best_metric
 from hmhi_jax.tools.synthetic.moving_blobs import write_moving_blobs
+from hmhi_jax.tools.synthetic.rendering import rendered_sources
 from hmhi_jax.training import assemble
 from hmhi_jax.training.checkpoints import FOLDER, Checkpoints, code_version, load_other_run, silence_closed_writers
 from hmhi_jax.training.config import check_same, flat, is_among, to_plain
@@ -49,7 +50,7 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
     mesh = make_mesh(config.mesh.data, config.mesh.space)
     assemble.check_devices(config, mesh)
     model = assemble.model_of(config)
-    data = assemble.data_of(config, mesh)
+    data = assemble.data_of(config, mesh, rendered_sources(config))
     try:
         total, evaluate_every = assemble.steps_of(config, data.clips_per_epoch)
         optimiser, schedule = assemble.optimiser_of(config, total)
