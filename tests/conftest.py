@@ -4,9 +4,9 @@ import gc
 import os
 from pathlib import Path
 
-from quick_compiler import compiler_flags
+from quick_compiler import compiler_flags, with_given_flags
 
-os.environ.setdefault("XLA_FLAGS", compiler_flags(devices=8))
+os.environ["XLA_FLAGS"] = with_given_flags(compiler_flags(devices=8))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from jaxtyping import install_import_hook

@@ -1,5 +1,6 @@
 """Compiler flags of the tests and of the processes they start: compiling costs more than running what is compiled."""
 
+import os
 from importlib.metadata import version
 
 
@@ -13,3 +14,9 @@ def compiler_flags(devices: int) -> str:
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # an unknown flag would end the process
         flags.append("--xla_cpu_use_fusion_emitters=false")
     return " ".join(flags)
+
+
+def with_given_flags(flags: str) -> str:
+    """XLA_FLAGS of the environment behind these: they win, and `--xla_cpu_max_isa=SSE4_2` shows other roundings."""
+    given = os.environ.get("XLA_FLAGS", "").removeprefix(flags)  # which the workers of a run inherit
+    return f"{flags} {given}".strip()

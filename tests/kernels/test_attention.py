@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from rounding import assert_rounded_alike, in_float64
 
 from hmhi_jax.kernels import attention, top_k_attention
 from hmhi_jax.kernels.attention import attend, attend_batched, attend_by_head
@@ -52,15 +53,13 @@ def test_dense_forms(form, batch, heads, limit):
     q, k, v, g = (_tokens(i, batch, n, heads, 8) for i, n in enumerate((96, 40, 40, 96)))
     limit = None if limit is None else jnp.int32(limit)
 
-    def value_and_gradients(read):
+    def value_and_gradients(read, q, k, v, g):
         value, pullback = jax.vjp(lambda q, k, v: read(q, k, v, limit), q, k, v)
         return value, pullback(g)
 
-    value, gradients = value_and_gradients(jax.jit(lambda *x: form(0.0, *x, None)))
-    expected, expected_gradients = value_and_gradients(_softmax_attention)
-    np.testing.assert_allclose(value, expected, atol=2e-6)
-    for one, other in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(one, other, atol=5e-6)
+    plain = functools.partial(value_and_gradients, _softmax_attention)
+    found = value_and_gradients(jax.jit(lambda *x: form(0.0, *x, None)), q, k, v, g)
+    assert_rounded_alike(found, plain(q, k, v, g), in_float64(plain, q, k, v, g))
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -88,14 +87,15 @@ def test_dense_gradients():
         scores = jnp.where(jnp.arange(20)[None, None, None] < limit, scores, -jnp.inf)
         return jnp.einsum("bhnm,bmhe->bnhe", jax.nn.softmax(scores, -1) * kept, v)
 
-    def gradients(read):
+    def gradients(read, q, k, v, g):
         return jax.jit(jax.value_and_grad(lambda *x: (read(*x) * g).sum(), (0, 1, 2)))(q, k, v)
 
-    value, found = gradients(functools.partial(attend, limit=limit, dropout_rate=0.4, key=key))
-    expected_value, expected = gradients(plain)
+    (value, found), (expected_value, expected) = (
+        gradients(read, q, k, v, g)
+        for read in (functools.partial(attend, limit=limit, dropout_rate=0.4, key=key), plain)
+    )
     np.testing.assert_allclose(value, expected_value, rtol=1e-5)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=5e-6)
+    assert_rounded_alike(found, expected, in_float64(functools.partial(gradients, plain), q, k, v, g)[1])
 
 
 @pytest.mark.parametrize("limit", [64, 300])
@@ -106,7 +106,8 @@ def test_top_k_forms(platform, batch, limit, monkeypatch):
     monkeypatch.setattr(top_k_attention, "QUERY_CHUNK", 16)
     q, k, v = (_tokens(i, batch, n, 16) for i, n in enumerate((32, 300, 300)))
     found = jax.jit(READS[platform], static_argnums=0)(6, q / 4, k, v, jnp.int32(limit))
-    np.testing.assert_allclose(found, _top_k_softmax_attention(q, k, v, 6, limit), atol=3e-6)
+    plain = functools.partial(_top_k_softmax_attention, kept=6, limit=limit)
+    assert_rounded_alike(found, plain(q, k, v), in_float64(plain, q, k, v))
 
 
 @pytest.mark.parametrize("platform", READS)
@@ -123,14 +124,16 @@ def test_top_k_gradients(monkeypatch):
     q, k, v, g = (_tokens(i, 2, n, 16) for i, n in enumerate((48, 200, 200, 48)))
     limit = jnp.int32(150)
 
-    def gradients(read):
+    def plain(q, k, v):
+        return _top_k_softmax_attention(q, k, v, 7, limit)
+
+    def gradients(read, q, k, v, g):
         return jax.jit(jax.value_and_grad(lambda *x: (read(*x) * g).sum(), (0, 1, 2)))(q, k, v)
 
-    value, found = gradients(lambda *x: attend_top_k(*x, top_k=7, limit=limit))
-    expected_value, expected = gradients(lambda *x: _top_k_softmax_attention(*x, 7, limit))
+    value, found = gradients(lambda *x: attend_top_k(*x, top_k=7, limit=limit), q, k, v, g)
+    expected_value, expected = gradients(plain, q, k, v, g)
     np.testing.assert_allclose(value, expected_value, rtol=1e-5)
-    for name, one, other in zip("qkv", found, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5, err_msg=name)
+    assert_rounded_alike(found, expected, in_float64(functools.partial(gradients, plain), q, k, v, g)[1])
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -147,9 +150,9 @@ def test_top_k_gradient_forms(batch):
 
     _, pullback, weights = jax.vjp(plain, q, k, v, has_aux=True)
     arguments = q, k, v, given, weights[None], index[None], kept_back[None]
+    exact = in_float64(lambda q, k, v, given: jax.vjp(plain, q, k, v, has_aux=True)[1](given), q, k, v, given)
     for form in (top_k_attention.gradient_by_rank, top_k_attention.gradient_in_pieces):
-        for found, expected in zip(jax.jit(form)(*arguments), pullback(given), strict=True):
-            np.testing.assert_allclose(found, expected, atol=2e-5)
+        assert_rounded_alike(jax.jit(form)(*arguments), pullback(given), exact)
 
 
 def test_top_k_dropout_has_the_gradient_of_its_value():
@@ -174,17 +177,25 @@ def test_top_k_under_transforms():
     """Per-example gradients through checkpoint and scan equal those taken one by one."""
     q, k, v = (_tokens(i, 3, 1, n, 8) for i, n in enumerate((16, 100, 100)))
 
-    def loss(q, k, v):
-        def body(carry, _):
-            return jax.checkpoint(lambda x: attend_top_k(x, k, v, top_k=4))(carry), None
+    def gradients(read, *inputs):
+        def loss(q, k, v):
+            def body(carry, _):
+                return jax.checkpoint(lambda x: read(x, k, v))(carry), None
 
-        return lax.scan(body, q, None, length=2)[0].sum()
+            return lax.scan(body, q, None, length=2)[0].sum()
 
-    together = jax.jit(jax.vmap(jax.grad(loss, (0, 1, 2))))(q, k, v)
+        return jax.grad(loss, (0, 1, 2))(*inputs)
+
+    def plain(q, k, v):
+        return _top_k_softmax_attention(q, k, v, 4, 100)
+
+    ours = jax.jit(functools.partial(gradients, functools.partial(attend_top_k, top_k=4)))
+    together = jax.jit(jax.vmap(ours))(q, k, v)
     for i in range(3):
-        alone = jax.jit(jax.grad(loss, (0, 1, 2)))(q[i], k[i], v[i])
-        for one, other in zip(together, alone, strict=True):
-            np.testing.assert_allclose(one[i], other, atol=1e-5)
+        inputs = q[i], k[i], v[i]
+        exact = in_float64(functools.partial(gradients, plain), *inputs)
+        assert_rounded_alike(ours(*inputs), gradients(plain, *inputs), exact)
+        assert_rounded_alike([x[i] for x in together], ours(*inputs), exact)
 
 
 def test_bfloat16_stays_close():

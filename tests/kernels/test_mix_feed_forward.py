@@ -1,9 +1,11 @@
 """Bands against the plain form, at heights that bands divide and do not divide; values, gradients, transforms."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from rounding import assert_rounded_alike, in_float64
 
 from hmhi_jax.kernels import mix_feed_forward as module
 from hmhi_jax.kernels.mix_feed_forward import MixWeights, feed_forward, feed_forward_in_bands, mix_feed_forward
@@ -28,7 +30,7 @@ def test_bands_equal_the_plain_form(height, band, monkeypatch):
     monkeypatch.setattr(module, "CACHED", 0)
     x = jax.random.normal(jax.random.key(9), (2, height, 12, 4))
     banded = jax.jit(feed_forward_in_bands, static_argnums=2)(x, _weights(4), band)
-    np.testing.assert_allclose(banded, feed_forward(x, _weights(4)), atol=1e-5)
+    assert_rounded_alike(banded, feed_forward(x, _weights(4)), in_float64(feed_forward, x, _weights(4)))
 
 
 @pytest.mark.parametrize(("height", "band"), [(16, 4), (18, 4), (7, 16)])
@@ -38,11 +40,11 @@ def test_gradients_are_those_of_the_plain_form(height, band, monkeypatch):
     monkeypatch.setattr(module, "BACKWARD_BAND", band)
     x, weights = jax.random.normal(jax.random.key(9), (2, height, 8, 4)), _weights(4)
 
-    def gradients(form):
+    def gradients(form, x, weights):
         return jax.jit(jax.grad(lambda x, w: jnp.sin(form(x, w)).sum(), (0, 1)))(x, weights)
 
-    found, expected = gradients(mix_feed_forward), gradients(feed_forward)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
-    np.testing.assert_allclose(
-        jax.jit(jax.vmap(mix_feed_forward, (0, None)))(x[:, None], weights)[:, 0], feed_forward(x, weights), atol=1e-5
-    )
+    plain = partial(gradients, feed_forward)
+    found = gradients(mix_feed_forward, x, weights)
+    assert_rounded_alike(found, plain(x, weights), in_float64(plain, x, weights))
+    mapped = jax.jit(jax.vmap(mix_feed_forward, (0, None)))(x[:, None], weights)[:, 0]
+    assert_rounded_alike(mapped, feed_forward(x, weights), in_float64(feed_forward, x, weights))
