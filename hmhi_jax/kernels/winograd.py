@@ -234,6 +234,6 @@ def _combine(weights: Float[np.ndarray, "n"], arrays: list[Array]) -> Array:
     total = None
     for weight, array in zip(weights.tolist(), arrays, strict=True):
         if abs(weight) > 1e-9:
-            term = array if weight == 1.0 else array * jnp.asarray(weight, array.dtype)
+            term = array if weight == 1.0 else array * weight
             total = term if total is None else total + term
     return total
