@@ -11,6 +11,7 @@ from rounding import assert_rounded_alike, in_float64
 
 from hmhi_jax.kernels import attention, top_k_attention
 from hmhi_jax.kernels.attention import attend, attend_batched, attend_by_head
+from hmhi_jax.kernels.selection_gpu import top_k_by_bisection
 from hmhi_jax.kernels.top_k_attention import READS, attend_top_k
 
 DENSE = {"by head": functools.partial(attend_by_head, 0), "batched": functools.partial(attend_batched, 40 * 24)}
@@ -37,6 +38,12 @@ def _top_k_softmax_attention(q, k, v, kept, limit):
 def _telling_apart(batch: int, keys: int, heads: int) -> jax.Array:
     """Values of which attention makes its weights."""
     return jnp.broadcast_to(jnp.eye(keys)[None, :, None], (batch, keys, heads, keys))
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch):
+    """The kernel for NVIDIA GPUs in plain JAX, which runs anywhere."""
+    monkeypatch.setattr(top_k_attention, "top_k_by_bisection", functools.partial(top_k_by_bisection, interpret=True))
 
 
 @pytest.fixture
