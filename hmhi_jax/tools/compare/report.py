@@ -10,6 +10,7 @@ from hmhi_jax.complete_files import write_text
 from hmhi_jax.tools.compare import comparison
 from hmhi_jax.tools.compare import page as comparison_page
 from hmhi_jax.tools.compare.sides import Side, cores
+from hmhi_jax.tools.pages import shown
 
 _MOST_STRIPS = 8
 _STAGES_NOTE = (
@@ -193,12 +194,12 @@ def _print(line: str, verdict: str, good: bool, tables: list[tuple[str, str, lis
     for heading, _, rows in tables:
         if not rows:
             continue
-        columns = [key for key in rows[0] if key != "within"]
+        columns = comparison_page.columns(rows)
         table = Table(title=heading, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for index, column in enumerate(columns):
             table.add_column(column.replace("_", " "), justify="left" if index == 0 else "right")
         for row in rows:
             style = None if row.get("within", True) else "bold red"
-            table.add_row(*(comparison_page.shown(row[key]) for key in columns), style=style)
+            table.add_row(*(shown(row[key]) for key in columns), style=style)
         console.print(table)
     console.print(verdict, style="green" if good else "bold red", highlight=False)

@@ -1,6 +1,5 @@
 """Overlays of the report: prediction, truth and difference of a frame, as embedded pictures of bounded total size."""
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from hmhi_jax.evaluation.pictures import (
     read_truth,
     resize_prediction,
 )
+from hmhi_jax.tools.pages import data_address
 
 PANELS = ("prediction", "truth", "difference")
 # Colours of Okabe and Ito, told apart by every kind of colour vision. RGB.
@@ -150,4 +150,4 @@ def _encode(panel: np.ndarray) -> str:
     buffer = io.BytesIO()
     picture: UInt8[np.ndarray, "h w 3"] = np.clip(panel, 0, 255).astype(np.uint8)
     Image.fromarray(picture).save(buffer, "WEBP", quality=_QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_address(buffer.getvalue(), "webp")
