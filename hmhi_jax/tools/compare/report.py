@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 
 from hmhi_jax.complete_files import write_text
 from hmhi_jax.tools.compare import comparison
 from hmhi_jax.tools.compare import page as comparison_page
-from hmhi_jax.tools.compare.sides import Side, cores
+from hmhi_jax.tools.compare.sides import Side
 from hmhi_jax.tools.pages import shown
 
 _MOST_STRIPS = 8
@@ -177,7 +178,7 @@ def _publish(
 ) -> None:
     line = (
         f"{facts['backbone']}, memory of {facts['memory_frames']} frames, {facts['size']} x {facts['size']}, "
-        f"{facts['video']} ({facts['frames']} frames), weights: {facts['weights']}, {cores()} cores"
+        f"{facts['video']} ({facts['frames']} frames), weights: {facts['weights']}, {joblib.cpu_count()} cores"
     )
     page = comparison_page.render_page("HMHI-Net: JAX and PyTorch", line, verdict, good, tables, chart, strips)
     write_text(folder / "report.json", json.dumps(data, indent=1))
