@@ -6,8 +6,12 @@ from typing import Any
 
 import joblib
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from hmhi_jax.complete_files import write_text
+from hmhi_jax.data.preprocessing import resize_picture
+from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.tools.compare import comparison
 from hmhi_jax.tools.compare import page as comparison_page
 from hmhi_jax.tools.compare.sides import Side
@@ -72,8 +76,6 @@ def report_training(
     folder: Path, facts: dict[str, Any], release: Side, ours: Side, pictures: list[np.ndarray], weights: Path
 ) -> bool:
     """Losses, gradients and drift; prints the tables, writes report.json and report.html, returns the verdict."""
-    from hmhi_jax.interop.weight_sources import read_source
-
     steps = comparison.compare_steps(release, ours)
     states = [
         read_source(path).entries for path in (weights, release.folder / "trained.pth", ours.folder / "trained.pth")
@@ -144,8 +146,6 @@ def _sides(release: Side, ours: Side) -> list[dict[str, Any]]:
 
 
 def _strips(release: Side, ours: Side, pictures: list[np.ndarray]) -> list[tuple[str, list[tuple[str, np.ndarray]]]]:
-    from hmhi_jax.data.preprocessing import resize_picture
-
     theirs, mine = (1 / (1 + np.exp(-side.stage("logits")[0, ..., 0].astype(np.float64))) for side in (release, ours))
     chosen = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), _MOST_STRIPS)).round().astype(int))
     strips = []
@@ -187,9 +187,6 @@ def _publish(
 
 
 def _print(line: str, verdict: str, good: bool, tables: list[tuple[str, str, list[dict[str, Any]]]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     console = Console()
     console.print(line, highlight=False)
     for heading, _, rows in tables:
