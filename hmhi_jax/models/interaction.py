@@ -1,4 +1,4 @@
-"""The two modules through which the banks' read-outs refine each other (MODEL.md 4)."""
+"""The two modules through which the banks' read-outs refine each other (docs/model.md 4)."""
 
 import jax
 import jax.numpy as jnp
