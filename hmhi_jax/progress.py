@@ -2,12 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Report(Protocol):
+    """To be called with how many parts are done and what to show beside (the rate, if empty)."""
+
+    def __call__(self, done: int, text: str = "") -> None: ...
 
 
 class Bars:
@@ -31,7 +37,7 @@ class Bars:
                 TimeRemainingColumn(), console=self._console, speed_estimate_period=60,
             )  # fmt: skip
 
-    def __enter__(self) -> "Bars":
+    def __enter__(self) -> Self:
         if self._bars:
             self._bars.start()
         return self
@@ -40,12 +46,8 @@ class Bars:
         if self._bars:
             self._bars.stop()
 
-    def track(self, name: str, total: int | None, done: int = 0) -> Callable[[int, str], None]:
-        """A bar for something of about `total` parts, if that is known, `done` of which need no doing any more.
-
-        Returns:
-            What is to be called with how many parts are done and what to show beside (the rate, if empty).
-        """
+    def track(self, name: str, total: int | None, done: int = 0) -> Report:
+        """A bar for something of about `total` parts, if that is known, `done` of which need no doing any more."""
         if not self._bars:
             return _PlainLines(name, total, self._unit, self._silence, self.print)
         bars, task = self._bars, self._bars.add_task(name, total=total, completed=done, text="starting")
@@ -84,7 +86,7 @@ class _PlainLines:
         known = self._total is not None and self._total >= done
         parts = [f"{self._name} {done}{f'/{self._total}' if known else ''} {self._unit}".strip()]
         parts.append(text or f"{rate:.1f} {self._unit}/s")
-        if known and (rate or ends):
+        if self._total is not None and known and (rate or ends):
             left = round((self._total - done) / rate) if rate else 0
             hours = f"{left // 3600}:{left // 60 % 60:02d}" if left >= 3600 else f"{left // 60}"
             parts.append(f"{hours}:{left % 60:02d} left")
@@ -92,7 +94,7 @@ class _PlainLines:
 
 
 @contextmanager
-def frame_progress(what: str, total: int, unit: str = "frames") -> Iterator[Callable[[int], None]]:
+def frame_progress(what: str, total: int, unit: str = "frames") -> Generator[Callable[[int], None]]:
     """Show one bar; the value of the `with` is called with how many more are done."""
     with Bars(unit) as bars:
         show, done = bars.track(what, total), 0

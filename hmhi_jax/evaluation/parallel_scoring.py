@@ -52,7 +52,7 @@ def score_all(
         yield from parallel(
             joblib.delayed(score)(i, *pair, readings, measures, void_label) for i, pair in enumerate(files)
         )
-    except BrokenProcessPool:
+    except BrokenProcessPool as error:
         raise RuntimeError(
             f"a scoring process ended (out of memory?); run again with fewer workers: {error}"
         ) from error

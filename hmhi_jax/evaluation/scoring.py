@@ -174,10 +174,9 @@ def _remarks_of_results(pairs: list[VideoPair], results: list[FrameResult | None
             if result.problem:
                 remarks.append(Remark("gap", pair.video, frame.frame, result.problem))
             elif result.resized_from:
-                resized.append((frame, result))
+                resized.append((frame, result.resized_from, result.shape))
         if resized:
-            (frame, result), count = resized[0], len(resized)
-            (height, width), (true_height, true_width) = result.resized_from, result.shape
+            (frame, (height, width), (true_height, true_width)), count = resized[0], len(resized)
             remarks.append(
                 Remark(
                     "rule",
@@ -225,8 +224,8 @@ def _aggregate(
         curves = {}
         if protocol.kind == "vsod":
             blank = np.full(256, np.nan, np.float32)
-            curves["F"] = np.stack([score.f_curve if score else blank for score in scores])
-            curves["E"] = np.stack([score.e_curve if score else blank for score in scores])
+            for curve, name in (("F", "f_curve"), ("E", "e_curve")):
+                curves[curve] = np.stack([getattr(score, name) if score else blank for score in scores])
         video = score_video(pair, per_frame, curves, protocol)
         if video is None:
             remarks.append(

@@ -3,6 +3,7 @@
 import base64
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
@@ -10,10 +11,17 @@ from markupsafe import Markup
 
 from hmhi_jax.evaluation.figure_names import display_name
 
+_TEMPLATES = Path(__file__).with_name("templates")
+
 
 def render(template: str, **values: Any) -> str:
     """A template of `templates/`, filled in; a value that is missing is an error."""
-    return _environment().get_template(template).render(values)
+
+    def asset(name: str) -> Markup:
+        """A style sheet or script, which stands in the page as it is: it is the package's own text."""
+        return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))
+
+    return _environment().get_template(template).render(values, asset=asset)
 
 
 def data_address(picture: bytes, format: Literal["png", "webp"]) -> str:
@@ -40,11 +48,9 @@ def counted(number: int, noun: str) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    loader = jinja2.PackageLoader("hmhi_jax.tools")
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    # Style sheets and scripts stand in the page as they are: they are the package's own text.
-    environment.globals["asset"] = lambda name: Markup(loader.get_source(environment, name)[0])
+        loader=jinja2.FileSystemLoader(str(_TEMPLATES)), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
     environment.filters |= {"three_digits": three_digits, "display_name": display_name, "shown": shown}
     return environment

@@ -155,7 +155,8 @@ def _write_clip(
 
     def ready(pictures: list[np.ndarray]) -> np.ndarray:
         small = np.stack([resize_picture(picture, (size, size)) for picture in pictures])
-        return (small.astype(np.float32) / 255 - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+        mean, deviation = (np.array(figures, np.float32) for figures in (IMAGENET_MEAN, IMAGENET_STD))
+        return (small.astype(np.float32) / 255 - mean) / deviation
 
     arrays = {"frames": ready(rgb)[None], "flows": ready(flows)[None]}
     if clip_frames:

@@ -123,7 +123,7 @@ def our_command() -> list[str]:
 
 def write_clip(path: Path, **arrays: np.ndarray) -> None:
     """Normalised frames and flow pictures `[B, T, H, W, 3]` and masks `[B, T, H, W, 1]`, all float32."""
-    np.savez(path, **{name: np.asarray(array, np.float32) for name, array in arrays.items()})
+    np.savez(path, allow_pickle=False, **{name: np.asarray(array, np.float32) for name, array in arrays.items()})
 
 
 def peak_mib(platform_bytes: float | None = None) -> float:

@@ -46,6 +46,8 @@ def instruction_flops(instruction: Instruction, computation: dict[str, Instructi
 
 def _labels(instruction: Instruction) -> tuple[str, str, str]:
     match = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    if match is None:
+        raise ValueError(f"the convolution {instruction.name} has no labels")
     return match[1], match[2], match[3]
 
 

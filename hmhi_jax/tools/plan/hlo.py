@@ -100,7 +100,7 @@ class Program:
             yield instruction, computation, times
             if instruction.opcode == "while":
                 turns = self.turns(instruction) or 1
-                body = instruction.attribute(r"\bbody=%?([\w.\-]+)")
+                body = instruction.attribute(r"\bbody=%?([\w.\-]+)") or ""
                 yield from self._executed(body, times * turns, fused)
             elif instruction.opcode in ("call", "conditional", "async-start") or (
                 fused and instruction.opcode == "fusion"
@@ -113,7 +113,7 @@ class Program:
         """How often a `while` runs: as the compiler noted, or the limit its condition counts to; None: unknown."""
         if known := loop.attribute(r'known_trip_count":\s*\{"n":"(\d+)"'):
             return int(known)
-        condition = self.computations[loop.attribute(r"\bcondition=%?([\w.\-]+)")]
+        condition = self.computations[loop.attribute(r"\bcondition=%?([\w.\-]+)") or ""]
         constants = [i.attribute(r"^(\d+)\)") for i in condition.values() if i.opcode == "constant"]
         whole = {int(c) for c in constants if c is not None}
         compares = any("direction=LT" in i.rest for i in condition.values()) or any(

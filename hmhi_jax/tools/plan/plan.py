@@ -99,9 +99,8 @@ def make_plan(
     """
     devices = devices_of(topology)
     batch = global_batch or config.data.batch_size
-    policies = tuple(policies or POLICIES[POLICIES.index(_policy(config.step.checkpoint)) :])
-    for policy in policies:
-        _policy(policy)
+    leaner = POLICIES[POLICIES.index(_policy(config.step.checkpoint)) :]
+    chosen = [_policy(name) for name in policies] if policies else leaner
     mesh = planned_mesh(devices, config.mesh.space)
     sizes = {DATA: mesh.shape[DATA], SPACE: mesh.shape[SPACE]}
 
@@ -112,14 +111,14 @@ def make_plan(
     tried: dict[str, PlannedStep] = {}
     best = None
     if training:
-        for policy in policies:
+        for policy in chosen:
             note(f"training step, {batch} clips over {topology.count} chips, checkpoint={policy}")
             lowered = lower_training(config, mesh, batch, policy)
             tried[policy] = planned("training step", batch / topology.count, lowered, topology, sizes)
             if tried[policy].fits is not False:
                 best = policy
                 break
-    largest = _largest(config, topology, best or policies[-1], note) if training and search else None
+    largest = _largest(config, topology, best or chosen[-1], note) if training and search else None
     steps = []
     if inference:
         note(f"inference, {lanes} videos a chip")
@@ -141,7 +140,8 @@ def judge(name: str, per_chip: float, measured: Measured, topology: Topology, dt
     chip = topology.chip
     peak = chip.peak[dtype] if chip.peak else None
     limit = usable(topology)
-    fits = None if limit is None else not measured.refused and measured.needed <= limit
+    room = not measured.refused and (measured.needed is None or limit is None or measured.needed <= limit)
+    fits = None if limit is None else room
     bound = measured.flops / peak if peak else None
     utilisation = bound / measured.seconds if bound and measured.seconds else None
     return PlannedStep(name, per_chip, fits, utilisation, bound, measured)
@@ -152,13 +152,16 @@ def usable(topology: Topology) -> int | None:
     return int(topology.chip.memory * topology.chip.usable) if topology.chip.memory else None
 
 
-def _policy(name: str) -> str:
-    if name not in POLICIES:
-        raise InputError(f"checkpoint policy {name!r}: expected one of {', '.join(POLICIES)}")
-    return name
+def _policy(name: str) -> CheckpointPolicy:
+    for policy in POLICIES:
+        if policy == name:
+            return policy
+    raise InputError(f"checkpoint policy {name!r}: expected one of {', '.join(POLICIES)}")
 
 
-def _largest(config: ConfigDict, topology: Topology, policy: str, note: Callable[[str], None]) -> int | None:
+def _largest(
+    config: ConfigDict, topology: Topology, policy: CheckpointPolicy, note: Callable[[str], None]
+) -> int | None:
     """Clips per chip that fit, found on one chip (or one group of chips that share a clip)."""
     limit = usable(topology)
     if limit is None:

@@ -38,7 +38,7 @@ def lower_training(config: ConfigDict, mesh: Mesh, batch: int, checkpoint: Check
     platform = _platform(mesh.devices.flat[0])
     model = assemble.model_of(config)
     optimiser, schedule = assemble.optimiser_of(config, STEPS)
-    arguments = assemble.step_arguments(config, platform) | {"checkpoint": checkpoint}
+    arguments: dict[str, Any] = {**assemble.step_arguments(config, platform), "checkpoint": checkpoint}
     data = mesh.shape[DATA] * arguments["accumulate"]
     if batch < 1 or batch % data:
         raise InputError(
@@ -50,7 +50,7 @@ def lower_training(config: ConfigDict, mesh: Mesh, batch: int, checkpoint: Check
     ema = config.step.ema_decay > 0
     state = jax.eval_shape(lambda: make_state(init_variables(model, config.seed), optimiser, config.seed, ema))
     arrays = batch_shapes(batch, config.data.frames, (height, width))
-    step = make_train_step(model, optimiser, schedule, mesh, **arguments)
+    step: Any = make_train_step(model, optimiser, schedule, mesh, **arguments)
     return step.trace(state, arrays).lower(lowering_platforms=(platform,))
 
 

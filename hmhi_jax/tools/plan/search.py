@@ -17,8 +17,8 @@ def largest_that_fits(needed: Callable[[int], int | None], limit: int, most: int
     known: dict[int, int | None] = {}
 
     def fits(n: int) -> bool:
-        known[n] = needed(n)
-        return known[n] is not None and known[n] <= limit
+        known[n] = need = needed(n)
+        return need is not None and need <= limit
 
     low, high = 0, most + 1  # low fits (or is 0), high does not (or is out of question)
     guess = 1

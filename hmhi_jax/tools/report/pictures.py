@@ -86,6 +86,8 @@ def draw_overlays(
 
 
 def _draw(request: FrameRequest, void_label: VoidLabel, width: int) -> Overlay | None:
+    if request.pair.prediction is None:
+        return None
     try:
         truth = read_truth(request.pair.truth, void_label)
         prediction = read_as(read_prediction(request.pair.prediction), request.reading)
@@ -101,11 +103,11 @@ def _draw(request: FrameRequest, void_label: VoidLabel, width: int) -> Overlay |
     background = _background(request.pair.picture, size)
     grey = np.repeat(background.mean(axis=2, keepdims=True), 3, axis=2) * 0.55 + 40
     panels = (
-        _tint(background, predicted, PREDICTED),
-        _tint(background, true, TRUE),
-        _difference(grey, predicted, true),
+        _encode(_tint(background, predicted, PREDICTED)),
+        _encode(_tint(background, true, TRUE)),
+        _encode(_difference(grey, predicted, true)),
     )
-    return Overlay(tuple(_encode(panel) for panel in panels), size)
+    return Overlay(panels, size)
 
 
 def _shrink(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> np.ndarray:
