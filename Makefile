@@ -1,7 +1,7 @@
 # Everything a fresh machine needs: Python 3.11 or newer, make and pip.
 #   make demo   install into .venv and segment a real video; ends with what to look at
 #   make test   install into .venv and run all tests
-#   make lint   ruff
+#   make lint   ruff, the walls between the rooms (import-linter), types (ty)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -40,6 +40,8 @@ test: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/ty check --python $(VENV)
 
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache
