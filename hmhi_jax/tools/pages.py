@@ -34,6 +34,11 @@ def three_digits(value: float) -> str:
     return "\u2013" if math.isnan(value) else f"{value:.3f}"
 
 
+def six_digits(value: float) -> str:
+    """A score as a program reads it; nothing where there is none (NaN)."""
+    return "" if math.isnan(value) else f"{value:.6f}"
+
+
 def shown(value: Any) -> str:
     """A figure of any size as people read it: four digits, scientific where it is small or large."""
     if not isinstance(value, float):
@@ -52,5 +57,6 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(str(_TEMPLATES)), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"three_digits": three_digits, "display_name": display_name, "shown": shown}
+    for function in (three_digits, six_digits, shown, counted, display_name):
+        environment.filters[function.__name__] = function
     return environment

@@ -2,18 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from hmhi_jax.evaluation.figure_names import lower_is_better
 from hmhi_jax.evaluation.pictures import READINGS
 from hmhi_jax.tools import pages
+from hmhi_jax.tools.report import selection
 from hmhi_jax.tools.report.charts import COLOURS, Chart, Line, histogram_chart, line_chart
-from hmhi_jax.tools.report.pictures import FALSE_ALARM, MISSED, FrameRequest
-from hmhi_jax.tools.report.score_tables import class_table, run_table, video_table
-from hmhi_jax.tools.report.selection import lead_figure, main_scores, ordered_figures, protocol_and_reading
+from hmhi_jax.tools.report.pictures import FALSE_ALARM, MISSED, PANELS, FrameRequest
+from hmhi_jax.tools.report.selection import lead_figure, main_scores
 from hmhi_jax.tools.report.tables import Run, combinations
 from hmhi_jax.tools.report.videos import Overlays, addresses, galleries, video_blocks
+
+# What the templates ask of scores.
+_OF_TABLES = (
+    selection.ordered_figures, selection.video_names, selection.video_figures, selection.figure_of_all,
+    selection.class_names, selection.class_figures, selection.is_best, selection.protocol_and_reading,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,6 @@ def render(page: Page) -> str:
     """The whole page as HTML."""
     runs = page.runs
     main = main_scores(runs)[0][1]
-    places = addresses(runs)
     everything = [found for run in runs for found in run.scores]
     gaps = [{str(r) for found in run.scores for r in found.remarks if r.kind == "gap"} for run in runs]
     return pages.render(
@@ -55,38 +60,23 @@ def render(page: Page) -> str:
         ],
         truth=everything[0].truth,
         gaps=sum(map(len, gaps)),
-        cards=list(_cards(runs)),
-        video_tables=[video_table(members, places.__getitem__) for members in combinations(runs)],
-        videos=video_blocks(runs, page.overlays, places),
+        groups=list(combinations(runs)),
+        addresses=addresses(runs),
+        videos=video_blocks(runs, page.overlays),
         lead=lead_figure(main),
-        main=protocol_and_reading(main),
-        galleries=galleries(runs, page.extremes, page.overlays, places),
+        main=selection.protocol_and_reading(main),
+        galleries=galleries(runs, page.extremes, page.overlays),
+        panels=PANELS,
         missed=MISSED,
         false_alarm=FALSE_ALARM,
         curves=list(_curves(runs)),
         distributions=list(_distributions(runs)),
         remarks=list(_remarks(runs)),
         readings=[(name, READINGS[name]) for name in dict.fromkeys(found.reading for found in everything)],
+        colours=COLOURS,
+        lower_is_better=lower_is_better,
+        **{function.__name__: function for function in _OF_TABLES},
     )
-
-
-def _cards(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
-    """The summary: for each protocol and reading the data set's figures."""
-    for members in combinations(runs):
-        first = members[0][1]
-        figures = ordered_figures(first)
-        lead = [name for name in first.protocol.headline if name in first.figures]
-        frames = max(found.frame_count for _, found in members)
-        yield {
-            "protocol": first.protocol.name,
-            "reading": first.reading,
-            "size": f"{pages.counted(len(first.videos), 'video')}, {pages.counted(frames, 'frame')}",
-            "runs": run_table(members, figures) if len(members) > 1 else None,
-            "lead": [(name, first.figures[name]) for name in lead],
-            "more": [(name, first.figures[name]) for name in figures if name not in lead],
-            "classes": class_table(members) if first.classes else None,
-            "about": [" ".join(part.split()) for part in first.protocol.description.split("\n\n")],
-        }
 
 
 def _curves(runs: Sequence[Run]) -> Iterator[tuple[str, list[tuple[str, Chart]]]]:
@@ -101,7 +91,7 @@ def _curves(runs: Sequence[Run]) -> Iterator[tuple[str, list[tuple[str, Chart]]]
             best = "; ".join(f"{run.name}: highest {found.figures[f'max_{curve}']:.3f}" for run, found in members)
             describe = f"{title} over thresholds. {best}"
             charts.append((title, line_chart(lines, thresholds, describe=describe, x_label="threshold")))
-        yield protocol_and_reading(members[0][1]), charts
+        yield selection.protocol_and_reading(members[0][1]), charts
 
 
 def _distributions(runs: Sequence[Run]) -> Iterator[tuple[str, Chart]]:

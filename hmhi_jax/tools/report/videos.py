@@ -6,40 +6,34 @@ from dataclasses import dataclass
 import numpy as np
 
 from hmhi_jax.evaluation.scores import VideoScores
-from hmhi_jax.tools.pages import three_digits
 from hmhi_jax.tools.report.charts import COLOURS, Chart, Line, line_chart, path
-from hmhi_jax.tools.report.pictures import PANELS, FrameRequest, Overlay
-from hmhi_jax.tools.report.selection import frame_measure, lead_figure, main_scores, worst_and_best
+from hmhi_jax.tools.report.pictures import FrameRequest, Overlay
+from hmhi_jax.tools.report.selection import frame_measure, lead_figure, main_scores, video_names, worst_and_best
 from hmhi_jax.tools.report.tables import Run
 
 Overlays = dict[tuple[str, str, str, str], Overlay]
 
 
 @dataclass(frozen=True)
-class FigureOfFrame:
-    """A frame's overlay with its caption; `address` is the video's in the page, where a link leads there."""
+class FrameFigure:
+    """A frame's overlay, with what stands in its caption."""
 
     label: str
-    address: str
-    video: str
-    frame: str
-    values: str
-    panels: list[tuple[str, str]]
-    width: int
-    height: int
+    request: FrameRequest
+    overlay: Overlay
+    measures: list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
 class VideoBlock:
-    """A video's block: `path` and `colour` of the line in its summary, its lead figures, and what opening it shows."""
+    """A video's block: the line and lead figures of its summary, and the chart and frames that opening it shows."""
 
     name: str
-    address: str
     path: str
     colour: int
-    values: str
+    values: list[float]
     chart: Chart
-    overlays: list[FigureOfFrame]
+    overlays: list[FrameFigure]
 
 
 def addresses(runs: Sequence[Run]) -> dict[str, str]:
@@ -49,32 +43,24 @@ def addresses(runs: Sequence[Run]) -> dict[str, str]:
     return {name: f"video-{i}-{text}" for i, (name, text) in enumerate(zip(videos, plain, strict=True))}
 
 
-def video_blocks(runs: Sequence[Run], overlays: Overlays, places: dict[str, str]) -> list[VideoBlock]:
+def video_blocks(runs: Sequence[Run], overlays: Overlays) -> list[VideoBlock]:
     """A block for each video of the runs' main scores."""
     main = main_scores(runs)
     lead = lead_figure(main[0][1])
     blocks = []
-    for name in dict.fromkeys(video for _, found in main for video in found.videos):
-        members = [(k, run, found) for k, (run, found) in enumerate(main) if name in found.videos]
+    for name in video_names(main):
+        members = [(k, run, found.videos[name]) for k, (run, found) in enumerate(main) if name in found.videos]
         frames = []
-        for _, run, found in members:
-            video = found.videos[name]
+        for _, run, video in members:
             for which, position in zip(("Worst", "Best"), worst_and_best(video, lead), strict=True):
-                request = FrameRequest(run.name, name, video.pairs[position], found.reading)
+                request = FrameRequest(run.name, name, video.pairs[position], main[0][1].reading)
                 label = f"{which} frame" + (f" of {run.name}" if len(runs) > 1 else "")
                 frames += _figure(overlays, request, label, video, position)
-        first = members[0][2].videos[name]
-        blocks.append(
-            VideoBlock(
-                name,
-                places[name],
-                path(np.clip(first.per_frame[frame_measure(lead)], 0, 1)),
-                members[0][0] % COLOURS,
-                " / ".join(three_digits(found.videos[name].figures[lead]) for _, _, found in members),
-                _chart(name, [(k, run, found.videos[name]) for k, run, found in members], many=len(runs) > 1),
-                frames,
-            )
-        )
+        number, _, first = members[0]
+        line = path(np.clip(first.per_frame[frame_measure(lead)], 0, 1))
+        values = [video.figures[lead] for _, _, video in members]
+        chart = _chart(name, members, many=len(runs) > 1)
+        blocks.append(VideoBlock(name, line, number % COLOURS, values, chart, frames))
     return blocks
 
 
@@ -100,11 +86,8 @@ def _chart(name: str, members: Sequence[tuple[int, Run, VideoScores]], many: boo
 
 
 def galleries(
-    runs: Sequence[Run],
-    extremes: dict[str, tuple[list[FrameRequest], list[FrameRequest]]],
-    overlays: Overlays,
-    places: dict[str, str],
-) -> list[tuple[str, list[FigureOfFrame]]]:
+    runs: Sequence[Run], extremes: dict[str, tuple[list[FrameRequest], list[FrameRequest]]], overlays: Overlays
+) -> list[tuple[str, list[FrameFigure]]]:
     """Each run's worst and best frames under a heading; what has no overlay is left out."""
     shown = []
     for run, found in main_scores(runs):
@@ -112,21 +95,18 @@ def galleries(
             figures = []
             for request in requests:
                 video = found.videos[request.video]
-                position = video.pairs.index(request.pair)
-                figures += _figure(overlays, request, "", video, position, places[request.video])
+                figures += _figure(overlays, request, "", video, video.pairs.index(request.pair))
             if figures:
                 shown.append((title + (f" of {run.name}" if len(runs) > 1 else ""), figures))
     return shown
 
 
 def _figure(
-    overlays: Overlays, request: FrameRequest, label: str, video: VideoScores, position: int, address: str = ""
-) -> list[FigureOfFrame]:
+    overlays: Overlays, request: FrameRequest, label: str, video: VideoScores, position: int
+) -> list[FrameFigure]:
     """The overlay of a frame, in a list; an empty one where none was drawn."""
-    overlay = overlays.get(request.key)
-    if overlay is None:
+    if request.key not in overlays:
         return []
-    shown = [measure for measure in ("J", "F", "S", "MAE") if measure in video.per_frame]
-    values = ", ".join(f"{measure} {three_digits(float(video.per_frame[measure][position]))}" for measure in shown)
-    panels = list(zip(PANELS, overlay.panels, strict=True))
-    return [FigureOfFrame(label, address, request.video, request.pair.frame, values, panels, *overlay.size)]
+    shown = [name for name in ("J", "F", "S", "MAE") if name in video.per_frame]
+    measures = [(name, float(video.per_frame[name][position])) for name in shown]
+    return [FrameFigure(label, request, overlays[request.key], measures)]
