@@ -161,6 +161,6 @@ class TrainingProgress:
             self._bars.print(text)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Leave the terminal as it was before."""
         if self._bars:
             self._bars.__exit__()

@@ -255,5 +255,5 @@ def summary(rows: list[StageRow]) -> list[dict[str, Any]]:
 
 
 def as_json(rows: list[Any]) -> list[dict[str, Any]]:
-    """Rows as plain dictionaries."""
+    """Rows of a table as plain dictionaries, for JSON and for the page."""
     return [asdict(row) for row in rows]

@@ -20,7 +20,7 @@ def render_page(
     chart: bytes | None,
     strips: Sequence[tuple[str, Sequence[tuple[str, UInt8[np.ndarray, "H W 3"]]]]],
 ) -> str:
-    """The page.
+    """A comparison as HTML.
 
     Args:
         title, facts: headline and the line below it.
@@ -64,7 +64,7 @@ def difference_picture(
 
 
 def probability_picture(probability: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Grey, white for 1."""
+    """Probabilities as a grey picture, white for 1."""
     return np.repeat(np.round(255 * probability).astype(np.uint8)[..., None], 3, -1)
 
 

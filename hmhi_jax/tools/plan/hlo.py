@@ -27,10 +27,12 @@ class Shape:
 
     @property
     def elements(self) -> int:
+        """How many numbers it holds."""
         return math.prod(self.sizes)
 
     @property
     def bytes(self) -> int:
+        """What they take, without padding."""
         return self.elements * _BITS.get(self.dtype, 8) // 8
 
 
@@ -53,6 +55,7 @@ class Instruction:
 
     @cached_property
     def shapes(self) -> list[Shape]:
+        """Arrays it computes."""
         return shapes_of(self.type)
 
     @cached_property
@@ -82,7 +85,7 @@ class Instruction:
 
 @dataclass
 class Program:
-    """Computations by name."""
+    """A compiled program: its computations by name, each with its instructions by name."""
 
     entry: str
     computations: dict[str, dict[str, Instruction]] = field(default_factory=dict)
@@ -127,7 +130,7 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """Read `compiled.as_text()`."""
+    """The program that `compiled.as_text()` prints. Raises `ValueError` for a text without an entry computation."""
     program, current = Program(""), None
     for line in text.splitlines():
         if current is None or line.startswith(("%", "ENTRY")):

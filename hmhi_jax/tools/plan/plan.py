@@ -42,7 +42,7 @@ class PlannedStep:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything `hmhi plan` prints.
+    """What a run needs on some chips, as `hmhi plan` prints it.
 
     Attributes:
         settings: of the config, those that matter here.

@@ -22,7 +22,7 @@ STEPS = 1000  # of a run; only schedules see it, and their shape does not depend
 
 
 def planned_mesh(devices: list[Any], space: int) -> Mesh:
-    """As `training.mesh.make_mesh`, for devices that belong to no process here."""
+    """The mesh that `training.mesh.make_mesh` would make, of devices that belong to no process here."""
     if space < 1 or len(devices) % space:
         raise InputError(f"config.mesh.space is {space}, expected a divisor of the {len(devices)} chips")
     return Mesh(np.asarray(by_process(devices)).reshape(-1, space), (DATA, SPACE))

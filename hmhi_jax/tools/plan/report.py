@@ -31,7 +31,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def as_text(plan: Plan) -> str:
-    """A page of text."""
+    """The plan for people, in lines."""
     topology, chip, s = plan.topology, plan.topology.chip, plan.settings
     mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
     lines = [

@@ -23,6 +23,7 @@ class Topology:
 
     @property
     def count(self) -> int:
+        """How many chips there are."""
         return math.prod(self.shape)
 
     def __str__(self) -> str:
@@ -159,7 +160,7 @@ def target_config(chip: Chip) -> str:
 
 
 def memory_text(count: int | float | None) -> str:
-    """Bytes for people."""
+    """A number of bytes in the unit that suits it, such as 1.50 GiB."""
     if count is None:
         return "unknown"
     for unit, size in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):

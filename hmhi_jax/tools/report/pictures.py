@@ -40,6 +40,7 @@ class FrameRequest:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
+        """What tells it from other frames: run, video, frame, reading."""
         return self.run, self.video, self.pair.frame, self.reading
 
 
