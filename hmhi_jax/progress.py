@@ -4,12 +4,15 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+_Bars = TypeVar("_Bars", bound="Bars")
 
+
+@runtime_checkable
 class Report(Protocol):
     """To be called with how many parts are done and what to show beside (the rate, if empty)."""
 
@@ -37,7 +40,7 @@ class Bars:
                 TimeRemainingColumn(), console=self._console, speed_estimate_period=60,
             )  # fmt: skip
 
-    def __enter__(self) -> Self:
+    def __enter__(self: _Bars) -> _Bars:
         if self._bars:
             self._bars.start()
         return self
