@@ -13,10 +13,14 @@ from hmhi_jax.errors import InputError
 COMPUTE_DTYPES = ("float32", "tensorfloat32", "bfloat16")
 
 
-def expected(what: str, accepts: Callable[[Any], bool]) -> Callable[[typer.CallbackParam, Any], Any]:
+OptionCheck = Callable[[Any, Any, Any], Any]
+"""Takes the command's context, the option and its value, and gives the value back."""
+
+
+def expected(what: str, accepts: Callable[[Any], bool]) -> OptionCheck:
     """A callback of an option that refuses what `accepts` is false of: "--threshold 3: expected WHAT"."""
 
-    def check(parameter: typer.CallbackParam, value: Any) -> Any:
+    def check(context: Any, parameter: Any, value: Any) -> Any:
         if value is not None and not accepts(value):
             given = " ".join(map(str, value)) if isinstance(value, tuple) else value
             raise InputError(f"{parameter.opts[0]} {given}: expected {what}")
@@ -25,12 +29,12 @@ def expected(what: str, accepts: Callable[[Any], bool]) -> Callable[[typer.Callb
     return check
 
 
-def one_of(*names: str) -> Callable[[typer.CallbackParam, Any], Any]:
+def one_of(*names: str) -> OptionCheck:
     """A callback of an option that takes one of some names."""
     return expected(f"{', '.join(names[:-1])} or {names[-1]}", lambda name: name in names)
 
 
-def at_least(least: int) -> Callable[[typer.CallbackParam, Any], Any]:
+def at_least(least: int) -> OptionCheck:
     """A callback of an option that counts something."""
     return expected("a positive number" if least == 1 else f"{least} or more", lambda number: number >= least)
 

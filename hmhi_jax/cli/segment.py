@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,10 +12,10 @@ from hmhi_jax.errors import InputError
 _MOST_MEMORY_FRAMES = 1000
 
 
-def _few_enough(parameter: typer.CallbackParam, frames: int | None) -> int | None:
+def _few_enough(context: Any, parameter: Any, frames: int | None) -> int | None:
     cost = "each takes up to some megabytes, and every frame reads them all"
     most = expected(f"at most {_MOST_MEMORY_FRAMES}; {cost}", lambda number: number <= _MOST_MEMORY_FRAMES)
-    return most(parameter, at_least(1)(parameter, frames))
+    return most(context, parameter, at_least(1)(context, parameter, frames))
 
 
 def _check_outside(out: Path, inputs: list[str]) -> None:
