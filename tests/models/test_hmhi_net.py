@@ -175,7 +175,13 @@ def test_sizes_that_are_not_square(size):
 # Where a variable's channels are those of F2 or F4, whose position codes hold rows in one half of the channels and
 # columns in the other: (pattern of its path, whether its input channels are, whether its output channels are).
 _CODED = [
-    (r"encoder/stage[24]_norm/.*", False, True),
+    (r"encoder/stage2_block0/attn/(kv|kv_adapter/\w+|reduce_norm)/.*", False, False),
+    (r"encoder/stage[24]_block0/(attn/(q|kv|reduce|.*_adapter/down)|mlp/expand|adapter/down)/kernel", True, False),
+    (
+        r"encoder/stage[24]_block0/(attn/(q|kv|reduce|.*_adapter/(down|up))|mlp/(expand|dwconv)|adapter/down)/.*",
+        *[False] * 2,
+    ),
+    (r"encoder/stage[24]_.*", False, True),
     (r"encoder/stage3_embed/kernel", True, False),
     (r"decoder/lateral[24]/kernel", True, False),
     (r".*_bank/reference_encoder/(block\d/expand/kernel)", True, False),
