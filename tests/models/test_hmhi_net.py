@@ -179,7 +179,8 @@ _CODED = [
     (r"encoder/stage[24]_block0/(attn/(q|kv|reduce|.*_adapter/down)|mlp/expand|adapter/down)/kernel", True, False),
     (
         r"encoder/stage[24]_block0/(attn/(q|kv|reduce|.*_adapter/(down|up))|mlp/(expand|dwconv)|adapter/down)/.*",
-        *[False] * 2,
+        False,
+        False,
     ),
     (r"encoder/stage[24]_.*", False, True),
     (r"encoder/stage3_embed/kernel", True, False),
