@@ -2,7 +2,7 @@
 #   make demo   install into .venv and segment a real video; ends with what to look at
 #   make test   install into .venv and run all tests
 #   make test-rounding   the numerical tests again, rounded as on a processor without AVX
-#   make lint   ruff
+#   make lint   ruff, the walls between the rooms (import-linter), types (ty)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -47,6 +47,8 @@ test-rounding: $(VENV)/installed-test
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/ty check --python $(VENV)
 
 clean:
 	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache

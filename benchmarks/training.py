@@ -19,9 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import joblib
 import numpy as np
 
-from hmhi_jax.tools.compare.sides import Side, cores, peak_mib, release_command, run_side, write_clip
+from hmhi_jax.tools.compare.sides import Side, peak_mib, release_command, run_side, write_clip
 
 
 def ours(request_path: str) -> None:
@@ -99,7 +100,7 @@ def main() -> None:
         arguments.json.write_text(json.dumps(rows, indent=1))
     print(
         f"\n{arguments.backbone}, batch 1, T = {arguments.frames}, {arguments.size} px, {arguments.dtype}, "
-        f"{cores()} cores"
+        f"{joblib.cpu_count()} cores"
     )
     base = rows.get("release", {}).get("seconds_per_step")
     print(f"{'':28}{'s':>8}{'ratio':>8}{'CPU s':>8}{'resident GiB':>14}{'temporary GB':>14}   first loss")

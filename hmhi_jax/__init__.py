@@ -4,33 +4,12 @@
     segmenter = hmhi.VideoSegmenter.load("tiny")
     for mask in segmenter.stream(frames): ...
 
-Names are imported when first used: reading a command's help must not wait for JAX.
+`__init__.pyi` lists the public names. They are imported when first used: reading a command's help must not wait for
+JAX.
 """
 
-import importlib
+import lazy_loader
 
 __version__ = "0.1.0"
 
-_HOME = {  # public name -> module that defines it
-    "HMHINet": "hmhi_jax.models.hmhi_net",
-    "Memory": "hmhi_jax.models.memory",
-    "build_model": "hmhi_jax.models",
-    "segment_clip": "hmhi_jax.models",
-    "VideoSegmenter": "hmhi_jax.inference.segmenter",
-    "InputError": "hmhi_jax.errors",
-}
-_ROOMS = ("models", "data", "training", "inference", "evaluation", "interop")
-
-__all__ = [*_HOME, *_ROOMS, "__version__"]
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _ROOMS:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

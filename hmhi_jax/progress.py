@@ -1,57 +1,46 @@
-"""Progress bars of commands that go through frames, of one data set or of several videos."""
+"""Progress of everything that takes long: bars on standard error, or plain lines where that is no terminal."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-_SILENCE = 10.0  # seconds between plain lines
-
-
-@contextmanager
-def frame_progress(what: str, total: int, unit: str = "frames") -> Iterator[Callable[[int], None]]:
-    """Show a bar with rate and time left; the value of the `with` is called with how many more are done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeRemainingColumn()) as progress:
-        task = progress.add_task(what, total=total, rate=unit)
-
-        def advance(count: int) -> None:
-            progress.advance(task, count)
-            shown = progress.tasks[task]
-            if shown.elapsed:
-                progress.update(task, rate=f"{unit}, {shown.completed / shown.elapsed:.0f}/s")
-
-        yield advance
+_Bars = TypeVar("_Bars", bound="Bars")
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} frames/s" if task.speed else "starting", style="progress.data.speed")
+@runtime_checkable
+class Report(Protocol):
+    """To be called with how many parts are done and what to show beside (the rate, if empty)."""
+
+    def __call__(self, done: int, text: str = "") -> None: ...
 
 
-class VideoProgress:
-    """A bar for each video with frames per second and time left, or plain lines where there is no terminal.
+class Bars:
+    """A bar for each thing that goes on, with its rate and the time left; a plain line now and then without a terminal.
 
     Use as a context manager; may be told of progress from several threads.
+
+    Args:
+        unit: what is counted, such as "frames".
+        silence: seconds between plain lines.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "frames", *, silence: float = 10.0) -> None:
+        self._unit, self._silence = unit, silence
         self._console = Console(stderr=True, soft_wrap=True, highlight=False)
-        self._results: list[str] = []
         self._lock = threading.Lock()
         self._bars: Progress | None = None
         if self._console.is_terminal:
             self._bars = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
-                console=self._console, speed_estimate_period=60,
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(), console=self._console, speed_estimate_period=60,
             )  # fmt: skip
 
-    def __enter__(self) -> "VideoProgress":
+    def __enter__(self: _Bars) -> _Bars:
         if self._bars:
             self._bars.start()
         return self
@@ -59,20 +48,83 @@ class VideoProgress:
     def __exit__(self, *_: object) -> None:
         if self._bars:
             self._bars.stop()
-        for line in self._results:
-            print(line)
 
-    def video(self, name: str, frames: int | None) -> Callable[[int], None]:
-        """A bar for a video of about so many frames; returns what is to be called with the number that are done."""
-        if self._bars:
-            bars, task = self._bars, self._bars.add_task(name, total=frames)
-            return lambda done: bars.update(task, completed=done, total=max(done, frames) if frames else None)
-        return _PlainLines(name, frames, self.print)
+    def track(self, name: str, total: int | None, done: int = 0) -> Report:
+        """A bar for something of about `total` parts, if that is known, `done` of which need no doing any more."""
+        if not self._bars:
+            return _PlainLines(name, total, self._unit, self._silence, self.print)
+        bars, task = self._bars, self._bars.add_task(name, total=total, completed=done, text="starting")
+
+        def update(done: int, text: str = "") -> None:
+            speed = bars.tasks[task].speed
+            rate = f"{speed:.1f} {self._unit}/s" if speed else "starting"
+            bars.update(task, completed=done, total=max(done, total) if total else None, text=text or rate)
+
+        return update
 
     def print(self, line: str) -> None:
         """A line on standard error, above the bars."""
         with self._lock:
             self._console.print(line, markup=False)
+
+
+class _PlainLines:
+    """Now and then a line such as "clip 120/300 frames, 1.6 frames/s, 1:53 left"."""
+
+    def __init__(self, name: str, total: int | None, unit: str, silence: float, say: Callable[[str], None]) -> None:
+        self._name, self._total, self._unit, self._silence, self._say = name, total, unit, silence, say
+        self._said = time.monotonic()
+        self._calls = 0
+
+    def __call__(self, done: int, text: str = "") -> None:
+        now = time.monotonic()
+        self._calls += 1
+        if self._calls <= 2:  # where it begins; and the first part, which compiling came before
+            self._first, self._begin = done, now
+        ends = done == self._total and text
+        if not ends and (now - self._said < self._silence or done == self._first):
+            return
+        self._said = now
+        rate = (done - self._first) / max(now - self._begin, 1e-9)
+        known = self._total is not None and self._total >= done
+        parts = [f"{self._name} {done}{f'/{self._total}' if known else ''} {self._unit}".strip()]
+        parts.append(text or f"{rate:.1f} {self._unit}/s")
+        if self._total is not None and known and (rate or ends):
+            left = round((self._total - done) / rate) if rate else 0
+            hours = f"{left // 3600}:{left // 60 % 60:02d}" if left >= 3600 else f"{left // 60}"
+            parts.append(f"{hours}:{left % 60:02d} left")
+        self._say(", ".join(parts))
+
+
+@contextmanager
+def frame_progress(what: str, total: int, unit: str = "frames") -> Generator[Callable[[int], None]]:
+    """Show one bar; the value of the `with` is called with how many more are done."""
+    with Bars(unit) as bars:
+        show, done = bars.track(what, total), 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            show(done)
+
+        yield advance
+
+
+class VideoProgress(Bars):
+    """Bars of several videos, and their results once the bars are gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._results: list[str] = []
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        for line in self._results:
+            print(line)
+
+    def video(self, name: str, frames: int | None) -> Callable[[int], None]:
+        """A bar for a video of about so many frames; returns what is to be called with the number that are done."""
+        return self.track(name, frames)
 
     def print_result(self, folder: Any, summary: dict[str, Any]) -> None:
         """Where to look, on standard output, once the bars are gone."""
@@ -85,27 +137,33 @@ class VideoProgress:
             )
 
 
-class _PlainLines:
-    """Now and then a line such as "clip: 120 of 300 frames, 1.6 frames/s, 1:53 left"."""
+class TrainingProgress:
+    """The bar of a training run: step, loss, clips per second, share of time spent waiting for data, time left.
 
-    def __init__(self, name: str, frames: int | None, say: Callable[[str], None]) -> None:
-        self._name, self._frames, self._say = name, frames, say
-        self._said = time.monotonic()
-        self._calls = 0
+    Args:
+        total: the last step.
+        start: the step to go on from.
+        active: whether this process tells anything.
+    """
 
-    def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        self._calls += 1
-        if self._calls <= 2:  # where it begins; and the first frame, which compiling came before
-            self._first, self._begin = done, now
-        if now - self._said < _SILENCE or done == self._first:
-            return
-        self._said = now
-        rate = (done - self._first) / (now - self._begin)
-        line = f"{self._name}: {done} frames, {rate:.1f} frames/s"
-        if self._frames and self._frames >= done:
-            left = round((self._frames - done) / rate)
-            line = (
-                f"{self._name}: {done} of {self._frames} frames, {rate:.1f} frames/s, {left // 60}:{left % 60:02d} left"
-            )
-        self._say(line)
+    def __init__(self, total: int, start: int, *, active: bool = True) -> None:
+        self._bars = Bars("", silence=30.0) if active else None
+        if self._bars:
+            self._bars.__enter__()
+            self._show = self._bars.track("step", total, start)
+
+    def update(self, step: int, values: Mapping[str, float]) -> None:
+        """Show the figures of a finished step."""
+        if self._bars:
+            waiting = f"waiting {values['data_wait_share']:.0%}"
+            self._show(step, f"loss {values['loss']:.4f}, {values['clips_per_second']:.2f} clips/s, {waiting}")
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self._bars:
+            self._bars.print(text)
+
+    def close(self) -> None:
+        """Leave the terminal as it was before."""
+        if self._bars:
+            self._bars.__exit__()

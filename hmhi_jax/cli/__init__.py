@@ -8,7 +8,7 @@ import typer
 from hmhi_jax import process
 from hmhi_jax.errors import InputError
 
-# Modules with `register(app)`, in the order the help shows them.
+# Modules with a function of the same name, in the order the help shows them.
 _COMMANDS: tuple[str, ...] = (
     "segment",
     "flow",
@@ -41,7 +41,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 
 for _name in _COMMANDS:
-    importlib.import_module(f"{__name__}.{_name}").register(app)
+    app.command(_name)(getattr(importlib.import_module(f"{__name__}.{_name}"), _name))
 
 
 def command() -> None:

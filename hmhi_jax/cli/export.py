@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+from hmhi_jax.cli.options import COMPUTE_DTYPES, MemoryOption, expected, one_of, sides_of_input
+
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def _names(platforms: str) -> list[str]:
+    return [name.strip() for name in platforms.split(",") if name.strip()]
+
 
 def export(
     folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
@@ -12,13 +20,27 @@ def export(
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(
-            metavar="HEIGHT WIDTH", help="Input size, multiples of 32; what the weights were trained for if not given."
+            metavar="HEIGHT WIDTH",
+            help="Input size, multiples of 32; what the weights were trained for if not given.",
+            callback=sides_of_input,
         ),
     ] = None,
-    memory_frames: Annotated[int | None, typer.Option(min=1, help="Capacity of the memory.")] = None,
+    memory_frames: MemoryOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Videos that go through together.")] = 1,
-    dtype: Annotated[str, typer.Option(metavar="TYPE", help="Compute in `float32` or `bfloat16`.")] = "float32",
-    platforms: Annotated[str, typer.Option(help="Comma-separated, out of cpu, cuda, rocm, tpu.")] = "cpu,cuda,tpu",
+    dtype: Annotated[
+        str,
+        typer.Option(metavar="TYPE", help=f"Compute in {', '.join(COMPUTE_DTYPES)}.", callback=one_of(*COMPUTE_DTYPES)),
+    ] = "float32",
+    platforms: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated, out of cpu, cuda, rocm, tpu.",
+            callback=expected(
+                f"names out of {', '.join(_PLATFORMS)}, such as 'cpu,cuda'",
+                lambda given: bool(_names(given)) and set(_names(given)) <= set(_PLATFORMS),
+            ),
+        ),
+    ] = "cpu,cuda,tpu",
     beside: Annotated[
         bool, typer.Option("--beside", help="Parameters in a file beside, not inside each program.")
     ] = False,
@@ -28,34 +50,9 @@ def export(
     `VideoSegmenter.load(FOLDER)` and `hmhi segment --weights FOLDER` take the folder; `examples/run_export.py` shows
     how to run it with nothing but JAX.
     """
-    from hmhi_jax.errors import InputError
-    from hmhi_jax.inference.export import write_export
-    from hmhi_jax.inference.segmenter import checked_size
-    from hmhi_jax.interop.weights_file import load_weights
+    from hmhi_jax.runs import weights as runs
 
-    chosen = [name.strip() for name in platforms.split(",") if name.strip()]
-    if not chosen or set(chosen) - {"cpu", "cuda", "rocm", "tpu"}:
-        raise InputError(f"--platforms {platforms}: expected names out of cpu, cuda, rocm, tpu, such as 'cpu,cuda'")
-    if dtype not in ("float32", "bfloat16"):
-        raise InputError(f"--dtype {dtype}: expected float32 or bfloat16")
-    found = load_weights(weights)
-    arguments = {**found.model_arguments, "dtype": dtype}
-    if memory_frames is not None:
-        arguments["memory_frames"] = memory_frames
-    write_export(
-        folder,
-        arguments,
-        found.variables,
-        size=checked_size(size or found.input_size),
-        flow_recipe=found.flow_recipe,
-        batch=batch,
-        platforms=chosen,
-        parameters_inside=not beside,
-    )
-    total = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
-    typer.echo(f"{folder}: encode, start and step for {', '.join(chosen)}, {total:.0f} MiB")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(export)
+    runs.export(
+        folder, weights=weights, size=size, memory_frames=memory_frames, batch=batch, dtype=dtype,
+        platforms=_names(platforms), beside=beside,
+    )  # fmt: skip

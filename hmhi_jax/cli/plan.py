@@ -1,6 +1,5 @@
 """`hmhi plan`: what a training run needs on chips this machine does not have."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -40,30 +39,9 @@ def plan(
     Needs the chips' compiler: `pip install "hmhi-jax[plan-tpu]"` or `"hmhi-jax[plan-cuda]"`. Compiling takes minutes
     the first time; what is found is kept.
     """
-    from hmhi_jax.tools.plan.topology import check_installed, parse_topology, quiet_environment
+    from hmhi_jax.runs import plan as runs
 
-    chips = parse_topology(topology)
-    check_installed(chips.chip)
-    quiet_environment()
-    from rich.console import Console
-
-    from hmhi_jax.complete_files import write_text
-    from hmhi_jax.tools.plan.plan import make_plan
-    from hmhi_jax.tools.plan.report import as_json, as_text
-    from hmhi_jax.tools.plan.run_config import changed, load_config
-
-    settings = changed(load_config(config), changes or [])
-    with Console(stderr=True).status("tracing ...") as status:
-        made = make_plan(
-            settings, chips, global_batch=global_batch, policies=[checkpoint] if checkpoint else None, search=search,
-            training=training, inference=inference, lanes=lanes, chunk=chunk,
-            note=lambda text: status.update(f"compiling: {text}"),
-        )  # fmt: skip
-    typer.echo(as_text(made), nl=False)
-    if json_file:
-        write_text(json_file, json.dumps(as_json(made), indent=2) + "\n")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(plan)
+    runs.plan(
+        config, topology, changes=changes or [], global_batch=global_batch, checkpoint=checkpoint, search=search,
+        training=training, inference=inference, lanes=lanes, chunk=chunk, json_file=json_file,
+    )  # fmt: skip

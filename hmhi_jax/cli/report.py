@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from hmhi_jax.cli.options import WorkersOption
+
 
 def report(
     folders: Annotated[
@@ -49,79 +51,16 @@ def report(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse gaps, other sizes and other names instead of listing them.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores if not given.")] = None,
+    workers: WorkersOption = None,
 ) -> None:
     """Score masks of any method and write scores.json, scores.csv, scores.md and report.html.
 
     `hmhi report PRED GT` scores one method, `hmhi report A B --gt GT` compares several.
     """
-    from hmhi_jax.errors import InputError
-    from hmhi_jax.evaluation.frame_scores import Measures
-    from hmhi_jax.evaluation.protocols import find_protocol
-    from hmhi_jax.evaluation.scoring import evaluate
-    from hmhi_jax.tools.report.report import write_report
-    from hmhi_jax.tools.report.tables import Run
+    from hmhi_jax.runs import report as runs
 
-    if gt is None:
-        if len(folders) < 2:
-            raise InputError(f"{folders[0]}: only one folder was given; expected predictions and ground truth: PRED GT")
-        *folders, gt = folders
-    if name and len(name) != len(folders):
-        raise InputError(f"--name: {len(name)} names for {len(folders)} folders of predictions; give one for each")
-    protocols = [find_protocol(one) for one in protocol or ("davis16", "vsod")]
-    kinds = {one.kind for one in protocols}
-    measures = Measures("uvos" in kinds, "vsod" in kinds, "vsod" in kinds and extra)
-    chosen = None if videos is None else _read_names(videos)
-    label = "auto" if void_label is None else void_label
-    runs = []
-    for folder, called in zip(folders, name or _names(folders), strict=True):
-        scores = evaluate(
-            folder,
-            gt,
-            protocols,
-            reading or ["plain"],
-            measures,
-            chosen,
-            label,
-            strict,
-            workers,
-            progress=True,
-            frames_dir=frames,
-        )
-        runs.append(Run(called, tuple(scores)))
-        for found in scores:
-            print(f"{called}: {found}")
-        for remark in [remark for remark in scores[0].remarks if remark.kind != "unused"][:5]:
-            print(f"  {remark}")
-    path = write_report(runs, out, title=title, void_label=label)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; scores.json, scores.csv, frames.csv and scores.md beside it")
-
-
-def _names(folders: list[Path]) -> list[str]:
-    """Names of runs: their folders', with as many parents as it takes to tell them apart."""
-    resolved = [folder.resolve() for folder in folders]
-    for depth in range(1, max(len(path.parts) for path in resolved) + 1):
-        names = ["/".join(path.parts[-depth:]) for path in resolved]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{path.name} ({i})" for i, path in enumerate(resolved, start=1)]
-
-
-def _read_names(path: Path) -> list[str]:
-    from hmhi_jax.errors import InputError
-
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}); expected a text file with a video's name on each line"
-        ) from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise InputError(f"{path}: is empty; expected a video's name on each line")
-    return names
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("report")(report)
+    runs.report(
+        folders, gt=gt, out=out, protocols=protocol or ["davis16", "vsod"], readings=reading or ["plain"],
+        names=name or [], videos=videos, frames=frames, title=title, void_label=void_label, extra=extra, strict=strict,
+        workers=workers,
+    )  # fmt: skip

@@ -1,17 +1,32 @@
 """`hmhi segment`: videos in, masks out."""
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from hmhi_jax.cli.segment_options import check_numbers, parse_size, refuse_inside
+from hmhi_jax.cli.options import COMPUTE_DTYPES, at_least, expected, network_size, one_of
 from hmhi_jax.errors import InputError
 
+_MOST_MEMORY_FRAMES = 1000
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(segment)
+
+def _few_enough(context: Any, parameter: Any, frames: int | None) -> int | None:
+    cost = "each takes up to some megabytes, and every frame reads them all"
+    most = expected(f"at most {_MOST_MEMORY_FRAMES}; {cost}", lambda number: number <= _MOST_MEMORY_FRAMES)
+    return most(context, parameter, at_least(1)(context, parameter, frames))
+
+
+def _check_outside(out: Path, inputs: list[str]) -> None:
+    """Results inside a folder that is searched would be found there as videos by the next command."""
+    for given in inputs:
+        folder = Path(given).expanduser()
+        if given and os.path.isdir(folder) and out.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"--out {out}: is inside the input {given}, where results would be taken for videos to segment; "
+                "choose a folder beside it"
+            )
 
 
 def segment(
@@ -44,31 +59,53 @@ def segment(
             "Default: what the weights were trained for.",
         ),
     ] = None,
-    threshold: Annotated[float, typer.Option(help="Probability above which a pixel is foreground.")] = 0.5,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            help="Probability above which a pixel is foreground.",
+            callback=expected("a probability between 0 and 1, such as 0.5", lambda value: 0 < value < 1),
+        ),
+    ] = 0.5,
     soft: Annotated[bool, typer.Option("--soft", help="Also write 8-bit probabilities, `soft/<frame>.png`.")] = False,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlay.mp4.")] = True,
     memory_frames: Annotated[
-        int | None, typer.Option(help="Frames the memory holds. Default: what the weights say.")
+        int | None,
+        typer.Option(help="Frames the memory holds. Default: what the weights say.", callback=_few_enough),
     ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            metavar="TYPE", help="Compute in `float32` or `bfloat16`. Default: float32, or what an export was made for."
+            metavar="TYPE",
+            help=f"Compute in {', '.join(COMPUTE_DTYPES)}. Default: float32, or what an export was made for.",
+            callback=one_of(*COMPUTE_DTYPES),
         ),
     ] = None,
     backbone: Annotated[str | None, typer.Option(metavar="NAME", help="Refuse weights of any other backbone.")] = None,
-    max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames of each video.")] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(help="Stop after so many frames of each video.", callback=at_least(1))
+    ] = None,
     frame_rate: Annotated[
-        float | None, typer.Option(help="Frames per second of folders of frames. [default: 24]", show_default=False)
+        float | None,
+        typer.Option(
+            help="Frames per second of folders of frames. [default: 24]",
+            show_default=False,
+            callback=expected("frames per second, 0.01 to 1000", lambda rate: 0.01 <= rate <= 1000),
+        ),
     ] = None,
     chunk: Annotated[
-        int | None, typer.Option(help="Frames encoded in one batch. Default: 1 on CPU, 8 on accelerators.")
+        int | None,
+        typer.Option(help="Frames encoded in one batch. Default: 1 on CPU, 8 on accelerators.", callback=at_least(1)),
     ] = None,
     devices: Annotated[
-        int | None, typer.Option(help="Devices to spread several videos over. Default: all there are.")
+        int | None,
+        typer.Option(help="Devices to spread several videos over. Default: all there are.", callback=at_least(1)),
     ] = None,
     save_every: Annotated[
-        int, typer.Option(help="Save the memory after so many frames, to go on from there; 0: never.")
+        int,
+        typer.Option(
+            help="Save the memory after so many frames, to go on from there; 0: never.",
+            callback=expected("a number of frames, or 0 for never", lambda frames: frames >= 0),
+        ),
     ] = 100,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on with unfinished videos from the saved memory.")
@@ -85,20 +122,16 @@ def segment(
     """
     from hmhi_jax.runs.segment import run
 
-    network_size = parse_size(size)
-    check_numbers(
-        threshold=threshold, memory_frames=memory_frames, dtype=dtype, max_frames=max_frames, frame_rate=frame_rate,
-        chunk=chunk, devices=devices, save_every=save_every,
-    )  # fmt: skip
+    sides = network_size(size)
     if flow == "none":
         raise InputError(
             "--flow none: the network sees motion through the flow picture, and its weights were trained with one; "
             "without it the masks would be arbitrary. Take 'dis', or a folder of flow pictures"
         )
-    refuse_inside(out, inputs)
+    _check_outside(out, inputs)
     try:
         done = run(
-            inputs, out, weights=weights, flow=flow, size=size, network_size=network_size, threshold=threshold,
+            inputs, out, weights=weights, flow=flow, size=size, network_size=sides, threshold=threshold,
             soft=soft, overlay=overlay, memory_frames=memory_frames, dtype=dtype, backbone=backbone,
             max_frames=max_frames, frame_rate=frame_rate, chunk=chunk, devices=devices, save_every=save_every,
             resume=resume, overwrite=overwrite,

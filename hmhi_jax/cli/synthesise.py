@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from hmhi_jax.cli.options import WorkersOrNoneOption
+
 Preset = Literal["default", "photographic"]
 
 
@@ -38,7 +40,7 @@ def synthesise(
     without: Annotated[
         list[str] | None, typer.Option(help="A feature to leave out, such as shadows; repeatable.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes; as many as cores if not given.")] = None,
+    workers: WorkersOrNoneOption = None,
     sheet: Annotated[bool, typer.Option(help="Also write sheet.png, the first twelve clips to look at.")] = True,
 ) -> None:
     """Make video clips of moving things, with exact masks and flow pictures, and pack them for training.
@@ -48,56 +50,10 @@ def synthesise(
     openclipart-png, tuxpaint-stamps-default and lomiri-wallpapers-16.04, likewise. Stopped or killed, the same command
     goes on.
     """
-    import dataclasses
-    import os
-    from itertools import islice
+    from hmhi_jax.runs import synthesise as runs
 
-    from hmhi_jax.complete_files import completed
-    from hmhi_jax.data.flow import FlowRecipe
-    from hmhi_jax.errors import InputError
-    from hmhi_jax.tools.synthetic.packs import contact_sheet, read_clip, write_pack
-    from hmhi_jax.tools.synthetic.settings import PRESETS, Settings
-
-    start = PRESETS[preset]
-    size = (height or start.size[0], width or start.size[1])
-    recipe = FlowRecipe.from_json(flow) if flow else dataclasses.replace(start.recipe, size=size)
-    features = [field.name for field in dataclasses.fields(Settings) if isinstance(field.default, float)]
-    for name in without or []:
-        if name not in features:
-            raise InputError(f"--without {name}: no such feature, expected one of {', '.join(features)}")
-    settings = dataclasses.replace(
-        start,
-        size=size,
-        least_frames=least_frames or start.least_frames,
-        most_frames=most_frames or start.most_frames,
-        recipe=recipe,
-        **dict.fromkeys(without or [], 0.0),
-    )
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), "clips")
-    with Progress(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn()) as progress:
-        task = progress.add_task("synthesise", total=clips, rate="")
-        frames = 0
-
-        def advance(name: str, count: int) -> None:
-            nonlocal frames
-            frames += count
-            elapsed = progress.tasks[0].elapsed or 0
-            progress.update(task, advance=1, rate=f"{frames / elapsed:.0f} frames/s" if elapsed > 1 else "")
-
-        count = os.cpu_count() or 1 if workers is None else workers
-        folders = tuple(str(folder) for folder in pictures or [])
-        pack = write_pack(out, clips, seed, settings, pictures=folders, workers=count, advance=advance)
-    if sheet:
-        from PIL import Image
-
-        picture = contact_sheet(read_clip(video) for video in islice(pack, 12))
-        with completed(out / "sheet.png") as partial:
-            Image.fromarray(picture).save(partial, format="png")
-    print(f"{out}: {len(pack)} clips, {sum(len(video.frame_names) for video in pack)} frames")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("synthesise")(synthesise)
+    runs.synthesise(
+        out, clips=clips, seed=seed, preset=preset, height=height, width=width, least_frames=least_frames,
+        most_frames=most_frames, flow=flow, pictures=pictures or [], without=without or [], workers=workers,
+        sheet=sheet,
+    )  # fmt: skip

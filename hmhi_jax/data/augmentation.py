@@ -1,4 +1,4 @@
-"""Random changes of a training clip: crop, flip, colours (MODEL.md 7), on the CPU in 8 bits.
+"""Random changes of a training clip: crop, flip, colours (docs/model.md 7), on the CPU in 8 bits.
 
 What is drawn (`ClipChange`) is kept apart from doing it, so that a draw is a function of a random generator alone and
 the same for a clip however it is read.

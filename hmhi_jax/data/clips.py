@@ -1,4 +1,4 @@
-"""Which frames of a video make a training clip (MODEL.md 7)."""
+"""Which frames of a video make a training clip (docs/model.md 7)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""From an 8-bit picture to the network's input (MODEL.md 1)."""
+"""From an 8-bit picture to the network's input (docs/model.md 1)."""
 
 import numpy as np
 from jaxtyping import Array, Float, UInt8

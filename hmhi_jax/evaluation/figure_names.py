@@ -19,7 +19,7 @@ def display_name(figure: str) -> str:
 
 
 def lower_is_better(figure: str) -> bool:
-    """Of errors and decays."""
+    """Whether a smaller value is the better one, as of errors and decays."""
     return figure == "MAE" or figure.endswith("_decay")
 
 

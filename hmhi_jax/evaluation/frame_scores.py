@@ -74,9 +74,7 @@ def score_arrays(
             f_curve = saliency.f_curve(histogram).astype(np.float32)
             e_curve = saliency.e_curve(histogram).astype(np.float32)
         if measures.extra:
-            from hmhi_jax.evaluation.saliency_extra import extra_measures
-
-            values |= extra_measures(prediction, half)
+            values |= saliency.extra_measures(prediction, half)
     return FrameScore(values, f_curve, e_curve)
 
 

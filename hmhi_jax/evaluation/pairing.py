@@ -158,7 +158,11 @@ def _truths(truth: Path | Dataset, frames_dir: Path | None, predictions: dict[st
 def _truths_of(dataset: Dataset) -> dict[str, _Truths]:
     return {
         video.name: _Truths(
-            tuple((video.frame_names[i], video.masks[i], video.frames[i]) for i in video.annotated),
+            tuple(
+                (video.frame_names[i], mask, video.frames[i])
+                for i in video.annotated
+                if (mask := video.masks[i]) is not None
+            ),
             video.frame_names,
             video.label,
         )

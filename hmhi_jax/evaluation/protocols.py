@@ -32,6 +32,11 @@ class Protocol:
         """Positions of the frames that count, of a video with `count` annotated frames."""
         return range(1, count - 1) if self.skip_ends else range(count)
 
+    @staticmethod
+    def class_of(video: str) -> str:
+        """Class of a video, from its name, in protocols per class."""
+        raise NotImplementedError
+
     def __repr__(self) -> str:
         return f"<protocol {self.name}>"
 
@@ -86,7 +91,7 @@ class YoutubeObjects(Protocol):
 
     @staticmethod
     def class_of(video: str) -> str:
-        """Class of a video, from its name."""
+        """The first folder, or what stands before the first digit."""
         if "/" in video:
             return video.split("/")[0]
         return re.split(r"\d", video, maxsplit=1)[0].rstrip("_-. ") or video

@@ -159,3 +159,27 @@ def _similarity(histogram: Int[np.ndarray, "2 256"]) -> float:
     if similarity != 0:
         return similarity / contrast
     return 1.0 if contrast == 0 else 0.0
+
+
+EXTRA_MEASURES = ("sod_mean_F", "sod_adaptive_F", "sod_mean_E", "sod_adaptive_E", "sod_weighted_F")
+
+
+def extra_measures(prediction: UInt8[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> dict[str, float]:
+    """The five figures of one frame: the mean over 256 thresholds, the figure at twice the frame's mean, weighted F.
+
+    They are those of the PySODMetrics package, whose definitions differ from the release's: every prediction is
+    stretched to 0..1 per frame whatever the reading, the truth is what exceeds 128, empty truths have cases of their
+    own. So the names carry `sod_` and never stand in for the release's.
+
+    Weighted F: Margolin et al., CVPR 2014 (beta = 1). The others: beta squared .3.
+    """
+    import py_sod_metrics as sod
+
+    handler = sod.FmeasureHandler(with_dynamic=True, with_adaptive=True, beta=0.3)
+    f_measure, e_measure, weighted = sod.FmeasureV2({"F": handler}), sod.Emeasure(), sod.WeightedFmeasure()
+    grey = truth.view(np.uint8) * np.uint8(255)
+    for measure in (f_measure, e_measure, weighted):
+        measure.step(prediction, grey)
+    f, e = f_measure.get_results()["F"], e_measure.get_results()["em"]
+    values = f["dynamic"].mean(), f["adaptive"], e["curve"].mean(), e["adp"], weighted.get_results()["wfm"]
+    return {name: float(value) for name, value in zip(EXTRA_MEASURES, values, strict=True)}

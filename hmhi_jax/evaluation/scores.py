@@ -68,11 +68,12 @@ class Scores:
 
     @property
     def complete(self) -> bool:
+        """Whether every annotated frame was scored."""
         return not any(remark.kind == "gap" for remark in self.remarks)
 
     @property
     def frame_count(self) -> int:
-        """Scored frames that count."""
+        """How many frames were scored and count."""
         return sum(int(video.scored.sum()) for video in self.videos.values())
 
     def to_json(self) -> dict[str, Any]:

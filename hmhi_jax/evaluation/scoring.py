@@ -1,6 +1,7 @@
 """Scores of a folder of predictions against a folder of ground truth."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,11 @@ from hmhi_jax.data.natural_order import natural_key
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures
 from hmhi_jax.evaluation.pairing import Remark, VideoPair, pair_folders
+from hmhi_jax.evaluation.parallel_scoring import score_all
 from hmhi_jax.evaluation.pictures import READINGS
 from hmhi_jax.evaluation.protocols import Protocol, find_protocol
 from hmhi_jax.evaluation.scores import Scores, score_data_set, score_video
-from hmhi_jax.evaluation.worker_pool import score_all
-
-Progress = Callable[[int, int], None]
-"""Called with (frames done, frames in all)."""
+from hmhi_jax.progress import frame_progress
 
 
 def evaluate_uvos(
@@ -53,9 +52,11 @@ def evaluate_uvos(
         InputError: a folder is missing, nothing fits together, or `strict` and something is not as it should be.
     """
     protocol = find_protocol(protocol, "uvos")
-    return evaluate(pred_dir, gt_dir, [protocol], [reading], Measures(), videos, void_label, strict, workers, progress)[
-        0
-    ]
+    (scores,) = evaluate(
+        pred_dir, gt_dir, [protocol], [reading], measures=Measures(), videos=videos, void_label=void_label,
+        strict=strict, workers=workers, progress=progress,
+    )  # fmt: skip
+    return scores
 
 
 def evaluate_vsod(
@@ -75,9 +76,8 @@ def evaluate_vsod(
 
     Args:
         extra: also the `sod_` figures of the PySODMetrics package (mean and adaptive F and E, weighted F), which take
-        most of
-            the time.
-        For the others see `evaluate_uvos`.
+            most of the time.
+        The others are those of `evaluate_uvos`.
 
     Returns:
         `Scores` with figures `MAE`, `max_F`, `max_E`, `S` and `curves` "F" and "E", float64 [256] over thresholds 0..1.
@@ -87,7 +87,11 @@ def evaluate_vsod(
     """
     protocol = find_protocol(protocol, "vsod")
     measures = Measures(uvos=False, vsod=True, extra=extra)
-    return evaluate(pred_dir, gt_dir, [protocol], [reading], measures, videos, void_label, strict, workers, progress)[0]
+    (scores,) = evaluate(
+        pred_dir, gt_dir, [protocol], [reading], measures=measures, videos=videos, void_label=void_label,
+        strict=strict, workers=workers, progress=progress,
+    )  # fmt: skip
+    return scores
 
 
 def evaluate(
@@ -95,6 +99,7 @@ def evaluate(
     gt_dir: str | Path | Dataset,
     protocols: Sequence[str | Protocol],
     readings: Sequence[str] = ("plain",),
+    *,
     measures: Measures | None = None,
     videos: Sequence[str] | None = None,
     void_label: VoidLabel = "auto",
@@ -128,12 +133,11 @@ def evaluate(
         _refuse(remarks)
     files = [(frame.prediction, frame.truth) for pair in pairs for frame in pair.frames if frame.prediction is not None]
     results: list[FrameResult | None] = [None] * len(files)
-    with _bar(progress) as report:
-        for done, (index, result) in enumerate(
-            score_all(files, tuple(readings), measures, void_label, workers), start=1
-        ):
+    with frame_progress("scoring", len(files)) if progress else contextlib.nullcontext() as advance:
+        for index, result in score_all(files, tuple(readings), measures, void_label, workers):
             results[index] = result
-            report(done, len(files))
+            if advance:
+                advance(1)
     remarks = remarks + _remarks_of_results(pairs, results)
     if strict:
         _refuse(remarks)
@@ -170,10 +174,9 @@ def _remarks_of_results(pairs: list[VideoPair], results: list[FrameResult | None
             if result.problem:
                 remarks.append(Remark("gap", pair.video, frame.frame, result.problem))
             elif result.resized_from:
-                resized.append((frame, result))
+                resized.append((frame, result.resized_from, result.shape))
         if resized:
-            (frame, result), count = resized[0], len(resized)
-            (height, width), (true_height, true_width) = result.resized_from, result.shape
+            (frame, (height, width), (true_height, true_width)), count = resized[0], len(resized)
             remarks.append(
                 Remark(
                     "rule",
@@ -221,8 +224,8 @@ def _aggregate(
         curves = {}
         if protocol.kind == "vsod":
             blank = np.full(256, np.nan, np.float32)
-            curves["F"] = np.stack([score.f_curve if score else blank for score in scores])
-            curves["E"] = np.stack([score.e_curve if score else blank for score in scores])
+            for curve, name in (("F", "f_curve"), ("E", "e_curve")):
+                curves[curve] = np.stack([getattr(score, name) if score else blank for score in scores])
         video = score_video(pair, per_frame, curves, protocol)
         if video is None:
             remarks.append(
@@ -245,44 +248,3 @@ def _aggregate(
     remarks.sort(key=lambda remark: (natural_key(remark.video), natural_key(remark.frame or "")))
     figures, classes, curves = score_data_set(videos, protocol)
     return Scores(protocol, reading, predictions, truth, figures, videos, classes, curves, tuple(remarks))
-
-
-class _bar:
-    """A progress bar with rate and time left, or nothing."""
-
-    def __init__(self, shown: bool) -> None:
-        self._bar = None
-        if shown:
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TaskProgressColumn,
-                TextColumn,
-                TimeRemainingColumn,
-            )
-
-            self._bar = Progress(
-                TextColumn("scoring"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TaskProgressColumn(show_speed=True),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-            )
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        if self._bar is None:
-            return lambda done, total: None
-        self._bar.start()
-        task = self._bar.add_task("scoring", total=None, rate="")
-
-        def update(done: int, total: int) -> None:
-            speed = self._bar.tasks[task].speed
-            self._bar.update(task, completed=done, total=total, rate=f"{speed:.0f} frames/s" if speed else "")
-
-        return update
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()

@@ -67,7 +67,7 @@ class Result:
     state: Callable[[], StreamState] | None = None
 
     def logits_at(self, size: tuple[int, int]) -> Float[np.ndarray, "H W"]:
-        """Logits resized bilinearly (half-pixel centres, no antialiasing: MODEL.md 8) to (height, width)."""
+        """Logits resized bilinearly (half-pixel centres, no antialiasing: docs/model.md 8) to (height, width)."""
         return cv2.resize(self.logits, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 

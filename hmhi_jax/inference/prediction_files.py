@@ -26,7 +26,7 @@ PredictionLayout = Literal["davis", "release"]
 
 
 def as_read(logits: Float[np.ndarray, "h w"], size: tuple[int, int], reading: str) -> UInt8[np.ndarray, "H W"]:
-    """A prediction's 8-bit values at the frame's (height, width) (MODEL.md 8).
+    """A prediction's 8-bit values at the frame's (height, width) (docs/model.md 8).
 
     Logits are resized bilinearly with half-pixel centres. "plain" is the probability times 255, rounded. "release"
     stretches the frame's probabilities to 0..1 first and rounds down, in float32, exactly as the release saves them.

@@ -1,18 +1,5 @@
-"""PyTorch weights in and out, weight files, comparison with the authors' release."""
+"""PyTorch weights in and out, weight files of every kind."""
 
-import importlib
+import lazy_loader
 
-_HOME = {
-    "from_torch": "torch_weights",
-    "to_torch": "torch_weights",
-    "load_weights": "weights_file",
-    "save_weights": "weights_file",
-}
-
-__all__ = [*_HOME]
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

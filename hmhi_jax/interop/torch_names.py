@@ -59,8 +59,8 @@ PART_RULES: Rules = [
 ]
 
 # Entries that no forward pass of the release reads, dropped when read and written for its strict `load_state_dict`:
-# sixteen cross-attentions (MODEL.md 9.8) whose copies live under `pixel_transformer.layers.0.cross_attn_image`, Swin's
-# table of window positions (a constant) and batch norm's step counter.
+# sixteen cross-attentions whose copies live under `pixel_transformer.layers.0.cross_attn_image` (docs/model.md 9),
+# Swin's table of window positions (a constant) and batch norm's step counter.
 UNUSED = re.compile(
     r"(Mem[01])\.cross_attention\.(\w+)\.(weight|bias)|.*\.relative_position_index|.*\.num_batches_tracked"
 )

@@ -1,4 +1,4 @@
-"""The feed-forward of a mix transformer block (MODEL.md 2.1): linear, depthwise 3x3, GELU, linear."""
+"""The feed-forward of a mix transformer block (docs/model.md 2.1): linear, depthwise 3x3, GELU, linear."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,5 @@
-"""Bicubic enlargement as PyTorch does it: half-pixel centres, a = -0.75, edges clamped, no antialias (MODEL.md 5)."""
+"""Bicubic enlargement as PyTorch does it (docs/model.md 5): half-pixel centres, a = -0.75, edges clamped, no
+antialiasing."""
 
 from functools import lru_cache
 

@@ -1,4 +1,4 @@
-"""The feed-forward of a read-out layer (MODEL.md 3.2): linear, ReLU, linear, on every token by itself."""
+"""The feed-forward of a read-out layer (docs/model.md 3.2): linear, ReLU, linear, on every token by itself."""
 
 from typing import NamedTuple
 

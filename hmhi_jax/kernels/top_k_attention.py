@@ -1,4 +1,4 @@
-"""Attention that keeps the k highest scores of every query: the shallow bank's read-out (MODEL.md 3.2).
+"""Attention that keeps the k highest scores of every query: the shallow bank's read-out (docs/model.md 3.2).
 
 The matrix of all scores is the largest thing in the network (336 MB at 512 x 512 with five frames). It is made in
 pieces, used for the selection, and dropped; what remains of it are k indices and weights per query.

@@ -1,4 +1,4 @@
-"""From the four feature maps to the logits (MODEL.md 5)."""
+"""From the four feature maps to the logits (docs/model.md 5)."""
 
 from collections.abc import Sequence
 

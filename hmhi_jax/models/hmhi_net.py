@@ -1,4 +1,4 @@
-"""HMHI-Net: encoder, two memory banks, interaction, decoder (MODEL.md 6).
+"""HMHI-Net: encoder, two memory banks, interaction, decoder (docs/model.md 6).
 
     features = model.apply(variables, frames, flows, method="encode")
     memory, logits0 = model.apply(variables, frame(features, 0), method="start")

@@ -1,4 +1,4 @@
-"""The two modules through which the banks' read-outs refine each other (MODEL.md 4)."""
+"""The two modules through which the banks' read-outs refine each other (docs/model.md 4)."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from hmhi_jax.models.memory import ReadOutLayer, attend_single, torch_dense
 
 
 class SGIM(nn.Module):
-    """Semantic-guided integration: the shallow read-out attends to the deep one."""
+    """Semantic-guided global integration: the shallow read-out attends to the deep one."""
 
     channels: int
     deep_channels: int

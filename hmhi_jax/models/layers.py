@@ -1,4 +1,4 @@
-"""The small layers that the network is made of, and how the release draws their weights (MODEL.md 2.1, 3.1, 7)."""
+"""The small layers that the network is made of, and how the release draws their weights (docs/model.md 2.1, 3.1, 7)."""
 
 import math
 from collections.abc import Callable
@@ -218,7 +218,7 @@ class GroupNorm(nn.Module):
 
 
 class CBAM(nn.Module):
-    """Convolutional block attention: a 3x3 convolution, then channel and spatial gates (MODEL.md 4).
+    """Convolutional block attention: a 3x3 convolution, then channel and spatial gates (docs/model.md 4).
 
     Keeps the number of channels.
     """

@@ -1,7 +1,7 @@
 """The two memory banks: what is written (reference encoder), how it is kept (ring buffers), how it is read.
 
-MODEL.md 3. The memory is a value: a pytree of fixed-shape arrays that `write` takes and gives back. An entry's key and
-value depend on nothing but the entry, so they are projected (and rotated, in the shallow bank) once, when it is
+docs/model.md 3. The memory is a value: a pytree of fixed-shape arrays that `write` takes and gives back. An entry's key
+and value depend on nothing but the entry, so they are projected (and rotated, in the shallow bank) once, when it is
 written.
 """
 
@@ -78,13 +78,13 @@ class Memory:
 
 
 def mask_width(channels: int) -> int:
-    """Hidden channels of the reference encoder's mask path: c**c with c = floor(log4 C) (MODEL.md 3.1)."""
+    """Hidden channels of the reference encoder's mask path: c**c with c = floor(log4 C) (docs/model.md 3.1)."""
     c = int(math.log(channels, 4) + 1e-9)
     return c**c
 
 
 class ReferenceEncoder(nn.Module):
-    """A frame's feature and its predicted mask become its memory entry (MODEL.md 3.1)."""
+    """A frame's feature and its predicted mask become its memory entry (docs/model.md 3.1)."""
 
     channels: int
     mask_stride: int
@@ -171,9 +171,9 @@ class Projections(nn.Module):
 
 
 class ReadOutLayer(nn.Module):
-    """One transformer layer, one head: self-attention with rotary codes, cross-attention, feed-forward (MODEL.md 3.2).
+    """One transformer layer of one head: self-attention with rotary codes, cross-attention, feed-forward.
 
-    The three users differ in what the cross-attention does; they pass it as a function of the queries.
+    docs/model.md 3.2. Its three users differ in what the cross-attention does and pass it as a function of the queries.
     """
 
     channels: int

@@ -1,4 +1,4 @@
-"""Position codes of tokens on a grid (MODEL.md 3.3). Tables are numpy constants: grids are static under `jit`."""
+"""Position codes of tokens on a grid (docs/model.md 3.3). Tables are numpy constants: grids are static under `jit`."""
 
 from functools import lru_cache
 

@@ -89,7 +89,7 @@ def score_set(
             one.dataset,
             one.protocols,
             [reading],
-            measures,
+            measures=measures,
             strict=strict,
             workers=workers,
             progress=progress,

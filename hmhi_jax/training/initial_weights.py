@@ -106,7 +106,9 @@ def overlay(fresh: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> t
         return "/".join(text.split("/")[:2])
 
     mine_blocks = {found[0] for text in mine if (found := _BLOCK.search(text))}
-    beyond = sorted({found[0] for text in theirs if (found := _BLOCK.search(text))} - mine_blocks) if mine_blocks else []
+    beyond = (
+        sorted({found[0] for text in theirs if (found := _BLOCK.search(text))} - mine_blocks) if mine_blocks else []
+    )
     theirs = {text: leaf for text, leaf in theirs.items() if not ((f := _BLOCK.search(text)) and f[0] in beyond)}
     present = {part(text) for text in theirs}
     problems = [f"{text} is not in this network" for text in theirs if text not in mine]

@@ -1,8 +1,8 @@
 """Fresh weights: drawn as published, or scaled so that a small network learns without a pre-trained encoder.
 
 The release draws every linear layer of the encoder with deviation .02 and every convolution of the decoder with .01
-(MODEL.md 2.1, 7), which suits wide layers over an ImageNet encoder. In a network a tenth as wide those layers pass on a
-few per cent of what they get, and hundreds of steps go by before gradients reach the encoder.
+(docs/model.md 2.1, 7), which suits wide layers over an ImageNet encoder. In a network a tenth as wide those layers pass
+on a few per cent of what they get, and hundreds of steps go by before gradients reach the encoder.
 """
 
 import math

@@ -14,10 +14,11 @@ from jaxtyping import UInt8
 from hmhi_jax import process
 from hmhi_jax.data.device_batches import DeviceBatch
 from hmhi_jax.errors import InputError
+from hmhi_jax.progress import TrainingProgress
 from hmhi_jax.training.checkpoints import Checkpoints
 from hmhi_jax.training.interruption import Interruption
 from hmhi_jax.training.mesh import wait_for_all
-from hmhi_jax.training.metrics_log import MetricsLog, TrainingProgress, as_floats
+from hmhi_jax.training.metrics_log import MetricsLog, as_floats
 from hmhi_jax.training.state import TrainState
 from hmhi_jax.training.step import Metrics
 

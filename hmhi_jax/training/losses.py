@@ -1,4 +1,4 @@
-"""The release's loss (MODEL.md 7)."""
+"""The release's loss (docs/model.md 7)."""
 
 import jax
 import jax.numpy as jnp

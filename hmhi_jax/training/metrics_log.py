@@ -1,16 +1,12 @@
-"""What a run tells: a JSON line per step, TensorBoard, and a progress bar. Only process 0 of a run logs."""
+"""What a run tells: a JSON line per step, and TensorBoard. Only process 0 of a run logs."""
 
 import json
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 from jaxtyping import UInt8
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from hmhi_jax.complete_files import write_text
 
@@ -74,62 +70,6 @@ class MetricsLog:
             self._file.close()
         if self._board is not None:
             self._board.close()
-
-
-class TrainingProgress:
-    """A progress bar: step, loss, clips per second, share of time spent waiting for data, time left.
-
-    Where the output is no terminal, a plain line every `seconds_between_lines` instead.
-    """
-
-    def __init__(self, total: int, start: int, *, active: bool = True, seconds_between_lines: float = 30.0) -> None:
-        self._total = total
-        self._console = Console(file=sys.stderr)
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._active = active
-        self._pause = seconds_between_lines
-        self._last_line = 0.0
-        self._start, self._began = start, time.monotonic()
-        if active and self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None),
-                TextColumn("{task.fields[text]}"), TimeRemainingColumn(),
-                console=self._console,
-            )  # fmt: skip
-            self._task = self._bar.add_task("train", total=total, completed=start, text="compiling")
-            self._bar.start()
-
-    def update(self, step: int, values: Mapping[str, float]) -> None:
-        """Show the figures of a finished step."""
-        if not self._active:
-            return
-        text = (
-            f"loss {values['loss']:.4f}  {values['clips_per_second']:.2f} clips/s  "
-            f"waiting {100 * values['data_wait_share']:.0f} %"
-        )
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, text=text)
-            return
-        now = time.monotonic()
-        if now - self._last_line >= self._pause or step == self._total:
-            self._last_line = now
-            left = (now - self._began) / max(1, step - self._start) * (self._total - step)
-            minutes, seconds = divmod(round(left), 60)
-            self._console.print(
-                f"step {step}/{self._total}  {text}  {minutes // 60}:{minutes % 60:02}:{seconds:02} left",
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
-
-    def say(self, text: str) -> None:
-        """A line above the bar."""
-        if self._active:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        if self._bar is not None:
-            self._bar.stop()
 
 
 def as_floats(scalars: Mapping[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Clip sampling: the rules of MODEL.md 7, over many draws."""
+"""Clip sampling: the rules of docs/model.md 7, over many draws."""
 
 import numpy as np
 import pytest

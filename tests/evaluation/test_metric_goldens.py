@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmhi_jax.evaluation import evaluate, evaluate_uvos, evaluate_vsod, worker_pool
+from hmhi_jax.evaluation import evaluate, evaluate_uvos, evaluate_vsod, parallel_scoring
 from hmhi_jax.evaluation.frame_scores import Measures
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -52,7 +52,7 @@ def test_saliency_equals_the_release(goldens):
 def test_several_protocols_and_readings_in_one_pass_equal_single_ones():
     folders = GOLDENS / "pred", GOLDENS / "gt"
     measures = Measures(uvos=True, vsod=True)
-    together = evaluate(*folders, ["davis16", "davis16-inner", "vsod"], ["plain", "release"], measures)
+    together = evaluate(*folders, ["davis16", "davis16-inner", "vsod"], ["plain", "release"], measures=measures)
     assert [(s.protocol.name, s.reading) for s in together] == [
         (protocol, reading) for reading in ("plain", "release") for protocol in ("davis16", "davis16-inner", "vsod")
     ]
@@ -64,7 +64,7 @@ def test_several_protocols_and_readings_in_one_pass_equal_single_ones():
 
 
 def test_processes_change_nothing(monkeypatch):
-    monkeypatch.setattr(worker_pool, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(parallel_scoring, "_WORTH_PROCESSES", 0)
     folders = GOLDENS / "pred", GOLDENS / "gt"
     alone, together = (
         evaluate(*folders, ["davis16", "vsod"], measures=Measures(uvos=True, vsod=True), workers=workers)

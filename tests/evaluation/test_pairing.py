@@ -249,16 +249,16 @@ def test_errors_say_what_to_do(tree, pred, gt, options, expected):
 
 def test_a_worker_that_dies_is_an_error(tree, monkeypatch):
     """Out of memory, for one."""
-    import subprocess
+    import os
+    import signal
 
-    from hmhi_jax.evaluation import worker_pool
+    from hmhi_jax.evaluation import parallel_scoring
 
     for video in ("bear", "train"):
         for i in range(5, 15):
             write(tree / "gt" / video / f"{i:05}.png", mask())
             write(tree / "pred" / video / f"{i:05}.png", mask())
-    monkeypatch.setattr(worker_pool, "_WORTH_PROCESSES", 0)
-    start = subprocess.Popen
-    monkeypatch.setattr(worker_pool.subprocess, "Popen", lambda command, **options: start(["false"], **options))
+    monkeypatch.setattr(parallel_scoring, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(parallel_scoring, "_in_process", lambda *frame: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(RuntimeError, match="fewer workers"):
         evaluate_uvos(tree / "pred", tree / "gt", workers=2)

@@ -233,10 +233,10 @@ def test_everything_that_does_not_fit_is_listed(release, tmp_path):
         (["{path}"], "no OUT given"),
         (["{path}", "x.exe"], "suffix '.exe' says no format"),
         (["{path}", "x.npz", "--dtype", "bfloat16"], "cannot hold bfloat16"),
-        (["{path}", "x.npz", "--dtype", "int4"], "--dtype is 'int4'"),
-        (["{path}", "x.npz", "--names", "theirs"], "--names is 'theirs'"),
+        (["{path}", "x.npz", "--dtype", "int4"], "--dtype int4: expected float32, bfloat16 or float16"),
+        (["{path}", "x.npz", "--names", "theirs"], "--names theirs: expected ours or torch"),
         (["{path}", "x.npz", "--backbone", "vgg"], "backbone 'vgg' is not known"),
-        (["{path}", "x.npz", "--input-size", "64", "100"], "--input-size is 64 100, expected two multiples of 32"),
+        (["{path}", "x.npz", "--input-size", "64", "100"], "--input-size 64 100: expected two multiples of 32"),
         (["missing.pth", "x.npz"], "missing.pth: cannot be read"),
     ],
 )

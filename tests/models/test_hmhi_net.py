@@ -1,5 +1,6 @@
 """Properties of the network that hold for any weights."""
 
+import re
 from functools import cache, partial
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from block_programs import block_programs, forget_programs
 from flax import serialization
+from flax.traverse_util import flatten_dict, unflatten_dict
 from small_network import random_variables, small_model
 
 import hmhi_jax as hmhi
@@ -170,18 +172,60 @@ def test_sizes_that_are_not_square(size):
     assert np.isfinite(logits).all()
 
 
-def test_square_and_non_square_code_agree_on_the_shared_part():
-    """The encoder and decoder see through bounded windows only in part, so exact agreement is checked where it must
-    hold: turning a non-square input by transposing both it and every kernel is the network's own symmetry."""
-    from hmhi_jax.models.positions import _rotary_table, sine_table
+# Where a variable's channels are those of F2 or F4, whose position codes hold rows in one half of the channels and
+# columns in the other: (pattern of its path, whether its input channels are, whether its output channels are).
+_CODED = [
+    (r"encoder/stage2_block0/attn/(kv|kv_adapter/\w+|reduce_norm)/.*", False, False),
+    (r"encoder/stage[24]_block0/(attn/(q|kv|reduce|.*_adapter/down)|mlp/expand|adapter/down)/kernel", True, False),
+    (
+        r"encoder/stage[24]_block0/(attn/(q|kv|reduce|.*_adapter/(down|up))|mlp/(expand|dwconv)|adapter/down)/.*",
+        False,
+        False,
+    ),
+    (r"encoder/stage[24]_.*", False, True),
+    (r"encoder/stage3_embed/kernel", True, False),
+    (r"decoder/lateral[24]/kernel", True, False),
+    (r".*_bank/reference_encoder/(block\d/expand/kernel)", True, False),
+    (r".*_bank/reference_encoder/(mask_(conv|norm)|block\d/expand)/.*", False, False),
+    (r".*_bank/reference_encoder/feature_proj/kernel|sgim_module/reduce/kernel|plam_module/mix/kernel", True, True),
+    (r".*_bank/reference_encoder/.*|sgim_module/reduce/bias|plam_module/(downsample|mix|fuse)/.*", False, True),
+    (r".*/(read_out|layer)/expand/kernel", True, False),
+    (r".*/(read_out|layer)/expand/bias", False, False),
+    (r".*/(read_out|layer)/(self|cross)_attn/\w+/kernel", True, True),
+    (r".*/(read_out|layer)/.*", False, True),
+]
 
-    tall, wide = sine_table(3, 5, 8).reshape(3, 5, 8), sine_table(5, 3, 8).reshape(5, 3, 8)
-    half = np.concatenate([wide[..., 4:], wide[..., :4]], -1)
-    np.testing.assert_allclose(tall, half.transpose(1, 0, 2), rtol=1e-6)
-    for tall, wide in zip(_rotary_table(3, 5, 8), _rotary_table(5, 3, 8), strict=True):
-        tall, wide = tall.reshape(3, 5, 8), wide.reshape(5, 3, 8)
-        swapped = np.concatenate([wide[..., 4:], wide[..., :4]], -1)
-        np.testing.assert_allclose(tall, swapped.transpose(1, 0, 2), rtol=1e-6)
+
+def transposed(variables):
+    """Weights under which rows and columns have changed places: every kernel turned over, and the two halves of the
+    channels exchanged wherever position codes are added to them or turn them."""
+
+    def exchanged(x, axis, parts=2):
+        """The first and the second half of the channels changed over, in each of `parts` // 2 maps side by side."""
+        pieces = np.split(np.asarray(x), parts, axis)
+        return np.concatenate([pieces[i ^ 1] for i in range(parts)], axis)
+
+    changed = {}
+    for path, x in flatten_dict(variables["params"], sep="/").items():
+        if x.ndim == 4:
+            x = np.swapaxes(x, 0, 1)
+        if path == "plam_module/cbam/conv/kernel":  # over both read-outs, one behind the other
+            x = exchanged(x, 2, 4)
+        _, inputs, outputs = next((row for row in _CODED if re.fullmatch(row[0], path)), ("", False, False))
+        x = exchanged(x, -2) if inputs else x
+        changed[path] = jnp.asarray(exchanged(x, -1) if outputs else x)
+    return {"params": unflatten_dict(changed, sep="/")}
+
+
+def test_rows_and_columns_change_places():
+    """The network has no preferred direction, whatever the shape: a clip turned over along its diagonal gives its
+    logits turned over, if the weights are turned over too. (Encoder, both banks, their codes, SGIM, PLAM, decoder.)"""
+    _, variables = tiny()
+    frames, flows = clip(time=3, width=96)
+    logits = applied(variables, frames, flows)
+    turned = applied(transposed(variables), *(x.swapaxes(2, 3) for x in (frames, flows)))
+    close(turned.swapaxes(2, 3), logits)
+    assert np.abs(applied(variables, *(x.swapaxes(2, 3) for x in (frames, flows))) - turned).max() > 0.1
 
 
 @pytest.mark.parametrize(

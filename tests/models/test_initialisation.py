@@ -1,4 +1,4 @@
-"""Fresh weights have the release's distributions (MODEL.md 2.1, 3.1, 7) and its number of parameters."""
+"""Fresh weights have the release's distributions (docs/model.md 2.1, 3.1, 7) and its number of parameters."""
 
 import math
 

@@ -1,10 +1,10 @@
-"""The two orders of channels of the rotary code."""
+"""Sine and rotary codes."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmhi_jax.models.positions import halved, rotate, rotate_halves
+from hmhi_jax.models.positions import halved, rotate, rotate_halves, sine_table
 
 
 def test_halved_order():
@@ -25,3 +25,16 @@ def test_rotation_is_relative():
     for query, key, other_query, other_key in ((0, 5, 10, 15), (1, 4, 9, 12), (2, 2, 13, 13)):
         np.testing.assert_allclose(scores[query, key], scores[other_query, other_key], atol=1e-5)
     assert abs(scores[0, 1] - scores[0, 4]) > 1e-4
+
+
+def test_codes_of_a_transposed_grid_have_their_halves_exchanged():
+    """Rows are in one half of the channels and columns in the other."""
+
+    def turned(x, grid):
+        x = np.asarray(x).reshape(*grid, 8).swapaxes(0, 1)
+        return np.concatenate([x[..., 4:], x[..., :4]], -1).reshape(-1, 8)
+
+    np.testing.assert_allclose(sine_table(3, 5, 8), turned(sine_table(5, 3, 8), (5, 3)), rtol=1e-6)
+    x = np.asarray(jax.random.normal(jax.random.key(2), (15, 8)))
+    there = turned(rotate(jnp.asarray(turned(x, (3, 5)))[None], (5, 3))[0], (5, 3))
+    np.testing.assert_allclose(there, rotate(jnp.asarray(x)[None], (3, 5))[0], rtol=1e-5, atol=1e-6)

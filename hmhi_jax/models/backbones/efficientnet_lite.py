@@ -175,6 +175,6 @@ def _register(name: str, deepest: int, groups: tuple, reduction: int | None = No
 
 
 _register("efficientnet_lite0", 320, _GROUPS)
-# Without the last block, which widens 192 channels to 320 for the classifier, and reduced: with 320 channels the modules
-# on the deepest map would have most of the network's weights.
+# Without the last block, which widens 192 channels to 320 for the classifier, and reduced: with 320 channels the
+# modules on the deepest map would have most of the network's weights.
 _register("efficientnet_lite0_160", 160, (*_GROUPS[:3], _GROUPS[3][:1]), 160)

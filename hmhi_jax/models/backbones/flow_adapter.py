@@ -1,4 +1,4 @@
-"""What the flow rows get and the picture rows do not (MODEL.md 2.1); every backbone can carry it."""
+"""What the flow rows get and the picture rows do not (docs/model.md 2.1); every backbone can carry it."""
 
 from collections.abc import Callable
 

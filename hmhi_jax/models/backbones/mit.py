@@ -1,4 +1,4 @@
-"""Mix transformers b0 to b5 (SegFormer) with adapters on the flow rows (MODEL.md 2.1)."""
+"""Mix transformers b0 to b5 (SegFormer) with adapters on the flow rows (docs/model.md 2.1)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""ResNet-50 and ResNet-101 (MODEL.md 2.3), v1.5: the stride of a block is in its 3x3 convolution."""
+"""ResNet-50 and ResNet-101 (docs/model.md 2.3), v1.5: the stride of a block is in its 3x3 convolution."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Swin transformers T, S and B (MODEL.md 2.2): attention in windows of 7 x 7 that shift by 3 on every other block."""
+"""Swin transformers T, S and B (docs/model.md 2.2): attention in windows of 7 x 7, every other block's shifted by 3."""
 
 from collections.abc import Sequence
 

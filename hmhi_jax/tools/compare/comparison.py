@@ -68,20 +68,23 @@ def compare_maps(release: Side, ours: Side, tolerance: float) -> list[StageRow]:
     rows = []
     for t in range(frames):
         for name, (theirs, mine) in maps.items():
-            index = t - (frames - (mine if theirs is None else theirs).shape[1])  # read-outs begin with the second one
+            recorded = next(side for side in (theirs, mine) if side is not None).shape[1]
+            index = t - (frames - recorded)  # read-outs begin with the second frame
             if index < 0:
                 continue
-            if problem := _no_comparison(theirs, mine):
-                rows.append(StageRow(t, name, np.inf, np.inf, np.inf, np.nan, False, problem))
+            if theirs is None or mine is None:
+                missing = "the release" if theirs is None else "our side"
+                rows.append(_not_comparable(t, name, f"{missing} recorded no such map"))
+            elif theirs.shape != mine.shape:
+                shapes = f"shape {theirs.shape} in the release, {mine.shape} in ours"
+                rows.append(_not_comparable(t, name, shapes))
             else:
                 rows.append(_stage_row(t, name, theirs[:, index], mine[:, index], tolerance))
     return rows
 
 
-def _no_comparison(theirs: np.ndarray | None, mine: np.ndarray | None) -> str:
-    if theirs is None or mine is None:
-        return f"{'the release' if theirs is None else 'our side'} recorded no such map"
-    return "" if theirs.shape == mine.shape else f"shape {theirs.shape} in the release, {mine.shape} in ours"
+def _not_comparable(frame: int, name: str, problem: str) -> StageRow:
+    return StageRow(frame, name, np.inf, np.inf, np.inf, np.nan, False, problem)
 
 
 def _stage_row(frame: int, name: str, theirs: np.ndarray, mine: np.ndarray, tolerance: float) -> StageRow:
@@ -252,5 +255,5 @@ def summary(rows: list[StageRow]) -> list[dict[str, Any]]:
 
 
 def as_json(rows: list[Any]) -> list[dict[str, Any]]:
-    """Rows as plain dictionaries."""
+    """Rows of a table as plain dictionaries, for JSON and for the page."""
     return [asdict(row) for row in rows]

@@ -108,8 +108,8 @@ def train(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
 
     swin = request["model"]["backbone"].startswith("swin")
     schedule = learning_rate_schedule("constant", request["learning_rate"], request["steps"])
-    decay = {"weight_decay": 0.01, "decay_mask": "spare_norms"} if swin else {"weight_decay": 5e-4, "decay_mask": "all"}
-    optimiser = make_optimiser(schedule, **decay)
+    decay, mask = (0.01, "spare_norms") if swin else (5e-4, "all")
+    optimiser = make_optimiser(schedule, weight_decay=decay, decay_mask=mask)
 
     platform = jax.devices()[0].platform
 

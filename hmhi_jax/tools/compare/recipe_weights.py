@@ -31,5 +31,5 @@ def recipe_weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def recipe_state_dict(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """All entries of a state dict."""
+    """A state dict with every entry drawn from the seed."""
     return {name: recipe_weight(name, tuple(shape), seed) for name, shape in shapes.items()}

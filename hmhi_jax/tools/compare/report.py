@@ -4,12 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from hmhi_jax.complete_files import write_text
+from hmhi_jax.data.preprocessing import resize_picture
+from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.tools.compare import comparison
 from hmhi_jax.tools.compare import page as comparison_page
-from hmhi_jax.tools.compare.sides import Side, cores
+from hmhi_jax.tools.compare.sides import Side
+from hmhi_jax.tools.pages import shown
 
 _MOST_STRIPS = 8
 _STAGES_NOTE = (
@@ -70,8 +76,6 @@ def report_training(
     folder: Path, facts: dict[str, Any], release: Side, ours: Side, pictures: list[np.ndarray], weights: Path
 ) -> bool:
     """Losses, gradients and drift; prints the tables, writes report.json and report.html, returns the verdict."""
-    from hmhi_jax.interop.weight_sources import read_source
-
     steps = comparison.compare_steps(release, ours)
     states = [
         read_source(path).entries for path in (weights, release.folder / "trained.pth", ours.folder / "trained.pth")
@@ -142,8 +146,6 @@ def _sides(release: Side, ours: Side) -> list[dict[str, Any]]:
 
 
 def _strips(release: Side, ours: Side, pictures: list[np.ndarray]) -> list[tuple[str, list[tuple[str, np.ndarray]]]]:
-    from hmhi_jax.data.preprocessing import resize_picture
-
     theirs, mine = (1 / (1 + np.exp(-side.stage("logits")[0, ..., 0].astype(np.float64))) for side in (release, ours))
     chosen = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), _MOST_STRIPS)).round().astype(int))
     strips = []
@@ -176,7 +178,7 @@ def _publish(
 ) -> None:
     line = (
         f"{facts['backbone']}, memory of {facts['memory_frames']} frames, {facts['size']} x {facts['size']}, "
-        f"{facts['video']} ({facts['frames']} frames), weights: {facts['weights']}, {cores()} cores"
+        f"{facts['video']} ({facts['frames']} frames), weights: {facts['weights']}, {joblib.cpu_count()} cores"
     )
     page = comparison_page.render_page("HMHI-Net: JAX and PyTorch", line, verdict, good, tables, chart, strips)
     write_text(folder / "report.json", json.dumps(data, indent=1))
@@ -185,20 +187,17 @@ def _publish(
 
 
 def _print(line: str, verdict: str, good: bool, tables: list[tuple[str, str, list[dict[str, Any]]]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     console = Console()
     console.print(line, highlight=False)
     for heading, _, rows in tables:
         if not rows:
             continue
-        columns = [key for key in rows[0] if key != "within"]
+        columns = comparison_page.columns(rows)
         table = Table(title=heading, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for index, column in enumerate(columns):
             table.add_column(column.replace("_", " "), justify="left" if index == 0 else "right")
         for row in rows:
             style = None if row.get("within", True) else "bold red"
-            table.add_row(*(comparison_page.shown(row[key]) for key in columns), style=style)
+            table.add_row(*(shown(row[key]) for key in columns), style=style)
         console.print(table)
     console.print(verdict, style="green" if good else "bold red", highlight=False)

@@ -5,7 +5,6 @@ Python that has PyTorch.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -124,7 +123,7 @@ def our_command() -> list[str]:
 
 def write_clip(path: Path, **arrays: np.ndarray) -> None:
     """Normalised frames and flow pictures `[B, T, H, W, 3]` and masks `[B, T, H, W, 1]`, all float32."""
-    np.savez(path, **{name: np.asarray(array, np.float32) for name, array in arrays.items()})
+    np.savez(path, allow_pickle=False, **{name: np.asarray(array, np.float32) for name, array in arrays.items()})
 
 
 def peak_mib(platform_bytes: float | None = None) -> float:
@@ -135,11 +134,6 @@ def peak_mib(platform_bytes: float | None = None) -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _last_line(text: str) -> str:

@@ -15,7 +15,7 @@ def program_flops(program: Program) -> float:
 
 
 def instruction_flops(instruction: Instruction, computation: dict[str, Instruction]) -> int:
-    """Of one execution; 0 for everything else than products and convolutions."""
+    """FLOPs of one execution of an instruction; 0 for everything else than products and convolutions."""
     if instruction.opcode not in ("dot", "convolution", "custom-call"):
         return 0
     operands = [computation[name].shapes[0] for name in instruction.operands if computation.get(name) is not None]
@@ -46,6 +46,8 @@ def instruction_flops(instruction: Instruction, computation: dict[str, Instructi
 
 def _labels(instruction: Instruction) -> tuple[str, str, str]:
     match = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    if match is None:
+        raise ValueError(f"the convolution {instruction.name} has no labels")
     return match[1], match[2], match[3]
 
 

@@ -34,14 +34,14 @@ class Collective:
     source: str
 
     def seconds(self, link: float) -> float:
-        """At least: ring or tree, limited by a chip's links alone."""
+        """The least time the exchange can take at `link` bytes/s a chip, as a ring or a tree."""
         n = self.chips
         factor = {"all-reduce": 2 * (n - 1) / n, "all-gather": n - 1.0, "reduce-scatter": (n - 1) / n}
         return self.bytes * factor.get(self.kind, 1.0) / link
 
 
 def collectives(program: Program, mesh: dict[str, int]) -> list[Collective]:
-    """All of them, alike ones added up, the largest first.
+    """Every collective operation of a program, equal ones added up, the largest first.
 
     Args:
         mesh: sizes of the axes, in the mesh's order.

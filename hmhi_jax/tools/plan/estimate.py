@@ -26,7 +26,7 @@ class Estimate:
 
 
 def estimate(program: Program, clock: float, depth: int = 3) -> Estimate | None:
-    """None where the compiler notes no cycles (other platforms than TPU).
+    """Seconds by the cycles that the compiler notes; None where it notes none (other platforms than TPU).
 
     Args:
         clock: cycles/s.
@@ -52,7 +52,7 @@ def estimate(program: Program, clock: float, depth: int = 3) -> Estimate | None:
 
 
 def sort_cycles(instruction: Instruction) -> int:
-    """Of a bitonic sort along one axis, padded to a power of two."""
+    """Cycles that a bitonic sort along one axis, padded to a power of two, takes at least."""
     shape = instruction.shapes[0]
     axis = int(instruction.attribute(r"dimensions=\{(\d+)\}") or 0)
     length = 1 << max(1, math.ceil(math.log2(max(2, shape.sizes[axis]))))

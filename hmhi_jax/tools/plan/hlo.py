@@ -27,10 +27,12 @@ class Shape:
 
     @property
     def elements(self) -> int:
+        """How many numbers it holds."""
         return math.prod(self.sizes)
 
     @property
     def bytes(self) -> int:
+        """What they take, without padding."""
         return self.elements * _BITS.get(self.dtype, 8) // 8
 
 
@@ -53,6 +55,7 @@ class Instruction:
 
     @cached_property
     def shapes(self) -> list[Shape]:
+        """Arrays it computes."""
         return shapes_of(self.type)
 
     @cached_property
@@ -82,7 +85,7 @@ class Instruction:
 
 @dataclass
 class Program:
-    """Computations by name."""
+    """A compiled program: its computations by name, each with its instructions by name."""
 
     entry: str
     computations: dict[str, dict[str, Instruction]] = field(default_factory=dict)
@@ -100,7 +103,7 @@ class Program:
             yield instruction, computation, times
             if instruction.opcode == "while":
                 turns = self.turns(instruction) or 1
-                body = instruction.attribute(r"\bbody=%?([\w.\-]+)")
+                body = instruction.attribute(r"\bbody=%?([\w.\-]+)") or ""
                 yield from self._executed(body, times * turns, fused)
             elif instruction.opcode in ("call", "conditional", "async-start") or (
                 fused and instruction.opcode == "fusion"
@@ -113,7 +116,7 @@ class Program:
         """How often a `while` runs: as the compiler noted, or the limit its condition counts to; None: unknown."""
         if known := loop.attribute(r'known_trip_count":\s*\{"n":"(\d+)"'):
             return int(known)
-        condition = self.computations[loop.attribute(r"\bcondition=%?([\w.\-]+)")]
+        condition = self.computations[loop.attribute(r"\bcondition=%?([\w.\-]+)") or ""]
         constants = [i.attribute(r"^(\d+)\)") for i in condition.values() if i.opcode == "constant"]
         whole = {int(c) for c in constants if c is not None}
         compares = any("direction=LT" in i.rest for i in condition.values()) or any(
@@ -127,7 +130,7 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """Read `compiled.as_text()`."""
+    """The program that `compiled.as_text()` prints. Raises `ValueError` for a text without an entry computation."""
     program, current = Program(""), None
     for line in text.splitlines():
         if current is None or line.startswith(("%", "ENTRY")):

@@ -19,7 +19,7 @@ from hmhi_jax.tools.plan.hlo import parse
 from hmhi_jax.tools.plan.topology import Topology
 
 _KINDS = ("argument", "output", "alias", "temp", "generated_code")
-_FORMAT = 2  # of stored measurements; to be raised when what they hold, or how it is counted, changes
+_FORMAT = 3  # of stored measurements; to be raised when what they hold, or how it is counted, changes
 _REFUSED = re.compile(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) (?:hbm|HBM)", re.IGNORECASE)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -31,10 +31,10 @@ class Measured:
     Attributes:
         memory: bytes by kind: argument, output, alias (outputs that lie in arguments), temp, generated_code; empty if
             the compiler refused the program for want of memory.
-        needed: bytes in all, aliased ones once.
+        needed: bytes in all, aliased ones once; None where the compiler refused without a number.
         refused: the compiler found no room.
         flops: of matrix products and convolutions, in a step, recomputation included.
-        seconds: the compiler's estimate (see `planning.estimate`), None where it gives none.
+        seconds: the compiler's estimate (see `tools.plan.estimate`), None where it gives none.
         sorting: part of `seconds` spent in sorts, by this package's bound.
         places: (place in the model, seconds), the largest first.
         collectives: everything exchanged with other chips.
@@ -43,7 +43,7 @@ class Measured:
     """
 
     memory: dict[str, int]
-    needed: int
+    needed: int | None
     refused: bool
     flops: float
     seconds: float | None
@@ -57,7 +57,8 @@ class Measured:
     def from_json(cls, fields: dict[str, Any]) -> "Measured":
         rows = [Collective(**row) for row in fields["collectives"]]
         places = [(place, seconds) for place, seconds in fields["places"]]
-        return cls(**{**fields, "collectives": rows, "places": places})
+        known: dict[str, Any] = {**fields, "collectives": rows, "places": places}
+        return cls(**known)
 
 
 def measure(lowered: Any, topology: Topology, mesh: dict[str, int]) -> Measured:
@@ -77,10 +78,10 @@ def _compile(lowered: Any, topology: Topology, mesh: dict[str, int]) -> Measured
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if needed := _bytes_wanted(str(error)):
-            spent = time.perf_counter() - begin
-            return Measured({}, needed, True, 0.0, None, None, [], [], 0, spent)
-        raise
+        if not (match := _REFUSED.search(str(error))) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        wanted = int(float(match[1]) * _UNITS[match[2].upper()]) if match else None
+        return Measured({}, wanted, True, 0.0, None, None, [], [], 0, time.perf_counter() - begin)
     spent = time.perf_counter() - begin
     stats = compiled.memory_analysis()
     memory = {kind: int(getattr(stats, f"{kind}_size_in_bytes")) for kind in _KINDS}
@@ -99,13 +100,6 @@ def _compile(lowered: Any, topology: Topology, mesh: dict[str, int]) -> Measured
         unknown_loops=len(program.unknown_loops()),
         compile_seconds=round(spent, 1),
     )
-
-
-def _bytes_wanted(message: str) -> int | None:
-    """Bytes a refused program wanted; None if the message is about something else."""
-    if match := _REFUSED.search(message):
-        return int(float(match[1]) * _UNITS[match[2].upper()])
-    return 1 << 62 if "RESOURCE_EXHAUSTED" in message else None
 
 
 def _stored_at(lowered: Any, topology: Topology) -> Path:

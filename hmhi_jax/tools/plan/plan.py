@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from hmhi_jax.errors import InputError
 from hmhi_jax.tools.plan.measure import Measured, measure
 from hmhi_jax.tools.plan.programs import lower_inference, lower_training, planned_mesh
-from hmhi_jax.tools.plan.search import largest_that_fits
 from hmhi_jax.tools.plan.topology import Topology, devices_of
 from hmhi_jax.training.clip_forward import CheckpointPolicy
 from hmhi_jax.training.mesh import DATA, SPACE
@@ -42,7 +41,7 @@ class PlannedStep:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything `hmhi plan` prints.
+    """What a run needs on some chips, as `hmhi plan` prints it.
 
     Attributes:
         settings: of the config, those that matter here.
@@ -99,9 +98,8 @@ def make_plan(
     """
     devices = devices_of(topology)
     batch = global_batch or config.data.batch_size
-    policies = tuple(policies or POLICIES[POLICIES.index(_policy(config.step.checkpoint)) :])
-    for policy in policies:
-        _policy(policy)
+    leaner = POLICIES[POLICIES.index(_policy(config.step.checkpoint)) :]
+    chosen = [_policy(name) for name in policies] if policies else leaner
     mesh = planned_mesh(devices, config.mesh.space)
     sizes = {DATA: mesh.shape[DATA], SPACE: mesh.shape[SPACE]}
 
@@ -112,14 +110,14 @@ def make_plan(
     tried: dict[str, PlannedStep] = {}
     best = None
     if training:
-        for policy in policies:
+        for policy in chosen:
             note(f"training step, {batch} clips over {topology.count} chips, checkpoint={policy}")
             lowered = lower_training(config, mesh, batch, policy)
             tried[policy] = planned("training step", batch / topology.count, lowered, topology, sizes)
             if tried[policy].fits is not False:
                 best = policy
                 break
-    largest = _largest(config, topology, best or policies[-1], note) if training and search else None
+    largest = _largest(config, topology, best or chosen[-1], note) if training and search else None
     steps = []
     if inference:
         note(f"inference, {lanes} videos a chip")
@@ -141,7 +139,8 @@ def judge(name: str, per_chip: float, measured: Measured, topology: Topology, dt
     chip = topology.chip
     peak = chip.peak[dtype] if chip.peak else None
     limit = usable(topology)
-    fits = None if limit is None else not measured.refused and measured.needed <= limit
+    room = not measured.refused and (measured.needed is None or limit is None or measured.needed <= limit)
+    fits = None if limit is None else room
     bound = measured.flops / peak if peak else None
     utilisation = bound / measured.seconds if bound and measured.seconds else None
     return PlannedStep(name, per_chip, fits, utilisation, bound, measured)
@@ -152,13 +151,16 @@ def usable(topology: Topology) -> int | None:
     return int(topology.chip.memory * topology.chip.usable) if topology.chip.memory else None
 
 
-def _policy(name: str) -> str:
-    if name not in POLICIES:
-        raise InputError(f"checkpoint policy {name!r}: expected one of {', '.join(POLICIES)}")
-    return name
+def _policy(name: str) -> CheckpointPolicy:
+    for policy in POLICIES:
+        if policy == name:
+            return policy
+    raise InputError(f"checkpoint policy {name!r}: expected one of {', '.join(POLICIES)}")
 
 
-def _largest(config: ConfigDict, topology: Topology, policy: str, note: Callable[[str], None]) -> int | None:
+def _largest(
+    config: ConfigDict, topology: Topology, policy: CheckpointPolicy, note: Callable[[str], None]
+) -> int | None:
     """Clips per chip that fit, found on one chip (or one group of chips that share a clip)."""
     limit = usable(topology)
     if limit is None:
@@ -175,3 +177,45 @@ def _largest(config: ConfigDict, topology: Topology, policy: str, note: Callable
         return None if measured.refused else measured.needed
 
     return largest_that_fits(needed, limit, MOST_SEARCHED) * config.step.accumulate
+
+
+def largest_that_fits(needed: Callable[[int], int | None], limit: int, most: int = 4096) -> int:
+    """The largest n >= 1 with `needed(n) <= limit`, for a need that grows with n; 0 if even 1 does not fit.
+
+    Every call costs a compilation, so the next n to try is where a line through the two nearest known needs meets the
+    limit: memory is nearly linear in the batch, and four calls are usual.
+
+    Args:
+        needed: bytes for a batch of n; None if unknown because it was refused.
+        limit: bytes there are.
+        most: largest n to consider.
+    """
+    known: dict[int, int | None] = {}
+
+    def fits(n: int) -> bool:
+        known[n] = need = needed(n)
+        return need is not None and need <= limit
+
+    low, high = 0, most + 1  # low fits (or is 0), high does not (or is out of question)
+    guess = 1
+    while high - low > 1:
+        guess = min(max(guess, low + 1), high - 1)
+        if fits(guess):
+            low = guess
+        else:
+            high = guess
+        guess = _next(known, limit, low, high)
+    return low
+
+
+def _next(known: dict[int, int | None], limit: int, low: int, high: int) -> int:
+    points = sorted((n, need) for n, need in known.items() if need is not None)
+    if len(points) < 2:
+        return 2 * low if high not in known else (low + high) // 2
+    nearest = sorted(points, key=lambda point: abs(point[1] - limit))[:2]
+    (n0, need0), (n1, need1) = sorted(nearest)
+    if need1 <= need0:
+        return 2 * low if high not in known else (low + high) // 2
+    crossing = n0 + (limit - need0) * (n1 - n0) / (need1 - need0)
+    # From below first the place itself, then the one above it, which should not fit: that ends the search.
+    return int(crossing) if int(crossing) > low else low + 1

@@ -22,7 +22,7 @@ STEPS = 1000  # of a run; only schedules see it, and their shape does not depend
 
 
 def planned_mesh(devices: list[Any], space: int) -> Mesh:
-    """As `training.mesh.make_mesh`, for devices that belong to no process here."""
+    """The mesh that `training.mesh.make_mesh` would make, of devices that belong to no process here."""
     if space < 1 or len(devices) % space:
         raise InputError(f"config.mesh.space is {space}, expected a divisor of the {len(devices)} chips")
     return Mesh(np.asarray(by_process(devices)).reshape(-1, space), (DATA, SPACE))
@@ -38,7 +38,7 @@ def lower_training(config: ConfigDict, mesh: Mesh, batch: int, checkpoint: Check
     platform = _platform(mesh.devices.flat[0])
     model = assemble.model_of(config)
     optimiser, schedule = assemble.optimiser_of(config, STEPS)
-    arguments = assemble.step_arguments(config, platform) | {"checkpoint": checkpoint}
+    arguments: dict[str, Any] = {**assemble.step_arguments(config, platform), "checkpoint": checkpoint}
     data = mesh.shape[DATA] * arguments["accumulate"]
     if batch < 1 or batch % data:
         raise InputError(
@@ -50,7 +50,7 @@ def lower_training(config: ConfigDict, mesh: Mesh, batch: int, checkpoint: Check
     ema = config.step.ema_decay > 0
     state = jax.eval_shape(lambda: make_state(init_variables(model, config.seed), optimiser, config.seed, ema))
     arrays = batch_shapes(batch, config.data.frames, (height, width))
-    step = make_train_step(model, optimiser, schedule, mesh, **arguments)
+    step: Any = make_train_step(model, optimiser, schedule, mesh, **arguments)
     return step.trace(state, arrays).lower(lowering_platforms=(platform,))
 
 

@@ -31,7 +31,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def as_text(plan: Plan) -> str:
-    """A page of text."""
+    """The plan for people, in lines."""
     topology, chip, s = plan.topology, plan.topology.chip, plan.settings
     mesh = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
     lines = [
@@ -57,7 +57,7 @@ def _verdict(planned: PlannedStep) -> str:
         return f"{memory_text(planned.measured.needed)} a chip"
     if planned.measured.refused:
         wanted = planned.measured.needed
-        return "does NOT fit" + (f", wants {memory_text(wanted)}" if wanted < 1 << 60 else "")
+        return "does NOT fit" + (f", wants {memory_text(wanted)}" if wanted is not None else "")
     return f"{'fits' if planned.fits else 'does NOT fit'}, {memory_text(planned.measured.needed)} a chip"
 
 
@@ -82,7 +82,7 @@ def _step(plan: Plan, planned: PlannedStep) -> list[str]:
         lines.append(f"  {'at the peak of the chip':42} {planned.bound_seconds * 1e3:>9.1f} ms")
     if measured.seconds is not None:
         lines.append(f"  {'compiler estimate (loops counted)':42} {measured.seconds * 1e3:>9.1f} ms")
-        lines.append(f"  {'  of it sorts':42} {measured.sorting * 1e3:>9.1f} ms")
+        lines.append(f"  {'  of it sorts':42} {(measured.sorting or 0) * 1e3:>9.1f} ms")
         lines.append(f"  {'utilisation of the peak by that':42} {planned.utilisation:>11.0%}")
         lines += [f"    {place:56} {seconds * 1e3:>8.2f} ms" for place, seconds in measured.places[:8]]
     if measured.unknown_loops:

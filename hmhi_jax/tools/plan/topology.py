@@ -23,6 +23,7 @@ class Topology:
 
     @property
     def count(self) -> int:
+        """How many chips there are."""
         return math.prod(self.shape)
 
     def __str__(self) -> str:
@@ -37,7 +38,7 @@ def parse_topology(text: str) -> Topology:
     """ "v5e:16x16" -> 256 chips. Raises `InputError` for chips and shapes that do not exist."""
     match = re.fullmatch(r"([a-z0-9]+)(?::(\d+(?:x\d+)*))?", text.strip().lower())
     chip = CHIPS.get(match[1]) if match else None
-    if chip is None:
+    if match is None or chip is None:
         raise InputError(f"--topology {text}: expected CHIP:SHAPE such as v5e:16x16, with a chip of {', '.join(CHIPS)}")
     shape = tuple(int(n) for n in match[2].split("x")) if match[2] else (1,) * chip.dimensions
     if chip.platform == "cuda" and len(shape) == 1:
@@ -79,6 +80,7 @@ def devices_of(topology: Topology) -> list[Any]:
             )
         return devices[: topology.count]
     check_installed(chip)
+    options: dict[str, Any]
     if chip.platform == "cuda":
         hosts, gpus = topology.shape
         options = {"topology": f"1x{hosts}x{gpus}", "target_config": target_config(chip)}
@@ -117,7 +119,7 @@ def check_installed(chip: Chip) -> None:
 
 
 # What XLA wants to know of a GPU (stream_executor's GpuTargetConfigProto), from NVIDIA's architecture papers.
-_GPU_FIGURES = {
+_GPU_FIGURES: dict[str, dict[str, Any]] = {
     "a100": {
         "core_count": 108, "fpus_per_core": 64, "shared_memory_per_core": 167936, "l2_cache_size": 41943040,
         "clock_rate_ghz": 1.41, "shared_memory_per_block_optin": 166912, "capability": (8, 0),
@@ -135,6 +137,8 @@ _CUDNN = (9, 8, 0)
 
 def target_config(chip: Chip) -> str:
     """The description of a GPU that lets XLA compile for it without one."""
+    if chip.bandwidth is None or chip.memory is None:
+        raise ValueError(f"{chip.name} is no GPU")
     figures = dict(_GPU_FIGURES[chip.name])
     (major, minor), description = figures.pop("capability"), figures.pop("description")
     info = {
@@ -155,8 +159,10 @@ def target_config(chip: Chip) -> str:
     )  # fmt: skip
 
 
-def memory_text(count: int | float) -> str:
-    """Bytes for people."""
+def memory_text(count: int | float | None) -> str:
+    """A number of bytes in the unit that suits it, such as 1.50 GiB."""
+    if count is None:
+        return "unknown"
     for unit, size in (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
             return f"{count / size:.2f} {unit}" if unit == "GiB" else f"{count / size:.1f} {unit}"

@@ -1,16 +1,15 @@
-"""Charts of the report as inline SVG.
-
-A chart's lines are drawn in an SVG that is stretched to whatever width there is (strokes keep theirs); its labels are
-HTML beside it, so they keep their size on a phone. The numbers ride along as JSON for the cursor (`page/report.js`).
-"""
+"""Charts of the report as paths of an SVG, 1000 wide and 100 high; `templates/charts.html` draws them."""
 
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Literal
 
 import numpy as np
+
+COLOURS = 6
+"""Runs' colours in the style sheet, numbered from 0."""
 
 _WIDTH, _HEIGHT = 1000.0, 100.0
 
@@ -19,14 +18,45 @@ _WIDTH, _HEIGHT = 1000.0, 100.0
 class Line:
     """One line of a chart.
 
-    `values` [N], NaN where there is none. `colour` is the number of a run's colour in the style sheet, `style` one of
-    "solid", "dashed", "steps" (a histogram's outline).
+    `values` [N], NaN where there is none. `colour` is the number of a run's colour in the style sheet; "steps" is a
+    histogram's outline.
     """
 
     label: str
     values: np.ndarray
     colour: int = 0
-    style: str = "solid"
+    style: Literal["solid", "dashed", "steps"] = "solid"
+
+
+@dataclass(frozen=True)
+class DrawnLine:
+    """A line with its path in the SVG."""
+
+    label: str
+    colour: int
+    style: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart as the template draws it.
+
+    describe   what it shows, in a sentence, for those who cannot see it
+    x_label    name of the positions
+    ticks      names of positions, printed from left to right
+    heights    values of the axis, printed from top to bottom
+    uncounted  (left, width) of stretches that do not count, in the SVG's units
+    numbers    JSON for the cursor of `report.js`
+    """
+
+    lines: list[DrawnLine]
+    describe: str
+    x_label: str
+    ticks: list[str]
+    heights: list[str]
+    uncounted: list[tuple[str, str]]
+    numbers: str
 
 
 def line_chart(
@@ -35,59 +65,50 @@ def line_chart(
     *,
     describe: str,
     x_label: str,
-    y_range: tuple[float, float] = (0.0, 1.0),
-    y_format: str = ".2f",
-    shaded: Sequence[bool] | None = None,
-) -> str:
-    """A chart of lines over common positions.
+    highest: float = 1.0,
+    shaded: Sequence[bool] = (),
+    ticks: Sequence[str] = (),
+) -> Chart:
+    """A chart of lines over common positions, from 0 to `highest`.
 
     Args:
         lines: the lines, all of one length N.
-        positions: N names of the positions (frame names, thresholds); the first, middle and last are printed.
-        describe: what the chart shows, in a sentence, for those who cannot see it.
+        positions: N names of the positions (frame names, thresholds).
+        describe: what the chart shows, in a sentence.
         x_label: name of the positions.
-        y_range: lowest and highest value.
-        y_format: format of values in the read-out and of the axis.
+        highest: value at the top.
         shaded: N flags, positions that do not count.
+        ticks: what is printed below, where not the first, middle and last position.
     """
     count = len(positions)
-    low, high = y_range
-    parts = [_grid()]
-    for start, stop in _runs([bool(flag) for flag in shaded] if shaded is not None else []):
-        left, right = (_x(max(start - 0.5, 0), count), _x(min(stop - 0.5, count - 1), count))
-        parts.append(
-            f'<rect class="uncounted" x="{left}" y="0" width="{_number(float(right) - float(left))}" height="100"/>'
-        )
+    drawn = []
     for line in lines:
-        heights = (np.clip(line.values, low, high) - low) / (high - low)
-        path = _steps(heights) if line.style == "steps" else _path(heights)
-        parts.append(f'<path class="line c{line.colour} {line.style}" d="{path}"/>')
-    data = {
+        heights = np.clip(line.values, 0, highest) / highest
+        drawn.append(
+            DrawnLine(line.label, line.colour, line.style, _steps(heights) if line.style == "steps" else path(heights))
+        )
+    uncounted = []
+    for start, stop in _runs(shaded):
+        left, right = (_WIDTH * min(max(i - 0.5, 0), count - 1) / max(count - 1, 1) for i in (start, stop))
+        uncounted.append((_number(left), _number(right - left)))
+    numbers = {
         "x": list(positions),
         "name": x_label,
         "lines": [
             [line.label, line.colour, [None if math.isnan(v) else round(float(v), 4) for v in line.values]]
             for line in lines
         ],
-        "digits": int(y_format[1]),
+        "digits": 2,
         "steps": any(line.style == "steps" for line in lines),
     }
     middle = [positions[0], positions[count // 2], positions[-1]] if count > 2 else list(positions)
-    ticks = "".join(f"<span>{escape(tick)}</span>" for tick in middle)
-    heights = "".join(f"<span>{format(low + (high - low) * i / 4, y_format)}</span>" for i in (4, 2, 0))
-    return (
-        f'<div class="chart" data-chart="{escape(json.dumps(data, separators=(",", ":")))}">'
-        f'<div class="legend">{_legend(lines)}<output aria-live="polite"></output></div>'
-        f'<div class="y" aria-hidden="true">{heights}</div>'
-        f'<div class="plot" role="img" tabindex="0" aria-label="{escape(describe)}">'
-        f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" preserveAspectRatio="none" aria-hidden="true">'
-        f"{''.join(parts)}</svg>"
-        f'<i class="cursor" hidden></i></div>'
-        f'<div class="x" aria-hidden="true">{ticks}</div><div class="xname">{escape(x_label)}</div></div>'
-    )
+    return Chart(
+        drawn, describe, x_label, list(ticks) or middle, [f"{highest * i / 4:.2f}" for i in (4, 2, 0)], uncounted,
+        json.dumps(numbers, separators=(",", ":")),
+    )  # fmt: skip
 
 
-def histogram_chart(series: Sequence[tuple[str, np.ndarray, int]], *, describe: str, x_label: str) -> str:
+def histogram_chart(series: Sequence[tuple[str, np.ndarray, int]], *, describe: str, x_label: str) -> Chart:
     """Distributions of scores in 0..1 as outlines: the share of frames in each of 20 bins.
 
     Args:
@@ -101,62 +122,18 @@ def histogram_chart(series: Sequence[tuple[str, np.ndarray, int]], *, describe: 
         known = values[~np.isnan(values)]
         counts = np.histogram(np.clip(known, 0, 1), edges)[0]
         lines.append(Line(label, counts / max(known.size, 1), colour, "steps"))
-    highest = max(float(line.values.max()) for line in lines)
-    top = max(math.ceil(highest * 10) / 10, 0.1)
+    top = max(math.ceil(max(float(line.values.max()) for line in lines) * 10) / 10, 0.1)
     names = [f"{low:.2f} to {low + 0.05:.2f}" for low in edges[:-1]]
-    chart = line_chart(lines, names, describe=describe, x_label=x_label, y_range=(0.0, top))
-    ticks = '<div class="x" aria-hidden="true"><span>0</span><span>0.5</span><span>1</span></div>'
-    start = chart.index('<div class="x" aria-hidden')
-    return chart[:start] + ticks + chart[chart.index('<div class="xname">') :]
+    return line_chart(lines, names, describe=describe, x_label=x_label, highest=top, ticks=("0", "0.5", "1"))
 
 
-def sparkline(values: np.ndarray, colour: int) -> str:
-    """A word-sized line of scores in 0..1."""
-    return (
-        f'<svg class="spark" viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" preserveAspectRatio="none" aria-hidden="true">'
-        f'<path class="line c{colour} solid" d="{_path(np.clip(values, 0, 1))}"/></svg>'
-    )
-
-
-def _legend(lines: Sequence[Line]) -> str:
-    return "".join(
-        f'<span class="key"><i class="c{line.colour} {line.style}"></i>{escape(line.label)}</span>' for line in lines
-    )
-
-
-def _number(value: float | int) -> str:
-    return f"{value:.1f}".removesuffix(".0")
-
-
-def _x(index: float | int, count: int) -> str:
-    return _number(_WIDTH * index / max(count - 1, 1))
-
-
-def _y(height: float | int) -> str:
-    return _number(_HEIGHT * (1 - height))
-
-
-def _grid() -> str:
-    return "".join(f'<path class="grid" d="M0 {y}H{_WIDTH:.0f}"/>' for y in (0, 25, 50, 75, 100))
-
-
-def _runs(flags: Sequence[bool]) -> list[tuple[int, int]]:
-    """(start, stop) of every stretch of true flags."""
-    padded = np.diff(np.array([False, *flags, False], np.int8))
-    return list(zip(np.flatnonzero(padded == 1).tolist(), np.flatnonzero(padded == -1).tolist(), strict=True))
-
-
-def _path(heights: np.ndarray) -> str:
-    """A line through all values; it breaks where a value is missing, and a lone value is a short dash."""
+def path(heights: np.ndarray) -> str:
+    """A line through values in 0..1; it breaks where a value is missing, and a lone value is a short dash."""
     count = len(heights)
     pieces = []
-    for start, stop in _runs((~np.isnan(heights)).tolist()):
-        points = [f"{_x(i, count)} {_y(heights[i])}" for i in range(start, stop)]
-        if len(points) == 1:
-            points = [
-                f"{_x(start - 0.2, count)} {_y(heights[start])}",
-                f"{_x(start + 0.2, count)} {_y(heights[start])}",
-            ]
+    for start, stop in _runs(~np.isnan(heights)):
+        places = [start - 0.2, start + 0.2] if stop == start + 1 else range(start, stop)
+        points = [f"{_number(_WIDTH * i / max(count - 1, 1))} {_y(heights[round(i)])}" for i in places]
         pieces.append("M" + "L".join(points))
     return "".join(pieces)
 
@@ -164,7 +141,19 @@ def _path(heights: np.ndarray) -> str:
 def _steps(heights: np.ndarray) -> str:
     """The outline of a histogram, from the axis and back to it."""
     width = _WIDTH / len(heights)
-    parts = ["M0 100"]
-    for i, height in enumerate(heights):
-        parts.append(f"V{_y(height)}H{_number(width * (i + 1))}")
-    return "".join(parts) + "V100"
+    parts = [f"V{_y(height)}H{_number(width * (i + 1))}" for i, height in enumerate(heights)]
+    return "".join(["M0 100", *parts, "V100"])
+
+
+def _runs(flags: Sequence[bool] | np.ndarray) -> list[tuple[int, int]]:
+    """(start, stop) of every stretch of true flags."""
+    padded = np.diff(np.array([False, *flags, False], np.int8))
+    return list(zip(np.flatnonzero(padded == 1).tolist(), np.flatnonzero(padded == -1).tolist(), strict=True))
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _y(height: float) -> str:
+    return _number(_HEIGHT * (1 - height))

@@ -1,6 +1,5 @@
 """Overlays of the report: prediction, truth and difference of a frame, as embedded pictures of bounded total size."""
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from hmhi_jax.evaluation.pictures import (
     read_truth,
     resize_prediction,
 )
+from hmhi_jax.tools.pages import data_address
 
 PANELS = ("prediction", "truth", "difference")
 # Colours of Okabe and Ito, told apart by every kind of colour vision. RGB.
@@ -40,6 +40,7 @@ class FrameRequest:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
+        """What tells it from other frames: run, video, frame, reading."""
         return self.run, self.video, self.pair.frame, self.reading
 
 
@@ -86,6 +87,8 @@ def draw_overlays(
 
 
 def _draw(request: FrameRequest, void_label: VoidLabel, width: int) -> Overlay | None:
+    if request.pair.prediction is None:
+        return None
     try:
         truth = read_truth(request.pair.truth, void_label)
         prediction = read_as(read_prediction(request.pair.prediction), request.reading)
@@ -101,11 +104,11 @@ def _draw(request: FrameRequest, void_label: VoidLabel, width: int) -> Overlay |
     background = _background(request.pair.picture, size)
     grey = np.repeat(background.mean(axis=2, keepdims=True), 3, axis=2) * 0.55 + 40
     panels = (
-        _tint(background, predicted, PREDICTED),
-        _tint(background, true, TRUE),
-        _difference(grey, predicted, true),
+        _encode(_tint(background, predicted, PREDICTED)),
+        _encode(_tint(background, true, TRUE)),
+        _encode(_difference(grey, predicted, true)),
     )
-    return Overlay(tuple(_encode(panel) for panel in panels), size)
+    return Overlay(panels, size)
 
 
 def _shrink(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> np.ndarray:
@@ -150,4 +153,4 @@ def _encode(panel: np.ndarray) -> str:
     buffer = io.BytesIO()
     picture: UInt8[np.ndarray, "h w 3"] = np.clip(panel, 0, 255).astype(np.uint8)
     Image.fromarray(picture).save(buffer, "WEBP", quality=_QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_address(buffer.getvalue(), "webp")

@@ -11,9 +11,9 @@ from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pictures import READINGS
 from hmhi_jax.evaluation.scores import Scores, dump_json
-from hmhi_jax.tools.report.markup import Page, frame_measure, lead_figure, main_scores, worst_and_best
-from hmhi_jax.tools.report.page import render
+from hmhi_jax.tools.report.page import Page, render
 from hmhi_jax.tools.report.pictures import FrameRequest, Overlay, draw_overlays
+from hmhi_jax.tools.report.selection import frame_measure, lead_figure, main_scores, worst_and_best
 from hmhi_jax.tools.report.tables import Run, frames_csv, scores_csv, scores_markdown
 
 _EXTREMES = 4

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hmhi_jax.tools.plan.search import largest_that_fits
+from hmhi_jax.tools.plan.plan import largest_that_fits
 
 
 def searched(need, limit, most=4096):

@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.kernels.precision import DTYPES
 from hmhi_jax.tools.plan import topology
 from hmhi_jax.tools.plan.chips import CHIPS
 from hmhi_jax.tools.plan.topology import check_installed, devices_of, memory_text, parse_topology, target_config
@@ -60,6 +61,8 @@ def test_chips_have_their_figures():
     for chip in CHIPS.values():
         if chip.platform != "cpu":
             assert chip.peak["bfloat16"] > 1e14
+            assert set(chip.peak) == set(DTYPES)
+            assert chip.peak["bfloat16"] > chip.peak["tensorfloat32"] > chip.peak["float32"]
             assert chip.memory > 10 * topology.GIB
 
 

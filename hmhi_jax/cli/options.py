@@ -1,0 +1,66 @@
+"""Options that several commands have, and what can be refused of an option before anything is opened."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hmhi_jax.errors import InputError
+
+# The names of `hmhi_jax.kernels.precision.DTYPES`, which is not imported here: reading a help must not wait for JAX.
+COMPUTE_DTYPES = ("float32", "tensorfloat32", "bfloat16")
+
+
+OptionCheck = Callable[[Any, Any, Any], Any]
+"""Takes the command's context, the option and its value, and gives the value back."""
+
+
+def expected(what: str, accepts: Callable[[Any], bool]) -> OptionCheck:
+    """A callback of an option that refuses what `accepts` is false of: "--threshold 3: expected WHAT"."""
+
+    def check(context: Any, parameter: Any, value: Any) -> Any:
+        if value is not None and not accepts(value):
+            given = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            raise InputError(f"{parameter.opts[0]} {given}: expected {what}")
+        return value
+
+    return check
+
+
+def one_of(*names: str) -> OptionCheck:
+    """A callback of an option that takes one of some names."""
+    return expected(f"{', '.join(names[:-1])} or {names[-1]}", lambda name: name in names)
+
+
+def at_least(least: int) -> OptionCheck:
+    """A callback of an option that counts something."""
+    return expected("a positive number" if least == 1 else f"{least} or more", lambda number: number >= least)
+
+
+side_of_input = expected("a multiple of 32", lambda side: side >= 32 and side % 32 == 0)
+sides_of_input = expected("two multiples of 32", lambda sides: all(side >= 32 and side % 32 == 0 for side in sides))
+
+
+def network_size(text: str | None) -> tuple[int, int] | str | None:
+    """ "auto", "512" or "480x864" (height first); multiples of 32."""
+    if text is None or text == "auto":
+        return text
+    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
+    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if min(height, width) < 32 or height % 32 or width % 32:
+        raise InputError(f"--size {text}: expected HEIGHTxWIDTH in multiples of 32, such as 480x864, or 'auto'")
+    return height, width
+
+
+DatasetArgument = Annotated[Path, typer.Argument(help="Folder of the data set.", metavar="DATASET")]
+LayoutOption = Annotated[str | None, typer.Option(help="Its layout, by name; recognised if not given.")]
+SplitOption = Annotated[str | None, typer.Option(help="One split, such as train; all of them if not given.")]
+FlowsOption = Annotated[Path | None, typer.Option(help="Where flow pictures are, if not in the data set.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores if not given.")]
+WorkersOrNoneOption = Annotated[
+    int | None, typer.Option(min=0, help="Processes; as many as cores if not given, 0 for this one alone.")
+]
+MemoryOption = Annotated[int | None, typer.Option(min=1, help="Capacity of the memory.")]
+FlowRecipeOption = Annotated[str | None, typer.Option(help="Flow recipe as JSON (the release's: raw DIS flow).")]

@@ -1,0 +1,5 @@
+from . import losses
+
+__all__ = [
+    "losses",
+]

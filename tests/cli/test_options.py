@@ -1,0 +1,26 @@
+"""What the commands' options take, said without loading JAX."""
+
+import subprocess
+import sys
+
+import pytest
+
+from hmhi_jax.cli.options import COMPUTE_DTYPES
+from hmhi_jax.kernels.precision import DTYPES
+
+
+def test_the_network_computes_in_what_the_commands_offer():
+    assert COMPUTE_DTYPES == DTYPES
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["segment", "--help"], ["segment", "a.mp4", "-o", "b", "--dtype", "x"]]
+)
+def test_a_help_and_a_wrong_option_wait_for_nothing_heavy(arguments):
+    script = (
+        "import sys\nfrom hmhi_jax.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+        "heavy = {'jax', 'flax', 'numpy', 'cv2', 'matplotlib', 'joblib'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
