@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from hmhi_jax.data.decoding import Picture, read_mask, read_picture
+from hmhi_jax.complete_files import readable
 from hmhi_jax.data.flow_pictures import flow_recipe_of
 from hmhi_jax.data.layouts import Dataset
+from hmhi_jax.data.masks import read_mask
 from hmhi_jax.data.packing import FRAMES_PER_SHARD, EncodedVideo, PackedDataset, write_packed
+from hmhi_jax.data.pictures import Picture, read_picture
 from hmhi_jax.errors import InputError
 
 
@@ -57,7 +59,6 @@ class _Encoder:
     form: PackedForm
 
     def __call__(self, number: int) -> EncodedVideo:
-        cv2.setNumThreads(1)
         video, form = self.dataset.videos[number], self.form
         return EncodedVideo(
             name=video.name,
@@ -106,10 +107,8 @@ def pack_dataset(
 
 
 def _untouched(picture: Picture) -> bytes:
-    try:
+    with readable(str(picture)):
         return picture.read_bytes()
-    except OSError as error:
-        raise InputError(f"{picture}: cannot be read ({error.strerror or error})") from error
 
 
 def _encoded(picture: UInt8[np.ndarray, "H W C"], quality: int, codec: str = "jpeg") -> bytes:

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hmhi_jax.data.natural_order import natural_key
-
-FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
-MASK_SUFFIXES = FRAME_SUFFIXES | {".pgm", ".pbm"}
+from hmhi_jax.data.pictures import is_picture
 
 # Beside the folder of frames; the first is the one `hmhi flow` makes.
 _FLOWS = ("Flows", "JPEGFlows", "OpticalFlow", "Flow", "flows", "flow")
@@ -54,7 +52,7 @@ def folders(folder: Path) -> list[Path]:
 
 
 def _has_frames(folder: Path) -> bool:
-    return any(path.suffix.lower() in FRAME_SUFFIXES for path in visible(folder))
+    return any(is_picture(path) for path in visible(folder))
 
 
 def _beside(folder: Path, *parts: str) -> tuple[Path, ...]:

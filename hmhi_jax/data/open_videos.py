@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hmhi_jax.data.frame_folders import FrameFolder
 from hmhi_jax.data.natural_order import natural_order
-from hmhi_jax.data.video import PICTURE_SUFFIXES, Video
+from hmhi_jax.data.pictures import PICTURE_SUFFIXES, is_picture
+from hmhi_jax.data.video import Video
 from hmhi_jax.data.video_files import Camera, VideoFile
 from hmhi_jax.errors import InputError
 
@@ -63,7 +64,7 @@ def open_videos(inputs: Sequence[str | Path], *, frame_rate: Fraction | None = N
             opened.append(_open_camera(str(path), path.name))
         elif path.is_dir():
             opened += _open_folder(path, frame_rate)
-        elif path.suffix.lower() in PICTURE_SUFFIXES:
+        elif is_picture(path):
             pictures.setdefault(path.parent, []).append(path)
         else:
             opened.append(_open_file(path))

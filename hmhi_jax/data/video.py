@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from hmhi_jax.data.pictures import MOST_PIXELS
 from hmhi_jax.errors import InputError
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 SMALLEST_SIDE = 16  # pixels; optical flow needs a few patches
 LARGEST_SIDE = 16_384
-MOST_PIXELS = 2**26  # twice 8K video
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from hmhi_jax.data.masks import VoidLabel
+from hmhi_jax.data.pictures import Picture
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures, score_files
-from hmhi_jax.evaluation.pictures import Encoded
 
 # Frames per task: enough to make the exchange cheap, few enough to keep all cores busy until the end.
 _FRAMES_PER_TASK = 8
@@ -33,7 +33,7 @@ class Task:
     """Frames to score: indices the caller knows them by, and their (prediction, truth) files."""
 
     indices: tuple[int, ...]
-    files: tuple[tuple[Encoded, Encoded], ...]
+    files: tuple[tuple[Picture, Picture], ...]
     readings: tuple[str, ...]
     measures: Measures
     void_label: VoidLabel
@@ -50,7 +50,7 @@ def worker_count(workers: int | None) -> int:
 
 
 def score_all(
-    files: Sequence[tuple[Encoded, Encoded]],
+    files: Sequence[tuple[Picture, Picture]],
     readings: tuple[str, ...],
     measures: Measures,
     void_label: VoidLabel = "auto",

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from made_datasets import every_layout, frame_picture, object_mask, release_tree, write_flows, write_video
 
-from hmhi_jax.data.decoding import read_mask, read_picture
 from hmhi_jax.data.layout_rules import LAYOUTS
 from hmhi_jax.data.layouts import open_dataset
+from hmhi_jax.data.masks import read_mask
+from hmhi_jax.data.pictures import read_picture
 from hmhi_jax.errors import InputError
 
 
