@@ -189,7 +189,9 @@ def _decoding(picture: Picture, data: bytes) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        raise PictureError(f"{picture}: is no picture (it begins with {data[:12]!r}); replace it") from error
+        raise PictureError(
+            f"{picture}: is no picture (it begins with {data[:12]!r} and cannot be read as one); replace it"
+        ) from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"{picture}: is too large ({error}); scale it down first") from error
     except (OSError, SyntaxError, ValueError, struct.error, cv2.error) as error:  # what the decoders raise
