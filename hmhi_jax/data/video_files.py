@@ -1,6 +1,12 @@
 """Video files and cameras, decoded by FFmpeg's libraries through PyAV."""
 
+import contextlib
+import dataclasses
+import itertools
+import math
 import os
+import stat
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -11,12 +17,16 @@ from typing import Any
 import av
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
+from hmhi_jax.data.pictures import upright, upright_size
 from hmhi_jax.data.video import Frame, Video, check_size
 from hmhi_jax.errors import InputError
 
-# A file promises a number of frames, or only a length to guess it from. Fewer than this share of it is worth a note.
-_ENOUGH = 0.95
+_ENOUGH = 0.95  # fewer than this share of the frames, or of the length that a file promises, is worth a note
+_STEADY = 0.01  # how much a steady frame rate may differ from what the frames' times say
+_LONGEST_GAP = 10  # seconds between frames of a broadcast; after a longer one its clock was set
+_CLOCK_MAY_JUMP = 0x0200  # FFmpeg's AVFMT_TS_DISCONT
 
 
 class VideoFile(Video):
@@ -30,17 +40,15 @@ class VideoFile(Video):
             raise InputError(f"{self.path}: the file is empty")
         with _open(self.path) as container:
             stream = _video_stream(container, self.path)
-            self.frame_rate = _frame_rate(stream)
-            self.frame_count = _expected_frames(container, stream, self.frame_rate)
-            self.sample_aspect_ratio = stream.sample_aspect_ratio or Fraction(1)
             check_size((stream.codec_context.height, stream.codec_context.width), self.path)
             first = next(_Decoder(container, stream).frames(), None)
             if first is None:
                 raise InputError(f"{self.path}: no frame of it can be decoded; is the file cut off or damaged?")
-            self.size = _upright_size(first)
-            if abs(first.rotation) % 180 == 90:
-                self.sample_aspect_ratio = 1 / self.sample_aspect_ratio
+            self.size, self.sample_aspect_ratio = _shown(first, stream)
         check_size(self.size, self.path)
+        with _open(self.path) as container:
+            self._promise = _promise(container, _video_stream(container, self.path))
+        self.frame_rate, self.frame_count = self._promise.frame_rate, self._promise.frames
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         digits = max(5, len(str((self.frame_count or 1) - 1)))
@@ -76,10 +84,11 @@ class VideoFile(Video):
     def _judge(self, decoded: int, decoder: "_Decoder") -> None:
         """Note what is missing at the end of the file."""
         self.notes.clear()
-        expected = self.frame_count or 0
+        expected = self._promise.frames
         about = f" of about {expected}" if expected > decoded else ""
         used = f"{decoded}{about} frames decode and are used"
-        if decoder.cut_off or (not decoder.undecodable and decoded < _ENOUGH * expected - 1):
+        cut_off = decoder.cut_off or self._promise.cut_off or decoder.packets < self._promise.packets
+        if cut_off or (not decoder.undecodable and decoded < _ENOUGH * expected - 1):
             self.notes.append(f"{self.path}: is cut off or damaged; {used}")
         elif decoder.undecodable:
             self.notes.append(
@@ -109,12 +118,11 @@ class Camera(Video):
             raise InputError(f"{source}: {where}{error}" if where else str(error)) from error
         self._stream = _video_stream(self._container, source)
         self.frame_rate = _frame_rate(self._stream)
-        self.sample_aspect_ratio = self._stream.sample_aspect_ratio or Fraction(1)
         self._decoded = _Decoder(self._container, self._stream).frames()
         self._first = next(self._decoded, None)
         if self._first is None:
             raise InputError(f"{source}: sends no frames that decode")
-        self.size = _upright_size(self._first)
+        self.size, self.sample_aspect_ratio = _shown(self._first, self._stream)
         check_size(self.size, source)
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
@@ -123,7 +131,7 @@ class Camera(Video):
         first, self._first = self._first, None
         index = 0
         try:
-            for decoded in _chain(first, self._decoded):
+            for decoded in itertools.chain((first,), self._decoded):
                 if (size := _upright_size(decoded)) != self.size:
                     raise InputError(
                         f"{self.path}: changed from {self.size[1]} x {self.size[0]} to {size[1]} x {size[0]} pixels"
@@ -153,6 +161,7 @@ class _Decoder:
         self._stream = stream
         self._stop_at_errors = stop_at_errors
         self.stopped = False
+        self.packets = 0  # whose frames are shown
         self.undecodable = 0
         self.cut_off = False
 
@@ -174,6 +183,7 @@ class _Decoder:
             if self._stop_at_errors and packet.is_corrupt:
                 self.stopped = True
                 return
+            self.packets += _is_shown(packet)
             yield from self._decode(packet)
             if self._stop_at_errors and self.undecodable:
                 self.stopped = True
@@ -208,12 +218,14 @@ def _open(source: str, container_format: str | None = None) -> av.container.Inpu
 
 
 def _video_stream(container: av.container.InputContainer, path: str) -> av.video.stream.VideoStream:
-    """The first video stream that is no cover picture."""
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            if stream.codec_context is None:
-                raise InputError(f"{path}: its codec cannot be decoded here; re-encode it, for example as H.264")
-            return stream
+    """The video stream that players show: the first that is marked as the default, or the first; no cover picture."""
+    marks = av.stream.Disposition
+    streams = [s for s in container.streams.video if not s.disposition & (marks.attached_pic | marks.timed_thumbnails)]
+    if streams:
+        stream = next((s for s in streams if s.disposition & marks.default), streams[0])
+        if stream.codec_context is None:
+            raise InputError(f"{path}: its codec cannot be decoded here; re-encode it, for example as H.264")
+        return stream
     kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
     raise InputError(f"{path}: holds no video stream, only {kinds}")
 
@@ -222,45 +234,122 @@ def _frame_rate(stream: av.video.stream.VideoStream) -> Fraction:
     return Fraction(stream.average_rate or stream.guessed_rate or 25)
 
 
-def _expected_frames(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream, frame_rate: Fraction
-) -> int | None:
-    """The number the file states, else what its length makes likely."""
-    if stream.frames:
-        return stream.frames
-    if stream.duration:
-        return max(1, round(stream.duration * stream.time_base * frame_rate))
-    if container.duration:
-        return max(1, round(Fraction(container.duration, av.time_base) * frame_rate))
-    return None
+@dataclasses.dataclass(frozen=True)
+class _Promise:
+    """What a file says of its video before anything is decoded.
+
+    frames      how many will be shown, if all is well
+    packets     how many packets that show something can be read; fewer are a file that is cut off
+    frame_rate  frames by the time they are shown, as a whole
+    cut_off     whether the file ends long before the time it states
+    """
+
+    frames: int
+    packets: int
+    frame_rate: Fraction
+    cut_off: bool = False
 
 
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Counterclockwise quarter turns that show the frame upright (the display matrix phones write)."""
-    return round(frame.rotation / 90) % 4
+@dataclasses.dataclass(frozen=True)
+class _Span:
+    """From when to when something is shown, in seconds."""
+
+    begin: Fraction
+    end: Fraction
+
+    def and_also(self, other: "_Span | None") -> "_Span":
+        return self if other is None else _Span(min(self.begin, other.begin), max(self.end, other.end))
+
+
+def _promise(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> _Promise:
+    """Count what is to come: in the file's index if that lists all packets (MP4), else by reading them all once.
+
+    Neither a stated rate times a length nor a stated number of frames will do: edit lists cut frames away, screen
+    recorders store a frame when something changes, clocks jump where recordings were joined.
+    """
+    rate = _frame_rate(stream)
+    index = getattr(stream, "index_entries", ())  # older PyAV has none
+    if stream.frames and len(index) == stream.frames:
+        shown = sum(not entry.is_discard for entry in index)
+        return _Promise(shown, shown, rate)
+    count, before = 0, None
+    read: _Span | None = None  # of anything the file holds, as sound may go on when pictures stand still
+    pieces: list[_Span] = []  # of the video: more than one where a broadcast's clock was set
+    longest_gap = _LONGEST_GAP if int(container.format.flags) & _CLOCK_MAY_JUMP else math.inf
+    with contextlib.suppress(av.FFmpegError):  # told when the frames are read
+        for packet in container.demux():
+            shown = packet.stream_index == stream.index and _is_shown(packet)
+            count += shown
+            if packet.pts is None or not packet.size:
+                continue
+            begin, duration = packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base
+            read = _Span(begin, begin + duration).and_also(read)
+            if shown:
+                span = _Span(begin, begin + (duration or 1 / rate))
+                if before is None or abs(begin - before) > longest_gap:
+                    pieces.append(span)
+                pieces[-1] = span.and_also(pieces[-1])
+                before = begin
+    seconds = sum(piece.end - piece.begin for piece in pieces)
+    if seconds and abs(count / seconds / rate - 1) > _STEADY:
+        rate = Fraction(count / seconds).limit_denominator(1_000_000)
+    stated = Fraction(container.duration or 0, av.time_base)
+    if read and read.end - read.begin < _ENOUGH * stated - 1 / rate:
+        return _Promise(max(count, round(stated * rate)), count, rate, cut_off=True)
+    return _Promise(count, count, rate)
+
+
+def _is_shown(packet: av.Packet) -> bool:
+    """Whether a packet becomes a frame to be seen: not what an edit list cuts away, nor VP8's hidden frames."""
+    if not packet.size or packet.is_discard:
+        return False
+    return packet.stream.codec_context.name != "vp8" or bool(bytes(packet)[0] & 0x10)
+
+
+def _turn(frame: av.VideoFrame) -> Image.Transpose | None:
+    """What shows a frame as its display matrix says (which phones write, front cameras with a mirror in it).
+
+    The matrix [a b; c d] takes a point (x, y) of the stored picture to (ax + cy, bx + dy). Other angles than quarter
+    turns are rounded to one.
+    """
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return None
+    a, b, _, c, d = struct.unpack("=5i", bytes(side_data)[:20])
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        mirrored, upside_down = a < 0, d < 0
+        turns = (None, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180)
+    else:
+        mirrored, upside_down = c < 0, b < 0
+        turns = (
+            Image.Transpose.TRANSPOSE,
+            Image.Transpose.ROTATE_90,
+            Image.Transpose.ROTATE_270,
+            Image.Transpose.TRANSVERSE,
+        )
+    return turns[2 * mirrored + upside_down]
+
+
+def _shown(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> tuple[tuple[int, int], Fraction]:
+    """(height, width) of a frame as it is meant to be seen, and width over height of its pixels."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    return _upright_size(frame), aspect if upright_size((0, 1), _turn(frame)) == (0, 1) else 1 / aspect
 
 
 def _upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    return (frame.width, frame.height) if _quarter_turns(frame) % 2 else (frame.height, frame.width)
+    return upright_size((frame.height, frame.width), _turn(frame))
 
 
 def _upright_picture(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-    picture = frame.to_ndarray(format="rgb24")
-    turns = _quarter_turns(frame)
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+    return upright(frame.to_ndarray(format="rgb24"), _turn(frame))
 
 
 def _camera_device(source: str) -> tuple[str, str | None]:
     """What FFmpeg calls a camera on this system, and by which of its formats it is read."""
-    if not source.isdigit():  # a URL, or a device of Linux
-        return source, "v4l2" if "://" not in source else None
+    if not source.isdigit():  # a URL, a pipe, or a device of Linux
+        return source, "v4l2" if os.path.exists(source) and stat.S_ISCHR(os.stat(source).st_mode) else None
     if sys.platform == "darwin":
         return source, "avfoundation"
     if sys.platform == "win32":
         return f"video={source}", "dshow"
     return f"/dev/video{source}", "v4l2"
-
-
-def _chain(first: av.VideoFrame, others: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    yield first
-    yield from others
