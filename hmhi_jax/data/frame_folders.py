@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from hmhi_jax.data.natural_order import natural_order
-from hmhi_jax.data.pictures import PICTURE_SUFFIXES, is_picture, picture_size, read_picture
+from hmhi_jax.data.pictures import PICTURE_SUFFIXES, is_animated, is_picture, picture_size, read_picture
 from hmhi_jax.data.records import FolderPictures
 from hmhi_jax.data.video import Frame, Video, check_size, files_fingerprint
 from hmhi_jax.errors import InputError
@@ -55,6 +55,11 @@ class FrameFolder(Video):
                     f"{picture} is {size[1]} x {size[0]} pixels but {names[0]} is {width} x {height}, "
                     "expected frames of one size; resize them, or segment them as two videos"
                 )
+
+        more = [picture.name for picture in self._pictures if is_animated(picture)]
+        if more:
+            few = ", ".join(more[:3]) + (", ..." if len(more) > 3 else "")
+            self.notes.append(f"{folder}: of {few} only the first picture is read; name such a file alone to read all")
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         for index in range(start, len(self._pictures)):

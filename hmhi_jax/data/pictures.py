@@ -6,6 +6,7 @@ applied to its pixels and to its size, wherever it comes from and whatever it sh
 
 import contextlib
 import io
+import itertools
 import os
 import struct
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ Pixels differ by one or two levels of 255 on average; docs/data.md has what it g
 """
 
 _ORIENTATION = 0x0112  # EXIF tag
+_SUBFILE_TYPE = 254  # TIFF tag; an odd value: a preview of another page
+_CAN_BE_ANIMATED = (".png", ".webp", ".tif", ".tiff")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,7 +47,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDES_CHANGE_PLACES = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
-_END = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # stands near the end of a file that is whole
+_END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # stands near the end of a file that is whole
 
 
 class PictureError(InputError):
@@ -114,6 +117,38 @@ def read_picture(
     if reading == "fast":
         return cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=cv2.INTER_AREA)
     return resize_picture(pixels, size)
+
+
+def read_pictures(picture: Picture) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float | None]]:
+    """All pictures of a file that holds several (animated WebP and PNG, TIFF with pages), each with how many
+    milliseconds it is shown, where the file says so.
+
+    A TIFF's previews of its pages are left out, as is a picture that an animated PNG keeps for those who cannot show
+    it. Raises PictureError.
+    """
+    data = _bytes(picture)
+    with _decoding(picture, data):
+        image = _open(picture, io.BytesIO(data))
+        turn = _turn(picture, image)
+        for _ in _each(image):
+            image.load()
+            yield upright(_rgb(image), turn), image.info.get("duration")
+
+
+def is_animated(picture: Path) -> bool:
+    """Whether a file holds more pictures than the one that `read_picture` reads, by its header."""
+    if not str(picture).lower().endswith(_CAN_BE_ANIMATED):
+        return False
+    with _reading(picture), picture.open("rb") as file, _decoding(picture, b""):
+        return len(list(itertools.islice(_each(_open(picture, file)), 2))) > 1
+
+
+def _each(image: Image.Image) -> Iterator[int]:
+    """Go from picture to picture of a file that may hold several."""
+    for number in range(int(getattr(image, "default_image", False)), getattr(image, "n_frames", 1)):
+        image.seek(number)
+        if image.format != "TIFF" or not image.tag_v2.get(_SUBFILE_TYPE, 0) & 1:
+            yield number
 
 
 def open_picture(picture: Picture) -> Image.Image:
@@ -225,7 +260,7 @@ def _turn(picture: Picture, image: Image.Image) -> Image.Transpose | None:
 
 def _decode(data: bytes, image: Image.Image, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W 3"]:
     """The pixels as stored, by the fastest decoder that gives Pillow's; a JPEG may be decoded smaller, see `size`."""
-    if image.format == "JPEG" and image.mode in ("L", "RGB"):
+    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
         return _decode_jpeg(data, size)
     if image.format == "PNG" and _END["PNG"] in data[-4096:]:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -233,6 +268,10 @@ def _decode(data: bytes, image: Image.Image, size: tuple[int, int] | None) -> UI
             return pixels
         image.verify()  # says what is wrong, which OpenCV does not
         raise ValueError("cannot be decoded")
+    return _rgb(image)
+
+
+def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return np.asarray(image.convert("RGB"))

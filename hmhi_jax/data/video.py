@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -60,6 +61,19 @@ class Video(ABC):
     def frame_names(self) -> Sequence[str] | None:
         """Names of all frames, where they are known before reading."""
         return None
+
+
+class FileVideo(Video):
+    """A video in one file."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        self.name = Path(path).stem
+        self.notes = []
+
+    def fingerprint(self) -> dict[str, Any]:
+        status = os.stat(self.path)
+        return {"path": os.path.abspath(self.path), "bytes": status.st_size, "modified": status.st_mtime_ns}
 
 
 def check_size(size: tuple[int, int], what: str) -> None:

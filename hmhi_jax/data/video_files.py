@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 import stat
 import struct
 import sys
@@ -20,7 +21,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from hmhi_jax.data.pictures import upright, upright_size
-from hmhi_jax.data.video import Frame, Video, check_size
+from hmhi_jax.data.video import FileVideo, Frame, Video, check_size
 from hmhi_jax.errors import InputError
 
 _ENOUGH = 0.95  # fewer than this share of the frames, or of the length that a file promises, is worth a note
@@ -29,13 +30,11 @@ _LONGEST_GAP = 10  # seconds between frames of a broadcast; after a longer one i
 _CLOCK_MAY_JUMP = 0x0200  # FFmpeg's AVFMT_TS_DISCONT
 
 
-class VideoFile(Video):
+class VideoFile(FileVideo):
     """A file with a video stream. Opening it decodes the first frame, so that what is no video is known at once."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = str(path)
-        self.name = Path(path).stem
-        self.notes = []
+        super().__init__(path)
         if os.path.getsize(path) == 0:
             raise InputError(f"{self.path}: the file is empty")
         with _open(self.path) as container:
@@ -95,27 +94,24 @@ class VideoFile(Video):
                 f"{self.path}: is cut off or damaged, {decoder.undecodable} packets do not decode; {used}"
             )
 
-    def fingerprint(self) -> dict[str, Any]:
-        status = os.stat(self.path)
-        return {"path": os.path.abspath(self.path), "bytes": status.st_size, "modified": status.st_mtime_ns}
-
 
 class Camera(Video):
-    """A live source: a camera by number or device, or anything with a URL that FFmpeg opens. It can be read once."""
+    """A live source: a camera by number or device, a pipe, or anything with a URL that FFmpeg opens; read once."""
 
     live = True
 
-    def __init__(self, source: str) -> None:
-        self.path = source
+    def __init__(self, given: str) -> None:
+        self.path = source = without_password(given)
         self.name = f"camera{source}" if source.isdigit() else source
         self.frame_count = None
         self.notes = []
-        device, container_format = _camera_device(source)
+        device, container_format = _camera_device(given)
         try:
             self._container = _open(device, container_format=container_format)
         except InputError as error:
-            where = "no such file or folder, and no such camera: " if source.isdigit() else ""
-            raise InputError(f"{source}: {where}{error}" if where else str(error)) from error
+            where = f"{source}: no such file or folder, and no such camera: " if source.isdigit() else ""
+            pipe = "; it is a pipe, and an MP4 whose index stands at its end must be a file" if _is_pipe(source) else ""
+            raise InputError(f"{where}{error}{pipe}") from error
         self._stream = _video_stream(self._container, source)
         self.frame_rate = _frame_rate(self._stream)
         self._decoded = _Decoder(self._container, self._stream).frames()
@@ -203,9 +199,26 @@ class _Decoder:
 _ANY_METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
-def _open(source: str, container_format: str | None = None) -> av.container.InputContainer:
+def without_password(source: str) -> str:
+    """An address without the name and the password in it, as it may be shown and kept."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", source)
+
+
+def is_url(source: str) -> bool:
+    """Whether a name is an address as of a camera in the network; a file may have any characters in its name."""
+    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source)) and not os.path.exists(source)
+
+
+def _open(address: str, container_format: str | None = None) -> av.container.InputContainer:
+    """Open what FFmpeg knows by `address`: a file's path, a URL, or a device of a container format."""
+    source = without_password(address)
+    if not container_format and not is_url(address):
+        address = f"file:{address}"  # else FFmpeg takes what stands before a colon for a protocol
     try:
-        return av.open(source, format=container_format, **_ANY_METADATA)
+        address.encode()
+        return av.open(address, format=container_format, **_ANY_METADATA)
+    except UnicodeEncodeError:  # a name in another encoding, which PyAV cannot hand on
+        return av.open(open(address[5:], "rb"), **_ANY_METADATA)
     except PermissionError as error:
         raise InputError(f"{source}: cannot be read (permission denied)") from error
     except av.error.InvalidDataError as error:
@@ -213,7 +226,7 @@ def _open(source: str, container_format: str | None = None) -> av.container.Inpu
             f"{source}: is no video that can be read; if it should be one, the file is cut off or damaged"
         ) from error
     except (av.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or without_password(str(error))
         raise InputError(f"{source}: cannot be opened as a video ({reason})") from error
 
 
@@ -347,9 +360,13 @@ def _upright_picture(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
 def _camera_device(source: str) -> tuple[str, str | None]:
     """What FFmpeg calls a camera on this system, and by which of its formats it is read."""
     if not source.isdigit():  # a URL, a pipe, or a device of Linux
-        return source, "v4l2" if os.path.exists(source) and stat.S_ISCHR(os.stat(source).st_mode) else None
+        return source, "v4l2" if os.path.exists(source) and not _is_pipe(source) else None
     if sys.platform == "darwin":
         return source, "avfoundation"
     if sys.platform == "win32":
         return f"video={source}", "dshow"
     return f"/dev/video{source}", "v4l2"
+
+
+def _is_pipe(source: str) -> bool:
+    return os.path.exists(source) and stat.S_ISFIFO(os.stat(source).st_mode)
