@@ -1,6 +1,5 @@
 """What can be segmented: finds the video files, folders of frames and cameras that the user named, and opens them."""
 
-import contextlib
 import dataclasses
 import os
 import re
@@ -64,7 +63,7 @@ def find_videos(inputs: Sequence[str | Path], *, frame_rate: Fraction | None = N
 
     def add(video: Video, *parts: str) -> None:
         found.videos.append(video)
-        names.append(parts)
+        names.append(tuple(os.fsencode(part).decode(errors="replace") for part in parts))  # whatever its encoding
 
     for given in inputs:
         text = str(given)
@@ -108,8 +107,7 @@ def _local(text: str) -> Path | None:
     if not os.path.lexists(path):
         if text.isdigit() or is_url(text):
             return None
-        with contextlib.suppress(RuntimeError):  # no user of such a name
-            path = path.expanduser()
+        path = Path(os.path.expanduser(text))
     if path.is_symlink() and not path.exists():
         raise InputError(_leads_nowhere(path))
     if not os.path.lexists(path):

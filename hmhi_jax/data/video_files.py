@@ -213,12 +213,12 @@ def _open(address: str, container_format: str | None = None) -> av.container.Inp
     """Open what FFmpeg knows by `address`: a file's path, a URL, or a device of a container format."""
     source = without_password(address)
     if not container_format and not is_url(address):
-        address = f"file:{address}"  # else FFmpeg takes what stands before a colon for a protocol
+        address = os.path.abspath(address)  # else FFmpeg takes what stands before a colon for a protocol
     try:
         address.encode()
         return av.open(address, format=container_format, **_ANY_METADATA)
     except UnicodeEncodeError:  # a name in another encoding, which PyAV cannot hand on
-        return av.open(open(address[5:], "rb"), **_ANY_METADATA)
+        return av.open(open(address, "rb"), **_ANY_METADATA)
     except PermissionError as error:
         raise InputError(f"{source}: cannot be read (permission denied)") from error
     except av.error.InvalidDataError as error:
