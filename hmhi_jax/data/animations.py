@@ -6,8 +6,7 @@ from pathlib import Path
 
 from hmhi_jax.data.frame_folders import DEFAULT_FRAME_RATE
 from hmhi_jax.data.pictures import read_pictures
-from hmhi_jax.data.video import FileVideo, Frame, check_size
-from hmhi_jax.errors import InputError
+from hmhi_jax.data.video import FileVideo, Frame, check_same_size, check_size
 
 
 class AnimatedPicture(FileVideo):
@@ -22,12 +21,9 @@ class AnimatedPicture(FileVideo):
             durations.append(Fraction(milliseconds or 0) / 1000)
         self.size, self.frame_count = sizes[0], len(sizes)
         check_size(self.size, self.path)
-        for number, (height, width) in enumerate(sizes):
-            if (height, width) != self.size:
-                raise InputError(
-                    f"{self.path}: picture {number} is {width} x {height} pixels but the first is {self.size[1]} x "
-                    f"{self.size[0]}, expected frames of one size; save them as files of their own"
-                )
+        for number, size in enumerate(sizes):
+            what = f"{self.path}: picture {number}"
+            check_same_size(size, what, self.size, "the first", "save them as files of their own")
         seconds = sum(durations)
         self.frame_rate = (
             Fraction(len(sizes) / seconds).limit_denominator(1001) if seconds else frame_rate or DEFAULT_FRAME_RATE

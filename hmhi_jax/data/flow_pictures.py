@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -14,7 +13,7 @@ from hmhi_jax.complete_files import completed, readable, writable, write_text
 from hmhi_jax.data.flow import FlowRecipe, flow_of
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.packing import PackedDataset
-from hmhi_jax.data.pictures import PictureError, read_picture
+from hmhi_jax.data.pictures import PictureError, encode_picture, read_picture
 from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
 from hmhi_jax.ordered_map import ordered_map
@@ -38,10 +37,7 @@ class FlowFormat:
 
     def encode(self, picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
         """The file's bytes."""
-        options = [cv2.IMWRITE_JPEG_QUALITY, self.quality]
-        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        return cv2.imencode(f".{self.suffix}", bgr, options if self.suffix == "jpg" else [])[1].tobytes()
+        return encode_picture(picture, self.quality if self.suffix == "jpg" else 0)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from hmhi_jax.data.natural_order import natural_order
 from hmhi_jax.data.pictures import PICTURE_SUFFIXES, is_animated, is_picture, picture_size, read_picture
 from hmhi_jax.data.records import FolderPictures
-from hmhi_jax.data.video import Frame, Video, check_size, files_fingerprint
+from hmhi_jax.data.video import Frame, Video, check_same_size, check_size, files_fingerprint
 from hmhi_jax.errors import InputError
 
 DEFAULT_FRAME_RATE = Fraction(24)
@@ -48,13 +48,8 @@ class FrameFolder(Video):
             sizes = [picture_size(picture, ends=False) for picture in self._pictures]
         self.size = sizes[0]
         check_size(self.size, str(self._pictures[0]))
-        height, width = self.size
         for picture, size in zip(self._pictures, sizes, strict=True):
-            if size != self.size:
-                raise InputError(
-                    f"{picture} is {size[1]} x {size[0]} pixels but {names[0]} is {width} x {height}, "
-                    "expected frames of one size; resize them, or segment them as two videos"
-                )
+            check_same_size(size, str(picture), self.size, names[0], "resize them, or segment them as two videos")
 
         more = [picture.name for picture in self._pictures if is_animated(picture)]
         if more:

@@ -200,6 +200,17 @@ def _size(picture: Picture, file: io.BufferedIOBase, ends: bool, mask: bool) -> 
         return upright_size(image.size[::-1], _turn(picture, image))
 
 
+def encode_picture(pixels: UInt8[np.ndarray, "H W 3"], quality: int, codec: str = "jpeg") -> bytes:
+    """RGB as the bytes of a file: PNG if `quality` is 0, else "webp" or "jpeg" (colours not subsampled) of it."""
+    suffix, options = ".png", []
+    if quality and codec == "webp":
+        suffix, options = ".webp", [cv2.IMWRITE_WEBP_QUALITY, quality]
+    elif quality:
+        suffix, options = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality]
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+
+
 @contextlib.contextmanager
 def _reading(picture: Picture) -> Iterator[None]:
     try:
@@ -262,7 +273,8 @@ def _decode(data: bytes, image: Image.Image, size: tuple[int, int] | None) -> UI
     """The pixels as stored, by the fastest decoder that gives Pillow's; a JPEG may be decoded smaller, see `size`."""
     if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
         return _decode_jpeg(data, size)
-    if image.format == "PNG" and _END["PNG"] in data[-4096:]:
+    still_webp = image.format == "WEBP" and not image.is_animated
+    if still_webp or (image.format == "PNG" and _END["PNG"] in data[-4096:]):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if pixels is not None:
             return pixels

@@ -91,6 +91,15 @@ def check_size(size: tuple[int, int], what: str) -> None:
         )
 
 
+def check_same_size(size: tuple[int, int], what: str, first: tuple[int, int], of: str, advice: str) -> None:
+    """Refuse a frame (`what`) of another size than the first one (`of`)."""
+    if size != first:
+        raise InputError(
+            f"{what} is {size[1]} x {size[0]} pixels but {of} is {first[1]} x {first[0]}, expected frames of one size; "
+            f"{advice}"
+        )
+
+
 def files_fingerprint(files: Iterable[Path]) -> str:
     """A hash of names, sizes and times of change; costs no reading."""
     digest = hashlib.sha256()

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hmhi_jax import __version__
+from hmhi_jax.data.ffmpeg import without_password
 from hmhi_jax.data.open_videos import find_videos
-from hmhi_jax.data.video_files import without_password
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.weight_places import find_weights
 

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 from small_videos import moving_square, write_video
 
+from hmhi_jax.data.cameras import Camera
+from hmhi_jax.data.ffmpeg import without_password
 from hmhi_jax.data.open_videos import find_videos, open_videos
-from hmhi_jax.data.video_files import Camera, VideoFile, without_password
+from hmhi_jax.data.video_files import VideoFile
 from hmhi_jax.errors import InputError
 
 ONE = 1 << 16
