@@ -16,7 +16,8 @@ def readable(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        what = "the folder " if os.path.isdir(path) else ""
+        raise InputError(f"{path}: {what}cannot be read ({error.strerror or error})") from error
 
 
 @contextlib.contextmanager

@@ -154,12 +154,16 @@ class _Search:
         """`above`: the folders on the way here as they really are; a link back to one of them is not followed."""
         with readable(folder):
             entries = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=natural_order)
-        folders = [path for path in entries if path.is_dir()]
-        pictures = [path for path in entries if path not in folders and is_picture(path)]
-        films = [path for path in entries if path not in folders and path.suffix.lower() in VIDEO_SUFFIXES]
-        self._passed_over += [
-            str(path.relative_to(self._top)) for path in entries if path not in {*folders, *pictures, *films}
-        ]
+        folders, pictures, films = [], [], []
+        for path in entries:
+            if path.is_dir():
+                folders.append(path)
+            elif is_picture(path):
+                pictures.append(path)
+            elif path.suffix.lower() in VIDEO_SUFFIXES:
+                films.append(path)
+            else:
+                self._passed_over.append(str(path.relative_to(self._top)))
         parts = folder.relative_to(self._top).parts
         if pictures and films:
             self._found.failures.append(
@@ -175,7 +179,10 @@ class _Search:
         here = (*above, os.path.realpath(folder))
         for inside in sorted(folders):
             if os.path.realpath(inside) not in here:
-                self._look(inside, here)
+                try:
+                    self._look(inside, here)
+                except InputError as error:  # one that cannot be read does not stop the others
+                    self._found.failures.append(str(error))
 
     def _try(self, opening: Callable[[], Video], files: Sequence[Path], *parts: str) -> None:
         """Open a video, or note why it cannot be."""
