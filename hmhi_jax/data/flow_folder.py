@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from hmhi_jax.complete_files import readable
 from hmhi_jax.data.flow import FlowRecipe, draw_flow, read_flo
 from hmhi_jax.data.flow_pictures import recipe_in
 from hmhi_jax.data.natural_order import natural_order
@@ -105,7 +106,8 @@ def flow_fingerprint(folder: Path) -> dict[str, Any]:
 
 def _flow_files(folder: Path) -> list[Path]:
     """Files that hold flow, by name; `.flo` after pictures, so that of two of a frame it is the one to take."""
-    files = (path for path in folder.iterdir() if _is_flo(path) or is_picture(path))
+    with readable(folder):
+        files = [path for path in folder.iterdir() if _is_flo(path) or is_picture(path)]
     return sorted(files, key=lambda path: (_is_flo(path), path.name))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hmhi_jax.complete_files import readable
 from hmhi_jax.data.natural_order import natural_key
 from hmhi_jax.data.pictures import is_picture
 
@@ -42,7 +43,8 @@ class Layout:
 
 def visible(folder: Path) -> list[Path]:
     """What is in a folder, hidden files left out; nothing when it is missing."""
-    names = sorted(folder.iterdir(), key=lambda path: natural_key(path.name)) if folder.is_dir() else []
+    with readable(folder):
+        names = sorted(folder.iterdir(), key=lambda path: natural_key(path.name)) if folder.is_dir() else []
     return [path for path in names if not path.name.startswith((".", "__MACOSX"))]
 
 

@@ -150,9 +150,8 @@ _PREFERRED = (".ppm", ".jpg")  # of pictures with one name: colour PPM (FBMS), t
 
 def _by_stem(folder: Path) -> dict[str, str]:
     """Picture files of a folder by name without suffix; FBMS' pictures of probabilities are none."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     files: dict[str, str] = {}
-    for name in sorted(names):
+    for name in sorted(path.name for path in visible(folder)):
         stem, suffix = os.path.splitext(name)
         if not is_picture(name) or name.startswith("PROB") or "_PROB" in name:
             continue

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from hmhi_jax.complete_files import readable
 from hmhi_jax.data.pictures import MOST_PIXELS
 from hmhi_jax.errors import InputError
 
@@ -104,6 +105,7 @@ def files_fingerprint(files: Iterable[Path]) -> str:
     """A hash of names, sizes and times of change; costs no reading."""
     digest = hashlib.sha256()
     for path in files:
-        status = path.stat()
+        with readable(path):
+            status = path.stat()
         digest.update(f"{path.name}/{status.st_size}/{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()

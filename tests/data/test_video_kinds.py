@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from small_videos import moving_square, write_video
+from small_videos import moving_square, write_at, write_video
 
 from hmhi_jax.data.cameras import Camera
 from hmhi_jax.data.ffmpeg import without_password
@@ -83,20 +83,6 @@ def test_frames_that_an_edit_list_cuts_away_are_not_missing(tmp_path):
     found = pictures_of(video)
     assert (len(found), video.frame_count, video.frame_rate, video.notes) == (10, 10, 25, [])
     assert all(np.array_equal(a, b) for a, b in zip(found, whole[25:35], strict=True))
-
-
-def write_at(path, times, codec="libvpx-vp9", rate=25):
-    """A video whose frames are shown at times given in milliseconds."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options={"bf": "0"})
-        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for time, picture in zip(times, moving_square(len(times)), strict=True):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = time, Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 @pytest.mark.parametrize(
