@@ -110,15 +110,20 @@ def _local(text: str) -> Path | None:
         if text.isdigit() or is_url(text):
             return None
         path = Path(os.path.expanduser(text))
-    if path.is_symlink() and not path.exists():
-        raise InputError(_leads_nowhere(path))
-    if not os.path.lexists(path):
-        raise InputError(f"{path}: no such file or folder")
+    with readable(path):
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(f"{path}: no such file or folder") from error
+        _refuse_dangling(path)
     return path
 
 
-def _leads_nowhere(link: Path) -> str:
-    return f"{link}: is a link to {os.readlink(link)}, which is not there; fetch or mount it, or remove the link"
+def _refuse_dangling(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise InputError(
+            f"{path}: is a link to {os.readlink(path)}, which is not there; fetch or mount it, or remove the link"
+        )
 
 
 def _open_camera(text: str) -> tuple[Video, str]:
@@ -156,7 +161,7 @@ class _Search:
             entries = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=natural_order)
         folders, pictures, films = [], [], []
         for path in entries:
-            if path.is_dir():
+            if os.path.isdir(path):
                 folders.append(path)
             elif is_picture(path):
                 pictures.append(path)
@@ -188,8 +193,8 @@ class _Search:
         """Open a video, or note why it cannot be."""
         try:
             for path in files:
-                if not path.exists():
-                    raise InputError(_leads_nowhere(path))
+                with readable(path):
+                    _refuse_dangling(path)
             self._add(opening(), *parts)
         except InputError as error:
             self._found.failures.append(str(error))
