@@ -7,9 +7,34 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from hmhi_jax.errors import InputError
+
 
 @contextlib.contextmanager
-def completed(path: Path, workplace: Path | None = None) -> Iterator[Path]:
+def readable(path: str | Path) -> Iterator[None]:
+    """Turn what can go wrong with reading a file or a folder into an `InputError`: one line about `path`."""
+    try:
+        yield
+    except OSError as error:
+        what = "the folder " if os.path.isdir(path) else ""
+        raise InputError(f"{path}: {what}cannot be read ({error.strerror or error})") from error
+
+
+@contextlib.contextmanager
+def writable(path: str | Path, advice: str = "", errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+    """Turn what can go wrong with a disk into an `InputError`: one line about `path` that ends with `advice`.
+
+    `errors` is what the block's writer raises, if that is more than `OSError`.
+    """
+    try:
+        yield
+    except errors as error:
+        reason = getattr(error, "strerror", None) or str(error).split(";")[0]
+        raise InputError(f"{path}: cannot be written ({reason})" + (f"; {advice}" if advice else "")) from error
+
+
+@contextlib.contextmanager
+def completed(path: Path, workplace: Path | None = None, *, advice: str | None = None) -> Iterator[Path]:
     """A place to write a file or a folder to; it becomes `path` when the block ends, or vanishes if the block fails.
 
     Several processes and threads may write the same path: the last one stays, never a mixture. After a power cut, too,
@@ -18,10 +43,15 @@ def completed(path: Path, workplace: Path | None = None) -> Iterator[Path]:
     Args:
         path: replaced if it is a file or an empty folder; its parents are made.
         workplace: folder on the same disk to write in, the one of `path` if not given.
+        advice: what to do when it cannot be written, for the `InputError` that then is raised in place of `OSError`.
 
     Raises:
         OSError: from the block, or if the folder or the name cannot be had; what stood under `path` is still there.
     """
+    if advice is not None:
+        with writable(path, advice), completed(path, workplace) as partial:
+            yield partial
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     name = f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial"
     partial = (workplace or path.parent).absolute() / name  # absolute as Orbax wants it
@@ -62,7 +92,7 @@ def _all_to_disk(path: Path) -> None:
     names_to_disk(path)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, UTF-8, all or nothing. Raises `OSError`."""
-    with completed(path) as partial:
+def write_text(path: Path, text: str, *, advice: str | None = None) -> None:
+    """Write a text file, UTF-8, all or nothing. Raises `OSError`, or `InputError` that ends with `advice`."""
+    with completed(path, advice=advice) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -1,5 +1,6 @@
 """The small network in a weights file, and small videos, for tests of whatever surrounds it."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -56,5 +57,19 @@ def write_video(
         stream.pix_fmt = "yuv420p"
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_at(path: Path, times: list[int], codec: str = "libvpx-vp9", rate: int = 25) -> Path:
+    """A video whose frames are shown at times given in milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time, picture in zip(times, moving_square(len(times)), strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path

@@ -52,6 +52,9 @@ def command() -> None:
 
 def main() -> None:
     """Bad input is one line and exit code 2; Ctrl-C is exit code 130."""
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal's encoding does not
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except InputError as error:

@@ -21,7 +21,7 @@ def _few_enough(context: Any, parameter: Any, frames: int | None) -> int | None:
 def _check_outside(out: Path, inputs: list[str]) -> None:
     """Results inside a folder that is searched would be found there as videos by the next command."""
     for given in inputs:
-        folder = Path(given).expanduser()
+        folder = Path(given if os.path.lexists(given) else os.path.expanduser(given))
         if given and os.path.isdir(folder) and out.resolve().is_relative_to(folder.resolve()):
             raise InputError(
                 f"--out {out}: is inside the input {given}, where results would be taken for videos to segment; "

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from hmhi_jax.data.decoding import Window
 from hmhi_jax.data.flow import flow_to_picture
+from hmhi_jax.data.pictures import Window
 from hmhi_jax.errors import InputError
 
 Range = tuple[int | float, int | float]

@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from hmhi_jax.data.augmentation import ClipChange, add_flow_noise, change_colours, flip
-from hmhi_jax.data.decoding import Picture, PictureError, read_mask, read_picture
 from hmhi_jax.data.flow import NO_MOTION
-from hmhi_jax.data.layouts import VideoRecord
+from hmhi_jax.data.masks import read_mask
+from hmhi_jax.data.pictures import Picture, PictureError, read_picture
+from hmhi_jax.data.records import VideoRecord
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hmhi_jax.data.layouts import VideoRecord
+from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
 
 

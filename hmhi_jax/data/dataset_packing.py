@@ -6,12 +6,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 
-from hmhi_jax.data.decoding import Picture, read_mask, read_picture
+from hmhi_jax.complete_files import readable
 from hmhi_jax.data.flow_pictures import flow_recipe_of
 from hmhi_jax.data.layouts import Dataset
+from hmhi_jax.data.masks import read_mask
 from hmhi_jax.data.packing import FRAMES_PER_SHARD, EncodedVideo, PackedDataset, write_packed
+from hmhi_jax.data.pictures import Picture, encode_picture, read_picture
 from hmhi_jax.errors import InputError
 
 
@@ -42,11 +43,14 @@ class PackedForm:
         """A frame or a flow picture."""
         if self.size is None:
             return _untouched(picture)
-        return _encoded(cv2.cvtColor(read_picture(picture, self.size), cv2.COLOR_RGB2BGR), self.quality, self.codec)
+        return encode_picture(read_picture(picture, self.size), self.quality, self.codec)
 
     def encode_mask(self, picture: Picture) -> bytes:
         """A mask; at `size` it is merged to one foreground and stored with one bit a pixel."""
-        return _untouched(picture) if self.size is None else _encoded(read_mask(picture, self.size) * np.uint8(255), 0)
+        if self.size is None:
+            return _untouched(picture)
+        mask = read_mask(picture, self.size) * np.uint8(255)
+        return cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,6 @@ class _Encoder:
     form: PackedForm
 
     def __call__(self, number: int) -> EncodedVideo:
-        cv2.setNumThreads(1)
         video, form = self.dataset.videos[number], self.form
         return EncodedVideo(
             name=video.name,
@@ -106,23 +109,5 @@ def pack_dataset(
 
 
 def _untouched(picture: Picture) -> bytes:
-    try:
+    with readable(str(picture)):
         return picture.read_bytes()
-    except OSError as error:
-        raise InputError(f"{picture}: cannot be read ({error.strerror or error})") from error
-
-
-def _encoded(picture: UInt8[np.ndarray, "H W C"], quality: int, codec: str = "jpeg") -> bytes:
-    if picture.shape[-1] == 1:
-        return cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
-    if quality == 0:
-        return cv2.imencode(".png", picture)[1].tobytes()
-    if codec == "webp":
-        return cv2.imencode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
-    options = [
-        cv2.IMWRITE_JPEG_QUALITY,
-        quality,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ]
-    return cv2.imencode(".jpg", picture, options)[1].tobytes()

@@ -6,13 +6,14 @@ How the flow picture is made belongs to a set of weights; `FlowRecipe` says it i
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hmhi_jax.complete_files import completed
+from hmhi_jax.complete_files import completed, readable
 from hmhi_jax.data.camera import known_flow, remove_camera
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
@@ -22,6 +23,7 @@ __all__ = [
     "FlowRecipe",
     "draw_flow",
     "estimate_flow",
+    "flow_of",
     "flow_picture",
     "flow_to_picture",
     "neighbours_of",
@@ -162,6 +164,14 @@ def flow_picture(
     return _draw(flow, recipe)
 
 
+def flow_of(
+    number: int, count: int, frame: Callable[[int], UInt8[np.ndarray, "H W 3"]], recipe: FlowRecipe
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The flow picture of frame `number` of a video of `count` frames; `frame(i)` gives frame i."""
+    neighbour, opposite = neighbours_of(number, count, recipe)
+    return flow_picture(frame(number), frame(neighbour), recipe, None if opposite is None else frame(opposite))
+
+
 def draw_flow(flow: Float[np.ndarray, "h w 2"], recipe: FlowRecipe) -> UInt8[np.ndarray, "h w 3"]:
     """The recipe's second half, for a flow that is already there (a `.flo` file, an exact synthetic flow)."""
     return _draw(_moving(flow, recipe), recipe)
@@ -232,10 +242,8 @@ _LARGEST = 99_999  # Middlebury's own reader refuses more, a sign of a file that
 def read_flo(path: str | Path) -> Float[np.ndarray, "h w 2"]:
     """Read a Middlebury `.flo` file: float32 (u, v) in pixels. Raises `InputError` that says what is wrong with it."""
     path = Path(path)
-    try:
+    with readable(path):
         data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if len(data) < 12 or np.frombuffer(data, "<f4", 1)[0] != np.float32(_MAGIC):
         raise InputError(f"{path}: is no Middlebury flow file, expected it to begin with the bytes 'PIEH'")
     width, height = (int(n) for n in np.frombuffer(data, "<i4", 2, offset=4))
@@ -254,11 +262,8 @@ def write_flo(path: str | Path, flow: Float[np.ndarray, "h w 2"]) -> None:
     path = Path(path)
     height, width = flow.shape[:2]
     header = np.float32(_MAGIC).astype("<f4").tobytes() + np.array([width, height], "<i4").tobytes()
-    try:
-        with completed(path) as partial:
-            partial.write_bytes(header + flow.astype("<f4").tobytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+    with completed(path, advice="") as partial:
+        partial.write_bytes(header + flow.astype("<f4").tobytes())
 
 
 def _size(frame: np.ndarray) -> str:

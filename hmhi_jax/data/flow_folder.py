@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from hmhi_jax.complete_files import readable
 from hmhi_jax.data.flow import FlowRecipe, draw_flow, read_flo
 from hmhi_jax.data.flow_pictures import recipe_in
-from hmhi_jax.data.frame_folders import read_picture
 from hmhi_jax.data.natural_order import natural_order
-from hmhi_jax.data.video import PICTURE_SUFFIXES, files_fingerprint
+from hmhi_jax.data.pictures import is_picture, read_picture
+from hmhi_jax.data.video import files_fingerprint
 from hmhi_jax.errors import InputError
-
-FLOW_SUFFIXES = (".flo", *PICTURE_SUFFIXES)
 
 
 class FlowFolder:
@@ -69,7 +68,7 @@ class FlowFolder:
         return picture
 
     def _compare(self, made: FlowRecipe | None) -> str:
-        if made is None or all(path.suffix.lower() == ".flo" for path in self._files.values()):
+        if made is None or all(_is_flo(path) for path in self._files.values()):
             return ""
         found, wanted = asdict(made), asdict(self._recipe)
         return ", ".join(
@@ -77,7 +76,7 @@ class FlowFolder:
         )
 
     def _draw(self, path: Path) -> UInt8[np.ndarray, "h w 3"]:
-        return draw_flow(read_flo(path), self._recipe) if path.suffix.lower() == ".flo" else read_picture(path)
+        return draw_flow(read_flo(path), self._recipe) if _is_flo(path) else read_picture(path)
 
     def _without(self, names: list[str]) -> str:
         few = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -107,8 +106,13 @@ def flow_fingerprint(folder: Path) -> dict[str, Any]:
 
 def _flow_files(folder: Path) -> list[Path]:
     """Files that hold flow, by name; `.flo` after pictures, so that of two of a frame it is the one to take."""
-    files = (path for path in folder.iterdir() if path.suffix.lower() in FLOW_SUFFIXES)
-    return sorted(files, key=lambda path: (path.suffix.lower() == ".flo", path.name))
+    with readable(folder):
+        files = [path for path in folder.iterdir() if _is_flo(path) or is_picture(path)]
+    return sorted(files, key=lambda path: (_is_flo(path), path.name))
+
+
+def _is_flo(path: Path) -> bool:
+    return path.suffix.lower() == ".flo"
 
 
 def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:

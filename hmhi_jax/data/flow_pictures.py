@@ -1,22 +1,22 @@
 """Flow pictures of a whole data set, made once and kept beside the frames."""
 
+import functools
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from hmhi_jax.complete_files import completed
-from hmhi_jax.data.decoding import Picture, PictureError, read_picture
-from hmhi_jax.data.flow import FlowRecipe, flow_picture, neighbours_of
-from hmhi_jax.data.layouts import Dataset, VideoRecord
+from hmhi_jax.complete_files import completed, readable, writable, write_text
+from hmhi_jax.data.flow import FlowRecipe, flow_of
+from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.packing import PackedDataset
+from hmhi_jax.data.pictures import PictureError, encode_picture, read_picture
+from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
+from hmhi_jax.ordered_map import ordered_map
 
 RECIPE_FILE = "flow_recipe.json"
 _CHUNK = 8  # frames of one task: each frame but the last is then read for two flows and decoded once
@@ -37,10 +37,7 @@ class FlowFormat:
 
     def encode(self, picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
         """The file's bytes."""
-        options = [cv2.IMWRITE_JPEG_QUALITY, self.quality]
-        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        return cv2.imencode(f".{self.suffix}", bgr, options if self.suffix == "jpg" else [])[1].tobytes()
+        return encode_picture(picture, self.quality if self.suffix == "jpg" else 0)
 
 
 @dataclass(frozen=True)
@@ -87,28 +84,14 @@ def make_flow_pictures(
     for video in dataset.videos:
         _prepare_folder(video, recipe, overwrite)
     problems: list[str] = []
-    tasks = iter(list(_tasks(dataset, overwrite)))
-    if not workers:
-        for task in tasks:
-            problems += _make(task, recipe, format)
+    tasks = list(_tasks(dataset, overwrite))
+    make = functools.partial(_make, recipe=recipe, format=format)
+    with closing(ordered_map(make, tasks, workers=workers, processes=True)) as made:
+        for task, troubles in zip(tasks, made, strict=True):
+            problems += troubles
             if advance:
                 advance(len(task.numbers))
-        return problems
-    running: dict[Future[list[str]], int] = {}
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,))
-    try:
-        while True:
-            for task in islice(tasks, 4 * workers - len(running)):
-                running[pool.submit(_make, task, recipe, format)] = len(task.numbers)
-            if not running:
-                return problems
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                problems += future.result()
-                if advance:
-                    advance(running[future])
-                del running[future]
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return problems
 
 
 def flow_recipe_of(dataset: Dataset) -> FlowRecipe | None:
@@ -134,10 +117,10 @@ def recipe_in(folder: str | Path) -> FlowRecipe | None:
 
 def read_recipe(path: Path) -> FlowRecipe:
     """A recipe from a file of JSON. Raises `InputError` that names the file."""
+    with readable(path):
+        text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        return FlowRecipe.from_json(path.read_text(encoding="utf-8", errors="replace"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        return FlowRecipe.from_json(text)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -172,14 +155,12 @@ def _prepare_folder(video: VideoRecord, recipe: FlowRecipe, overwrite: bool) -> 
             "use --overwrite, or --out for another folder"
         )
     _refuse_read_only(folder)
-    try:
+    with writable(folder, "name another folder with --out"):
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(len(video)) if overwrite else ():
             if (old := video.flows[number]) is not None:
                 Path(str(old)).unlink(missing_ok=True)
-        _write(folder / RECIPE_FILE, (recipe.to_json() + "\n").encode())
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from error
+        write_text(folder / RECIPE_FILE, recipe.to_json() + "\n")
 
 
 def _refuse_read_only(folder: Path) -> None:
@@ -196,32 +177,18 @@ def _make(task: _Task, recipe: FlowRecipe, format: FlowFormat) -> list[str]:
 
     def frame(number: int) -> np.ndarray:
         if number not in pictures:
-            pictures[number] = read_picture(_there(video.frames[number]))
+            pictures[number] = read_picture(video.frames[number])
         return pictures[number]
 
     for number in task.numbers:
-        other, opposite = neighbours_of(number, len(video), recipe)
-        name = video.frame_names[number]
         try:
-            behind = None if opposite is None else frame(opposite)
-            picture = flow_picture(frame(number), frame(other), recipe, behind)
+            picture = flow_of(number, len(video), frame, recipe)
         except InputError as error:
             where = "" if isinstance(error, PictureError) else f"{video.frames[number]}: "
             problems.append(f"{where}{error}")
             continue
         pictures = {n: p for n, p in pictures.items() if n >= number}
-        _write(Path(video.flow_folder, f"{name}.{format.suffix}"), format.encode(picture))
+        path = Path(video.flow_folder, f"{video.frame_names[number]}.{format.suffix}")
+        with completed(path, advice="") as partial:
+            partial.write_bytes(format.encode(picture))
     return problems
-
-
-def _there(picture: Picture | None) -> Picture:
-    assert picture is not None, "a video has all its frames"
-    return picture
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        with completed(path) as partial:
-            partial.write_bytes(data)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error

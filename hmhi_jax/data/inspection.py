@@ -1,17 +1,21 @@
 """What a data set holds and everything that is wrong with it, as one list; training refuses a set with such a list."""
 
+import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from pathlib import Path
 from typing import Literal
 
-from hmhi_jax.data.decoding import Picture, PictureError, picture_size, read_mask, read_picture
-from hmhi_jax.data.layouts import Dataset, VideoRecord
+from hmhi_jax.data.layout_rules import visible
+from hmhi_jax.data.layouts import Dataset
+from hmhi_jax.data.masks import read_mask
 from hmhi_jax.data.packing import PackedDataset
+from hmhi_jax.data.pictures import Picture, PictureError, is_picture, picture_size, read_picture
+from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
+from hmhi_jax.ordered_map import ordered_map
 
 Depth = Literal["names", "headers", "pictures"]
 """How far pictures are looked into: only whether files are there; size and end of every file; every picture decoded."""
@@ -101,18 +105,18 @@ def inspect_dataset(
             result.problems.append(Problem("missing shard", "", line))
         if result.problems:
             return result
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        jobs = ((video, pool.submit(_inspect, video, depth, flows, masks)) for video in dataset.videos)
-        for video, found in _ahead(jobs, 64):
-            result.frames += len(video)
-            result.flows += sum(video.flows.has(number) for number in range(len(video)))
-            result.masks += len(video.annotated)
-            result.labels.update([video.label] if video.label else [])
-            result.sizes.update(found.sizes)
-            result.problems += found.problems
-            result.notes += found.notes
-            if advance:
-                advance(len(video))
+    look = functools.partial(_inspect, depth=depth, flows=flows, masks=masks)
+    findings = ordered_map(look, dataset.videos, workers=threads or os.cpu_count() or 1)
+    for video, found in zip(dataset.videos, findings, strict=True):
+        result.frames += len(video)
+        result.flows += sum(video.flows.has(number) for number in range(len(video)))
+        result.masks += len(video.annotated)
+        result.labels.update([video.label] if video.label else [])
+        result.sizes.update(found.sizes)
+        result.problems += found.problems
+        result.notes += found.notes
+        if advance:
+            advance(len(video))
     return result
 
 
@@ -147,17 +151,6 @@ def listed(begin: str, problems: Sequence[Problem]) -> str:
     return "\n".join([begin + ":", *lines])
 
 
-def _ahead(
-    jobs: Iterator[tuple[VideoRecord, Future[_VideoFindings]]], ahead: int
-) -> Iterator[tuple[VideoRecord, _VideoFindings]]:
-    """Results in order, with at most `ahead` videos in hand: a data set may have thousands."""
-    waiting = list(islice(jobs, ahead))
-    while waiting:
-        video, future = waiting.pop(0)
-        yield video, future.result()
-        waiting += islice(jobs, 1)
-
-
 def _inspect(video: VideoRecord, depth: Depth, flows: bool, masks: bool) -> _VideoFindings:
     found = _VideoFindings(Counter(), [], [])
 
@@ -165,20 +158,20 @@ def _inspect(video: VideoRecord, depth: Depth, flows: bool, masks: bool) -> _Vid
         found.problems.append(Problem(kind, video.name, text))
 
     if video.strays:
-        few = ", ".join(video.strays[:3]) + (", ..." if len(video.strays) > 3 else "")
-        found.notes.append(f"{video.name}: {len(video.strays)} files belong to no frame ({few})")
+        found.notes.append(f"{video.name}: {len(video.strays)} files belong to no frame ({_few(video.strays)})")
+    folder = getattr(video.frames, "folder", "")
+    others = [path.name for path in visible(Path(folder)) if not is_picture(path) and path.is_file()] if folder else []
+    passed_over = f"{len(others)} files are no pictures by their suffix ({_few(others)})"
     if not len(video):
-        folder = getattr(video.frames, "folder", video.name)
-        problem("empty video", f"{folder}: no frames")
+        problem("empty video", f"{folder or video.name}: no frames" + (f"; {passed_over}" if others else ""))
         return found
+    if others:
+        found.notes.append(f"{video.name}: {passed_over}")
     missing = [name for number, name in enumerate(video.frame_names) if not video.flows.has(number)]
     if flows and missing:
         where = video.flow_folder or video.name
-        few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        problem(
-            "missing flow",
-            f"{where}: none for {len(missing)} of {len(video)} frames ({few}); make them with `hmhi flow`",
-        )
+        some = f"{len(missing)} of {len(video)} frames ({_few(missing)})"
+        problem("missing flow", f"{where}: none for {some}; make them with `hmhi flow`")
     if masks and not video.annotated:
         problem("no mask", f"{getattr(video.masks, 'folder', '') or video.name}: no frame has a mask")
 
@@ -189,7 +182,7 @@ def _inspect(video: VideoRecord, depth: Depth, flows: bool, masks: bool) -> _Vid
         try:
             if depth == "pictures":
                 return (read_mask if mask else read_picture)(picture).shape[:2]
-            return picture_size(picture)
+            return picture_size(picture, mask=mask)
         except PictureError as error:
             problem("unreadable picture", str(error))
             return None
@@ -213,6 +206,10 @@ def _looked_at(video: VideoRecord, first_only: bool) -> Iterable[int]:
     if not first_only:
         return range(len(video))
     return sorted({0, *video.annotated[:1]})
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _text(size: tuple[int, int]) -> str:

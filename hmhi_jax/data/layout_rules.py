@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hmhi_jax.complete_files import readable
 from hmhi_jax.data.natural_order import natural_key
-
-FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
-MASK_SUFFIXES = FRAME_SUFFIXES | {".pgm", ".pbm"}
+from hmhi_jax.data.pictures import is_picture
 
 # Beside the folder of frames; the first is the one `hmhi flow` makes.
 _FLOWS = ("Flows", "JPEGFlows", "OpticalFlow", "Flow", "flows", "flow")
@@ -44,7 +43,8 @@ class Layout:
 
 def visible(folder: Path) -> list[Path]:
     """What is in a folder, hidden files left out; nothing when it is missing."""
-    names = sorted(folder.iterdir(), key=lambda path: natural_key(path.name)) if folder.is_dir() else []
+    with readable(folder):
+        names = sorted(folder.iterdir(), key=lambda path: natural_key(path.name)) if folder.is_dir() else []
     return [path for path in names if not path.name.startswith((".", "__MACOSX"))]
 
 
@@ -54,7 +54,7 @@ def folders(folder: Path) -> list[Path]:
 
 
 def _has_frames(folder: Path) -> bool:
-    return any(path.suffix.lower() in FRAME_SUFFIXES for path in visible(folder))
+    return any(is_picture(path) for path in visible(folder))
 
 
 def _beside(folder: Path, *parts: str) -> tuple[Path, ...]:

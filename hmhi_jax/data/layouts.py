@@ -5,102 +5,18 @@ between layouts ends there. The folders of each layout are in `layout_rules.py`,
 """
 
 import dataclasses
-import hashlib
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
-from hmhi_jax.data.layout_rules import FRAME_SUFFIXES, LAYOUTS, MASK_SUFFIXES, Place, visible
+from hmhi_jax.data.layout_rules import LAYOUTS, Place, visible
 from hmhi_jax.data.natural_order import last_number, natural_key
 from hmhi_jax.data.packing import INDEX, PackedDataset
+from hmhi_jax.data.pictures import is_picture
+from hmhi_jax.data.records import FolderPictures, VideoRecord
 from hmhi_jax.errors import InputError
-
-
-@dataclass(frozen=True)
-class FolderPictures(Sequence):
-    """The frames, flow pictures or masks of one video in a folder: item i is the file of frame i, or None.
-
-    Only names are kept, since a large data set has millions of pictures.
-    """
-
-    folder: str
-    files: tuple[str | None, ...]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, frame: SupportsIndex) -> Path | None:
-        return Path(self.folder, name) if (name := self.files[frame]) else None
-
-    def has(self, frame: SupportsIndex) -> bool:
-        """Whether frame i has one."""
-        return self.files[frame] is not None
-
-    def stamps(self) -> Iterator[str]:
-        """Name and size of every file, wherever the folder is; costs no reading."""
-        for name in self.files:
-            path = Path(self.folder, name) if name else None
-            yield f"{name} {path.stat().st_size if path and path.exists() else None}"
-
-
-@runtime_checkable
-class Pictures(Protocol):
-    """The frames, flow pictures or masks of one video, wherever they are: item i is that of frame i, or None."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, frame: SupportsIndex) -> Any: ...
-
-    def has(self, frame: SupportsIndex) -> bool:
-        """Whether frame i has one."""
-        ...
-
-    def stamps(self) -> Iterator[str]:
-        """What tells these pictures from others under the same names."""
-        ...
-
-
-@dataclass(frozen=True)
-class VideoRecord:
-    """One video of a data set.
-
-    name          unique in its data set, without "/": also the name of its folder of predictions
-    frame_names   file names without suffix, in order
-    frames, flows, masks
-                  one entry per frame: where the picture is, or None (flow not made, mask not annotated). A flow picture
-                  shows the motion from its frame to the next; that of the last frame the motion to the one before
-    label         class (YouTube-Objects), or None
-    flow_folder   where flow pictures lie or would be written, as `<frame name>.<suffix>`
-    strays        masks and flow pictures that belong to no frame
-    """
-
-    name: str
-    frame_names: tuple[str, ...]
-    frames: Pictures
-    flows: Pictures
-    masks: Pictures
-    label: str | None = None
-    flow_folder: str = ""
-    strays: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.frame_names)
-
-    @property
-    def annotated(self) -> tuple[int, ...]:
-        """Numbers of the frames whose mask is known."""
-        return tuple(frame for frame in range(len(self)) if self.masks.has(frame))
-
-    def fingerprint(self, *, flows: bool) -> str:
-        """What tells these frames (and flow pictures, where they count) from others under the same names: a hash of
-        names and sizes of the files. It stays when the data set is moved."""
-        digest = hashlib.sha256()
-        for kind in (self.frames, self.flows) if flows else (self.frames,):
-            for stamp in kind.stamps():
-                digest.update(f"{stamp}\n".encode())
-        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -189,22 +105,18 @@ def _open_packed(root: Path, split: str | None, name: str | None) -> Dataset:
     packed = PackedDataset(root)
     if split is not None and packed.details.get("split") not in (None, split):
         raise InputError(f"{root}: the split {packed.details['split']!r} was packed, asked for is {split!r}")
-    videos = tuple(
-        VideoRecord(video.name, video.frame_names, video.frames, video.flows, video.masks, video.label)
-        for video in packed
-    )
-    return Dataset(name or packed.name, root, "packed", split, videos)
+    return Dataset(name or packed.name, root, "packed", split, tuple(packed))
 
 
 def _record(place: Place, flows: Path | None) -> VideoRecord:
-    frames = _by_stem(place.frames, FRAME_SUFFIXES)
+    frames = _by_stem(place.frames)
     names = tuple(sorted(frames, key=natural_key))
     candidates = (flows / place.name,) if flows else place.flows
     flow_folder = next((folder for folder in candidates if folder.is_dir()), candidates[0])
-    flow_files, flow_strays = _match(names, _by_stem(flow_folder, FRAME_SUFFIXES))
+    flow_files, flow_strays = _match(names, _by_stem(flow_folder))
     mask_files, mask_strays = ((None,) * len(names), [])
     if place.masks is not None:
-        mask_files, mask_strays = _match(names, _by_stem(place.masks, MASK_SUFFIXES))
+        mask_files, mask_strays = _match(names, _by_stem(place.masks))
     strays = [*(str(place.masks / file) for file in mask_strays), *(str(flow_folder / file) for file in flow_strays)]
     return VideoRecord(
         name=place.name,
@@ -233,24 +145,20 @@ def _match(names: Sequence[str], files: dict[str, str]) -> tuple[tuple[str | Non
     return matched, [file for file in files.values() if file not in used]
 
 
-def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, str]:
-    """Picture files of a folder by name without suffix. Of two with one name, colour PPM wins (FBMS), then JPEG."""
+_PREFERRED = (".ppm", ".jpg")  # of pictures with one name: colour PPM (FBMS), then JPEG
+
+
+def _by_stem(folder: Path) -> dict[str, str]:
+    """Picture files of a folder by name without suffix; FBMS' pictures of probabilities are none."""
     files: dict[str, str] = {}
-    for name in _listing(str(folder)):
-        stem, dot, suffix = name.rpartition(".")
-        if dot + suffix.lower() not in suffixes or name.startswith((".", "PROB")) or "_PROB" in name:
+    for name in sorted(path.name for path in visible(folder)):
+        stem, suffix = os.path.splitext(name)
+        if not is_picture(name) or name.startswith("PROB") or "_PROB" in name:
             continue
-        if (
-            stem not in files
-            or suffix.lower() == "ppm"
-            or (suffix.lower() == "jpg" and not files[stem].endswith("ppm"))
-        ):
+        if stem not in files or _rank(suffix) < _rank(os.path.splitext(files[stem])[1]):
             files[stem] = name
     return files
 
 
-def _listing(folder: str) -> tuple[str, ...]:
-    try:
-        return tuple(sorted(path.name for path in Path(folder).iterdir()))
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
+def _rank(suffix: str) -> int:
+    return _PREFERRED.index(suffix.lower()) if suffix.lower() in _PREFERRED else len(_PREFERRED)

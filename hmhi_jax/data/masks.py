@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Num, UInt8
 from PIL import Image
 
+from hmhi_jax.data.pictures import Picture, Window, open_picture
+
 VoidLabel = int | None | Literal["auto"]
 """The value of pixels that do not count; see `decode_mask`."""
 
@@ -30,6 +32,23 @@ class Mask:
         return (self.grey >= 128).view(np.uint8)
 
 
+def read_mask(
+    picture: Picture, size: tuple[int, int] | None = None, window: Window | None = None
+) -> UInt8[np.ndarray, "H W 1"]:
+    """A ground-truth mask as 0 and 1, all objects merged, cut to `window` and resized to `size` (nearest) when given.
+
+    How files are understood is told by `decode_mask`; 1 is what is at least half an object, and void is 0.
+
+    Raises PictureError when it is missing, truncated, too large or no picture.
+    """
+    mask = decode_mask(open_picture(picture)).foreground
+    if window is not None:
+        mask = mask[window.pixels(*mask.shape)]
+    if size is not None and mask.shape != size:
+        mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+    return mask[..., None]
+
+
 def decode_mask(image: Image.Image, void_label: VoidLabel = "auto") -> Mask:
     """A mask, however it is stored.
 
@@ -43,7 +62,7 @@ def decode_mask(image: Image.Image, void_label: VoidLabel = "auto") -> Mask:
       black.
 
     Args:
-        image: as Pillow opens it.
+        image: as `open_picture` gives it.
         void_label: the value of pixels that do not count; "auto" is 255 in palette pictures, as in the DAVIS toolkit
             (unless their palette shows it white, which is how binary masks are stored), and none elsewhere.
     """

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hmhi_jax.data.layouts import Dataset, VideoRecord, open_dataset
+from hmhi_jax.data.layouts import Dataset, open_dataset
+from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
 
 

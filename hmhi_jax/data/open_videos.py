@@ -1,125 +1,203 @@
 """What can be segmented: finds the video files, folders of frames and cameras that the user named, and opens them."""
 
+import dataclasses
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from hmhi_jax.complete_files import readable
+from hmhi_jax.data.animations import AnimatedPicture
+from hmhi_jax.data.cameras import Camera
+from hmhi_jax.data.ffmpeg import is_url, without_password
 from hmhi_jax.data.frame_folders import FrameFolder
 from hmhi_jax.data.natural_order import natural_order
-from hmhi_jax.data.video import PICTURE_SUFFIXES, Video
-from hmhi_jax.data.video_files import Camera, VideoFile
+from hmhi_jax.data.pictures import PICTURE_SUFFIXES, is_animated, is_picture
+from hmhi_jax.data.video import Video
+from hmhi_jax.data.video_files import VideoFile
 from hmhi_jax.errors import InputError
 
 # What is picked from a folder; a file named by the user may have any suffix.
 VIDEO_SUFFIXES = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".m2ts",
-    ".mts",
-    ".wmv",
-    ".flv",
+    *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".ogg"),
+    *(".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".m2ts", ".mts", ".mxf", ".dv", ".y4m", ".gif", ".apng"),
 )
 
 
+@dataclasses.dataclass
+class Found:
+    """What there was to open.
+
+    videos     each with a `name` of its own
+    notes      files that were passed over, one sentence each
+    failures   videos inside folders that cannot be used, one sentence each; the others can
+    """
+
+    videos: list[Video] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    failures: list[str] = dataclasses.field(default_factory=list)
+
+
 def open_videos(inputs: Sequence[str | Path], *, frame_rate: Fraction | None = None) -> list[Video]:
+    """The videos that `find_videos` finds. Raises `InputError` also for one inside a folder that cannot be used."""
+    found = find_videos(inputs, frame_rate=frame_rate)
+    if found.failures:
+        raise InputError(found.failures[0])
+    return found.videos
+
+
+def find_videos(inputs: Sequence[str | Path], *, frame_rate: Fraction | None = None) -> Found:
     """Everything the user named, in order, each with a `name` of its own.
 
-    An input is a video file, a folder of frames, a folder of videos or of folders of frames (searched all the way
-    down), a camera (its number, or a device such as /dev/video0) or a URL. Pictures named one by one are the frames of
-    one video per folder. `frame_rate` is for folders of frames, which have none of their own (default 24).
+    An input is a video file, an animated picture, a folder of frames, a folder of videos or of folders of frames
+    (searched all the way down, links followed), a camera (its number, or a device such as /dev/video0), a pipe or a
+    URL. Pictures named one by one are the frames of one video per folder. `frame_rate` is for folders of frames, which
+    have none of their own (default 24).
 
-    Raises `InputError` if anything is missing or is no video.
+    Raises `InputError` if anything that was named is missing or is no video, or if all that is in the folders fails.
     """
-    opened: list[tuple[Video, tuple[str, ...]]] = []  # with the parts of the path below what was given, as name
+    found = Found()
+    names: list[tuple[str, ...]] = []  # the parts of the path below what was given
     pictures: dict[Path, list[Path]] = {}
     seen: set[Path] = set()
+
+    def add(video: Video, *parts: str) -> None:
+        found.videos.append(video)
+        names.append(tuple(os.fsencode(part).decode(errors="replace") for part in parts))  # whatever its encoding
+
     for given in inputs:
         text = str(given)
         if not text:
             raise InputError("input '': is empty, expected a video file, a folder of frames, or a camera")
-        path = Path(text).expanduser()
-        try:
-            device = stat.S_ISCHR(path.stat().st_mode)
-        except FileNotFoundError:
-            opened.append(_open_camera(text))
+        path = _local(text)
+        if path is None:
+            add(*_open_camera(text))
             continue
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         resolved = path.resolve()
         if resolved in seen:
             continue
         seen.add(resolved)
-        if device:
-            opened.append(_open_camera(str(path), path.name))
-        elif path.is_dir():
-            opened += _open_folder(path, frame_rate)
-        elif path.suffix.lower() in PICTURE_SUFFIXES:
+        with readable(path):
+            mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            _Search(path, frame_rate, found, add).run()
+        elif stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
+            add(Camera(str(path)), path.name)
+        elif not stat.S_ISREG(mode):
+            raise InputError(f"{path}: is neither a file nor a folder, expected a video, frames, a camera or a pipe")
+        elif is_picture(path) and is_animated(path):
+            add(AnimatedPicture(path, frame_rate), path.stem)
+        elif is_picture(path):
             pictures.setdefault(path.parent, []).append(path)
         else:
-            opened.append(_open_file(path))
+            add(VideoFile(path), path.stem)
     for folder, paths in pictures.items():
-        opened.append((FrameFolder(folder, frame_rate, paths), (folder.resolve().name,)))
-    if not opened:
-        raise InputError("no input given, expected a video file, a folder of frames, or a camera")
-    for (video, _), name in zip(
-        opened, _unique([parts for _, parts in opened], [v.path for v, _ in opened]), strict=True
-    ):
+        add(FrameFolder(folder, frame_rate, paths), folder.resolve().name)
+    if not found.videos:
+        nothing = "no input given, expected a video file, a folder of frames, or a camera"
+        raise InputError("\n".join(found.failures) or nothing)
+    for video, name in zip(found.videos, _unique(names, [video.path for video in found.videos]), strict=True):
         video.name = name
-    return [video for video, _ in opened]
+    return found
 
 
-def _visible(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    files = (p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file())
-    return sorted(files, key=natural_order)
+def _local(text: str) -> Path | None:
+    """The file or folder of this name; None if there is none, but it may be a camera's number or a URL."""
+    path = Path(text)
+    if not os.path.lexists(path):
+        if text.isdigit() or is_url(text):
+            return None
+        path = Path(os.path.expanduser(text))
+    with readable(path):
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(f"{path}: no such file or folder") from error
+        _refuse_dangling(path)
+    return path
 
 
-def _open_file(path: Path) -> tuple[Video, tuple[str, ...]]:
-    return VideoFile(path), (path.stem,)
+def _refuse_dangling(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise InputError(
+            f"{path}: is a link to {os.readlink(path)}, which is not there; fetch or mount it, or remove the link"
+        )
 
 
-def _open_camera(text: str, device: str = "") -> tuple[Video, tuple[str, ...]]:
-    """A camera's number, a URL, or the path of a device of the name `device`."""
-    if not (device or text.isdigit() or "://" in text):
-        raise InputError(f"{text}: no such file or folder")
-    if not device:
-        number, url = f"camera{text}", text.partition("://")[2]
-        device = number if text.isdigit() else re.sub(r"[^\w.-]+", "-", url).strip("-.") or "stream"
-    return Camera(text), (device,)
+def _open_camera(text: str) -> tuple[Video, str]:
+    """A camera's number or a URL, and the name that its results get."""
+    if text.isdigit():
+        return Camera(text), f"camera{text}"
+    address = without_password(text).partition("://")[2]
+    return Camera(text), re.sub(r"[^\w.-]+", "-", address).strip("-.") or "stream"
 
 
-def _open_folder(folder: Path, frame_rate: Fraction | None) -> list[tuple[Video, tuple[str, ...]]]:
-    """The videos in a folder: the folder itself if it holds frames, else all videos and frame folders below it."""
-    found: list[tuple[Video, tuple[str, ...]]] = []
+class _Search:
+    """Finds the videos in a folder: the folder itself if it holds frames, and all videos and frame folders below."""
 
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: the folder cannot be read ({error.strerror})") from error
+    def __init__(self, top: Path, frame_rate: Fraction | None, found: Found, add: Callable[..., None]) -> None:
+        self._top, self._frame_rate, self._found, self._add = top, frame_rate, found, add
+        self._passed_over: list[str] = []
 
-    for place, subfolders, _ in os.walk(folder, onerror=refuse):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        here = Path(place)
-        pictures, films = _visible(here, PICTURE_SUFFIXES), _visible(here, VIDEO_SUFFIXES)
-        if pictures and films:
+    def run(self) -> None:
+        """Raises `InputError` where there is nothing, or a folder cannot be read."""
+        before = len(self._found.videos) + len(self._found.failures)
+        self._look(self._top, ())
+        some = ", ".join(self._passed_over[:5]) + (", ..." if len(self._passed_over) > 5 else "")
+        if before == len(self._found.videos) + len(self._found.failures):
+            holds = f"; it holds {some}" if some else ""
             raise InputError(
-                f"{here}: holds {len(pictures)} pictures and {len(films)} video files, expected one kind; "
+                f"{self._top}: the folder holds no frames ({', '.join(PICTURE_SUFFIXES[:3])}, ...) and no videos{holds}"
+            )
+        if some:
+            count = f"{len(self._passed_over)} file{'s' * (len(self._passed_over) > 1)}"
+            self._found.notes.append(f"{self._top}: {count} passed over, neither pictures nor videos by suffix: {some}")
+
+    def _look(self, folder: Path, above: tuple[str, ...]) -> None:
+        """`above`: the folders on the way here as they really are; a link back to one of them is not followed."""
+        with readable(folder):
+            entries = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=natural_order)
+        folders, pictures, films = [], [], []
+        for path in entries:
+            if os.path.isdir(path):
+                folders.append(path)
+            elif is_picture(path):
+                pictures.append(path)
+            elif path.suffix.lower() in VIDEO_SUFFIXES:
+                films.append(path)
+            else:
+                self._passed_over.append(str(path.relative_to(self._top)))
+        parts = folder.relative_to(self._top).parts
+        if pictures and films:
+            self._found.failures.append(
+                f"{folder}: holds {len(pictures)} pictures and {len(films)} video files, expected one kind; "
                 "name the video files, or move one kind away"
             )
-        parts = here.relative_to(folder).parts
-        if pictures:
-            found.append((FrameFolder(here, frame_rate, pictures), parts or (folder.resolve().name,)))
-        found += [(video, (*parts, *name)) for video, name in map(_open_file, films)]
-    if not found:
-        raise InputError(f"{folder}: the folder holds no frames ({', '.join(PICTURE_SUFFIXES[:3])}, ...) and no videos")
-    return found
+        elif pictures:
+            name = parts or (self._top.resolve().name,)
+            self._try(lambda: FrameFolder(folder, self._frame_rate, pictures), pictures, *name)
+        else:
+            for film in films:
+                self._try(lambda film=film: VideoFile(film), [film], *parts, film.stem)
+        here = (*above, os.path.realpath(folder))
+        for inside in sorted(folders):
+            if os.path.realpath(inside) not in here:
+                try:
+                    self._look(inside, here)
+                except InputError as error:  # one that cannot be read does not stop the others
+                    self._found.failures.append(str(error))
+
+    def _try(self, opening: Callable[[], Video], files: Sequence[Path], *parts: str) -> None:
+        """Open a video, or note why it cannot be."""
+        try:
+            for path in files:
+                with readable(path):
+                    _refuse_dangling(path)
+            self._add(opening(), *parts)
+        except InputError as error:
+            self._found.failures.append(str(error))
 
 
 def _unique(names: Sequence[tuple[str, ...]], paths: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ frame, in the order frame, flow picture, mask; what a frame lacks (flow not made
 
 `index.json`:
 
-    {"format": "hmhi-packed", "version": 1, "dataset": str, "details": {...}, "plan": str,
+    {"format": "hmhi-packed", "version": 2, "dataset": str, "details": {...}, "plan": str,
      "shards": [{"file": str, "records": int, "bytes": int}],
      "videos": [{"name": str, "label": str or null, "shard": int, "first": int,
                  "frames": [name without suffix], "flows": "0110...", "masks": "1000..."}]}
@@ -15,25 +15,30 @@ frame, in the order frame, flow picture, mask; what a frame lacks (flow not made
 `first` is the record of the video's first frame inside its shard; the i-th character of `flows` and `masks` says
 whether frame i has one. `details` is what the writer wants to keep (source folder, picture size, flow recipe);
 `plan` is a digest of names, lengths and details by which an interrupted packing is recognised and continued.
+
+Pictures are seen upright, as their EXIF orientation says. Those of version 1, which is read as well, are seen as they
+are stored: the flow pictures and masks beside them were made of frames that nobody had turned.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from multiprocessing import get_context
 from pathlib import Path
+from types import NoneType
 from typing import Any, SupportsIndex
 
-from hmhi_jax.complete_files import write_text
+from hmhi_jax.complete_files import completed, readable, writable, write_text
+from hmhi_jax.data.records import Pictures, VideoRecord
 from hmhi_jax.errors import InputError
+from hmhi_jax.ordered_map import ordered_map
 
 INDEX = "index.json"
-FORMAT, VERSION = "hmhi-packed", 1
+FORMAT, VERSION, AS_STORED = "hmhi-packed", 2, 1
+_ADVICE = "finished shards stay, make room and run it again"
 FRAMES_PER_SHARD = 4096  # about 400 MiB of 480p JPEG frames with flow pictures
 
 
@@ -51,11 +56,12 @@ class EncodedVideo:
 
 @dataclass(frozen=True)
 class PackedPicture:
-    """One record of a shard; stands where a folder has a `Path`."""
+    """One record of a shard; stands where a folder has a `Path`. `as_stored`: EXIF's orientation does not count."""
 
     shard: str
     record: int
     title: str
+    as_stored: bool = False
 
     def read_bytes(self) -> bytes:
         """The encoded picture. Raises OSError when the shard is missing, truncated or damaged."""
@@ -79,47 +85,25 @@ def _reader(shard: str, process: int) -> Any:
 
 
 @dataclass(frozen=True)
-class PackedPictures(Sequence):
-    """The frames, flow pictures or masks of one packed video: item i is that of frame i, or None.
-
-    Only numbers are kept, since a large data set has millions of pictures.
-    """
+class PackedPictures(Pictures):
+    """Records of one shard; the keys are their numbers."""
 
     shard: str
     video: str
     kind: str
     frame_names: tuple[str, ...]
-    records: tuple[int, ...]  # -1: has none
+    keys: tuple[int | None, ...]
+    as_stored: bool = False
 
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, frame: SupportsIndex) -> PackedPicture | None:
-        if (record := self.records[frame]) < 0:
-            return None
-        return PackedPicture(self.shard, record, f"{self.kind} {self.video}/{self.frame_names[frame]}")
-
-    def has(self, frame: SupportsIndex) -> bool:
-        """Whether frame i has one."""
-        return self.records[frame] >= 0
+    def _picture(self, frame: SupportsIndex) -> PackedPicture:
+        title = f"{self.kind} {self.video}/{self.frame_names[frame]}"
+        return PackedPicture(self.shard, self.keys[frame], title, self.as_stored)
 
     def stamps(self) -> Iterator[str]:
-        """Name and record of every picture, after the size of the shard they are in; costs no reading."""
+        """Name and record of every picture, after the size of the shard they are in."""
         yield str(os.path.getsize(self.shard) if os.path.exists(self.shard) else None)
-        for name, record in zip(self.frame_names, self.records, strict=True):
-            yield f"{name} {record}"
-
-
-@dataclass(frozen=True)
-class PackedVideo:
-    """A video of a packed data set. `frames`, `flows` and `masks` have one entry per frame; None is "has none"."""
-
-    name: str
-    label: str | None
-    frame_names: tuple[str, ...]
-    frames: PackedPictures
-    flows: PackedPictures
-    masks: PackedPictures
+        for name, record in zip(self.frame_names, self.keys, strict=True):
+            yield f"{name} {-1 if record is None else record}"
 
 
 class PackedDataset:
@@ -129,45 +113,49 @@ class PackedDataset:
         """Open `folder`. Raises InputError when it has no index, or one of another format or version."""
         self.folder = Path(folder)
         path = self.folder / INDEX
-        try:
-            index = json.loads(path.read_text())
-        except FileNotFoundError:
+        if not path.exists():
             raise InputError(
                 f"{path}: not found; expected the index of a packed data set (an interrupted `hmhi pack` is finished "
                 "by running it again)"
-            ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            )
+        try:
+            with readable(path):
+                index = json.loads(path.read_text())
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: not readable as JSON ({error}); pack the data set again") from None
         found = (index.get("format"), index.get("version")) if isinstance(index, dict) else None
-        if found != (FORMAT, VERSION):
+        if found not in ((FORMAT, VERSION), (FORMAT, AS_STORED)):
             raise InputError(
                 f"{path}: format and version are {found}, expected {(FORMAT, VERSION)}; pack the data set again"
             )
+        _check_index(index, path)
         self.name: str = index["dataset"]
         self.details: dict[str, Any] = index["details"]
         self.plan: str = index["plan"]
+        self._as_stored = index["version"] == AS_STORED
         self._shards: list[dict[str, Any]] = index["shards"]
         self._videos: list[dict[str, Any]] = index["videos"]
 
     def __len__(self) -> int:
         return len(self._videos)
 
-    def __getitem__(self, number: int) -> PackedVideo:
+    def __getitem__(self, number: int) -> VideoRecord:
         entry = self._videos[number]
         shard = str(self.folder / self._shards[entry["shard"]]["file"])
         frame_names, record = tuple(entry["frames"]), entry["first"]
         present = {"frame": "1" * len(frame_names), "flow": entry["flows"], "mask": entry["masks"]}
-        records: dict[str, list[int]] = {kind: [] for kind in present}
+        records: dict[str, list[int | None]] = {kind: [] for kind in present}
         for frame in range(len(frame_names)):
             for kind, flags in present.items():
-                records[kind].append(record if flags[frame] == "1" else -1)
+                records[kind].append(record if flags[frame] == "1" else None)
                 record += flags[frame] == "1"
         frames, flows, masks = (
-            PackedPictures(shard, entry["name"], kind, frame_names, tuple(records[kind])) for kind in present
+            PackedPictures(shard, entry["name"], kind, frame_names, tuple(records[kind]), self._as_stored)
+            for kind in present
         )
-        return PackedVideo(entry["name"], entry["label"], frame_names, frames, flows, masks)
+        return VideoRecord(entry["name"], frame_names, frames, flows, masks, entry["label"])
 
-    def __iter__(self) -> Iterator[PackedVideo]:
+    def __iter__(self) -> Iterator[VideoRecord]:
         return (self[number] for number in range(len(self)))
 
     @cached_property
@@ -184,6 +172,32 @@ class PackedDataset:
             elif (size := path.stat().st_size) != shard["bytes"]:
                 lines.append(f"{path}: {size} bytes, expected {shard['bytes']}; copy it again")
         return lines
+
+
+def _check_index(index: dict[str, Any], path: Path) -> None:
+    """Refuse an index that does not hold what this version of the format promises."""
+
+    def has(value: Any, **kinds: type | tuple[type, ...]) -> bool:
+        return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
+
+    def counts(entry: dict[str, Any]) -> bool:
+        lengths = {len(entry["frames"]), len(entry["flows"]), len(entry["masks"])}
+        return len(lengths) == 1 and 0 <= entry["shard"] < len(index["shards"]) and all(map(_is_text, entry["frames"]))
+
+    whole = has(index, dataset=str, details=dict, plan=str, shards=list, videos=list) and all(
+        has(shard, file=str, records=int, bytes=int) and "/" not in shard["file"] for shard in index["shards"]
+    )
+    wrong = "" if whole else "the list of shards or videos, or what stands before it"
+    for number, entry in enumerate(index["videos"] if whole else ()):
+        kinds = {"name": str, "label": (str, NoneType), "shard": int, "first": int, "frames": list}
+        if not (has(entry, **kinds, flows=str, masks=str) and counts(entry)):
+            wrong = wrong or f"the entry of video {number}"
+    if wrong:
+        raise InputError(f"{path}: {wrong} is not as the format says, is it damaged? Pack the data set again")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def write_packed(
@@ -228,17 +242,26 @@ def write_packed(
             if advance:
                 advance(name, frames)
         return finished
-    with _writing(folder):
+    with writable(folder, _ADVICE):
         folder.mkdir(parents=True, exist_ok=True)
-    parts = []
-    with _encoder(encode, workers) as encoded:
-        for number, members in enumerate(_shards(plan, frames_per_shard)):
-            parts.append(_write_shard(folder, number, members, plan, digest, encoded, advance))
+        for left in folder.glob(".shard-*.partial"):  # by a process that was killed
+            left.unlink()
+    shards = _shards(plan, frames_per_shard)
+    parts = [_finished(folder, number, digest) for number in range(len(shards))]
+    to_do = (index for part, members in zip(parts, shards, strict=True) if part is None for index in members)
+    with closing(ordered_map(encode, to_do, workers=workers, processes=True)) as encoded:
+        for number, members in enumerate(shards):
+            if parts[number] is None:
+                parts[number] = _write_shard(folder, number, members, plan, digest, encoded, advance)
+            elif advance:
+                for index in members:
+                    advance(*plan[index])
     videos = [entry | {"shard": number} for number, part in enumerate(parts) for entry in part["videos"]]
     index = {"format": FORMAT, "version": VERSION, "dataset": dataset, "details": details, "plan": digest}
-    _write_text(folder / INDEX, json.dumps(index | {"shards": [part["shard"] for part in parts], "videos": videos}))
+    index |= {"shards": [part["shard"] for part in parts], "videos": videos}
+    write_text(folder / INDEX, json.dumps(index), advice=_ADVICE)
     for number in range(len(parts)):
-        (folder / f"shard-{number:05d}.json").unlink()
+        _part_path(folder, number).unlink()
     return PackedDataset(folder)
 
 
@@ -252,94 +275,72 @@ def _shards(plan: Sequence[tuple[str, int]], frames_per_shard: int) -> list[rang
     return [*shards, range(start, len(plan))] if plan else []
 
 
-def _write_shard(folder, number, members, plan, digest, encoded, advance) -> dict[str, Any]:
+def _finished(folder: Path, number: int, digest: str) -> dict[str, Any] | None:
+    """A shard's part of the index, where an earlier run has finished it. Raises InputError for another packing's."""
+    path = _part_path(folder, number)
+    if not path.exists():
+        return None
+    with readable(path):
+        part = json.loads(path.read_text())
+    if (part["plan"], part.get("version", AS_STORED)) != (digest, VERSION):
+        raise InputError(
+            f"{folder}: holds the beginning of a packing with other videos or settings; "
+            "choose another folder or remove it"
+        )
+    shard = folder / part["shard"]["file"]
+    return part if shard.exists() and shard.stat().st_size == part["shard"]["bytes"] else None
+
+
+def _part_path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.json"
+
+
+def _write_shard(
+    folder: Path,
+    number: int,
+    members: range,
+    plan: Sequence[tuple[str, int]],
+    digest: str,
+    encoded: Iterable[EncodedVideo],
+    advance: Callable[[str, int], None] | None,
+) -> dict[str, Any]:
     """Write one shard and, last of all, its part of the index: that file's presence says the shard is whole."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    path, part_path = folder / f"shard-{number:05d}.array_record", folder / f"shard-{number:05d}.json"
-    if part_path.exists():
-        part = json.loads(part_path.read_text())
-        if part["plan"] != digest:
-            raise InputError(
-                f"{folder}: holds the beginning of a packing with other videos or settings; "
-                "choose another folder or remove it"
-            )
-        if path.exists() and path.stat().st_size == part["shard"]["bytes"]:
-            for index in members:
-                if advance:
-                    advance(*plan[index])
-            return part
-    entries, record, temporary = [], 0, path.with_suffix(".partial")
-    # JPEG and PNG do not compress further; groups of one let a reader fetch one picture alone.
-    writer = ArrayRecordWriter(str(temporary), options="group_size:1,uncompressed")
-    for index, video in zip(members, encoded(members), strict=True):
-        name, length = plan[index]
-        lengths = {len(column) for column in (video.frame_names, video.frames, video.flows, video.masks)}
-        if video.name != name or lengths != {length}:
-            raise InputError(f"{folder}: video {index} came as {video.name!r}, planned was {name!r} of {length} frames")
-        entries.append({
-            "name": name,
-            "label": video.label,
-            "first": record,
-            "frames": list(video.frame_names),
-            "flows": "".join("01"[flow is not None] for flow in video.flows),
-            "masks": "".join("01"[mask is not None] for mask in video.masks),
-        })  # fmt: skip
-        for pictures in zip(video.frames, video.flows, video.masks, strict=True):
-            for picture in pictures:
-                if picture is not None:
-                    with _writing(path):
-                        writer.write(picture)
-                    record += 1
-        if advance:
-            advance(name, length)
-    with _writing(path):
-        writer.close()
-        os.replace(temporary, path)
+    entries, record, path = [], 0, folder / f"shard-{number:05d}.array_record"
+    with completed(path, advice=_ADVICE) as partial:
+        # JPEG and PNG do not compress further; groups of one let a reader fetch one picture alone.
+        writer = ArrayRecordWriter(str(partial), options="group_size:1,uncompressed")
+        for index, video in zip(members, encoded):  # noqa: B905 - the next shard's follow
+            name, length = plan[index]
+            lengths = {len(column) for column in (video.frame_names, video.frames, video.flows, video.masks)}
+            if video.name != name or lengths != {length}:
+                raise InputError(
+                    f"{folder}: video {index} came as {video.name!r}, planned was {name!r} of {length} frames"
+                )
+            entries.append({
+                "name": name,
+                "label": video.label,
+                "first": record,
+                "frames": list(video.frame_names),
+                "flows": "".join("01"[flow is not None] for flow in video.flows),
+                "masks": "".join("01"[mask is not None] for mask in video.masks),
+            })  # fmt: skip
+            present = [
+                picture
+                for pictures in zip(video.frames, video.flows, video.masks, strict=True)
+                for picture in pictures
+                if picture is not None
+            ]
+            with writable(path, _ADVICE, (OSError, RuntimeError)):  # array_record raises RuntimeError for a full disk
+                for picture in present:
+                    writer.write(picture)
+            record += len(present)
+            if advance:
+                advance(name, length)
+        with writable(path, _ADVICE, (OSError, RuntimeError)):
+            writer.close()
     shard = {"file": path.name, "records": record, "bytes": path.stat().st_size}
-    part = {"plan": digest, "shard": shard, "videos": entries}
-    _write_text(part_path, json.dumps(part))
+    part = {"plan": digest, "version": VERSION, "shard": shard, "videos": entries}
+    write_text(_part_path(folder, number), json.dumps(part), advice=_ADVICE)
     return part
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError for a full disk
-        reason = str(error).split(";")[0]
-        raise InputError(
-            f"{path}: cannot be written ({reason}); finished shards stay, make room and run it again"
-        ) from error
-
-
-class _encoder:
-    """Maps numbers of videos to encoded ones in order, in this process or ahead of time in others."""
-
-    def __init__(self, encode: Callable[[int], EncodedVideo], workers: int):
-        self._encode, self._workers, self._pool = encode, workers, None
-
-    def __enter__(self) -> Callable[[Sequence[int]], Iterator[EncodedVideo]]:
-        if not self._workers:
-            return lambda numbers: map(self._encode, numbers)
-        self._pool = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"))
-        return self._ahead
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
-
-    def _ahead(self, numbers: Sequence[int]) -> Iterator[EncodedVideo]:
-        # A bounded window: a shard of long videos need not fit into memory.
-        waiting: list[Future[EncodedVideo]] = []
-        for number in numbers:
-            waiting.append(self._pool.submit(self._encode, number))
-            if len(waiting) > 2 * self._workers:
-                yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
-
-
-def _write_text(path: Path, text: str) -> None:
-    with _writing(path):
-        write_text(path, text)

@@ -25,9 +25,9 @@ from jaxtyping import Int
 from hmhi_jax.data.augmentation import Augmentation, draw_change
 from hmhi_jax.data.clip_loading import ClipArrays, load_clip
 from hmhi_jax.data.clips import ClipSampling, sample_clip
-from hmhi_jax.data.decoding import READINGS, PictureError
-from hmhi_jax.data.layouts import VideoRecord
 from hmhi_jax.data.mixture import Entry
+from hmhi_jax.data.pictures import READINGS, PictureError
+from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
 
 _log = logging.getLogger(__name__)

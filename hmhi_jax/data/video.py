@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -11,12 +12,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from hmhi_jax.complete_files import readable
+from hmhi_jax.data.pictures import MOST_PIXELS
 from hmhi_jax.errors import InputError
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 SMALLEST_SIDE = 16  # pixels; optical flow needs a few patches
 LARGEST_SIDE = 16_384
-MOST_PIXELS = 2**26  # twice 8K video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,19 @@ class Video(ABC):
         return None
 
 
+class FileVideo(Video):
+    """A video in one file."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        self.name = Path(path).stem
+        self.notes = []
+
+    def fingerprint(self) -> dict[str, Any]:
+        status = os.stat(self.path)
+        return {"path": os.path.abspath(self.path), "bytes": status.st_size, "modified": status.st_mtime_ns}
+
+
 def check_size(size: tuple[int, int], what: str) -> None:
     """Refuse pictures that are too small for optical flow or too large for memory; `what` names the picture."""
     height, width = size
@@ -78,10 +92,20 @@ def check_size(size: tuple[int, int], what: str) -> None:
         )
 
 
+def check_same_size(size: tuple[int, int], what: str, first: tuple[int, int], of: str, advice: str) -> None:
+    """Refuse a frame (`what`) of another size than the first one (`of`)."""
+    if size != first:
+        raise InputError(
+            f"{what} is {size[1]} x {size[0]} pixels but {of} is {first[1]} x {first[0]}, expected frames of one size; "
+            f"{advice}"
+        )
+
+
 def files_fingerprint(files: Iterable[Path]) -> str:
     """A hash of names, sizes and times of change; costs no reading."""
     digest = hashlib.sha256()
     for path in files:
-        status = path.stat()
+        with readable(path):
+            status = path.stat()
         digest.update(f"{path.name}/{status.st_size}/{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()

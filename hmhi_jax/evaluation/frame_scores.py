@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from hmhi_jax.data.masks import VoidLabel
+from hmhi_jax.data.pictures import Picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation import saliency
 from hmhi_jax.evaluation.pictures import (
     FOREGROUND_ABOVE,
-    Encoded,
     read_as,
     read_prediction,
     read_truth,
@@ -84,8 +84,8 @@ def _without_void(picture: UInt8[np.ndarray, "H W"], void: Bool[np.ndarray, "H W
 
 
 def score_files(
-    prediction_file: Encoded,
-    truth_file: Encoded,
+    prediction_file: Picture,
+    truth_file: Picture,
     readings: tuple[str, ...],
     measures: Measures,
     void_label: VoidLabel,

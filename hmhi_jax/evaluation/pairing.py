@@ -10,8 +10,8 @@ from hmhi_jax.data.layout_rules import LAYOUTS
 from hmhi_jax.data.layouts import Dataset, open_dataset
 from hmhi_jax.data.natural_order import last_number, natural_key
 from hmhi_jax.data.packing import INDEX
+from hmhi_jax.data.pictures import Picture, is_picture
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.pictures import PICTURE_SUFFIXES, Encoded
 
 # Where masks lie below a folder that is no whole data set, and the frames that go with them.
 _TRUTH_FOLDERS = ("Annotations/480p", "Annotations", "mask/val", "mask/test", "mask")
@@ -42,9 +42,9 @@ class FramePair:
     """An annotated frame: its name, its truth and, where there are, its prediction and its RGB frame."""
 
     frame: str
-    truth: Encoded
+    truth: Picture
     prediction: Path | None
-    picture: Encoded | None = None
+    picture: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class VideoPair:
 class _Truths:
     """A video's annotations: frame names with the mask and, if known, the RGB frame; and all its frames' names."""
 
-    frames: tuple[tuple[str, Encoded, Encoded | None], ...]
+    frames: tuple[tuple[str, Picture, Picture | None], ...]
     every_frame: tuple[str, ...] = ()
     label: str | None = None
 
@@ -225,9 +225,8 @@ def _pictures_in(folder: Path) -> list[Path]:
     pictures: dict[str, Path] = {}
     names = os.listdir(folder) if folder.is_dir() else []
     for name in sorted(names, key=lambda name: name.lower().endswith(".png")):
-        path = folder / name
-        if path.suffix.lower() in PICTURE_SUFFIXES and not name.startswith("."):
-            pictures[path.stem] = path
+        if is_picture(name):
+            pictures[Path(name).stem] = folder / name
     return [pictures[stem] for stem in sorted(pictures, key=natural_key)]
 
 

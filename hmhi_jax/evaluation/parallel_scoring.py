@@ -12,8 +12,8 @@ import cv2
 import joblib
 
 from hmhi_jax.data.masks import VoidLabel
+from hmhi_jax.data.pictures import Picture
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures, score_files
-from hmhi_jax.evaluation.pictures import Encoded
 
 # Frames handed to a worker at once: enough to make the exchange cheap, few enough to keep all cores busy to the end.
 _FRAMES_PER_TASK = 8
@@ -24,7 +24,7 @@ _SECONDS_PER_FRAME = {"uvos": 0.008, "vsod": 0.008, "extra": 0.06}  # of 854 x 4
 
 
 def score_all(
-    files: Sequence[tuple[Encoded, Encoded]],
+    files: Sequence[tuple[Picture, Picture]],
     readings: tuple[str, ...],
     measures: Measures,
     void_label: VoidLabel = "auto",
@@ -60,8 +60,8 @@ def score_all(
 
 def _scored(
     index: int,
-    prediction: Encoded,
-    truth: Encoded,
+    prediction: Picture,
+    truth: Picture,
     readings: tuple[str, ...],
     measures: Measures,
     void_label: VoidLabel,

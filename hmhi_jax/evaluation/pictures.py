@@ -1,15 +1,11 @@
 """From picture files to masks: readings of predictions, and every way in which ground truth is stored."""
 
-import io
-from typing import Protocol, runtime_checkable
-
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 
 from hmhi_jax.data.masks import Mask, VoidLabel, decode_mask, is_grey_ramp
-from hmhi_jax.errors import InputError
+from hmhi_jax.data.pictures import Picture, open_picture
 
 READINGS: dict[str, str] = {
     "plain": (
@@ -25,29 +21,9 @@ READINGS: dict[str, str] = {
 """What each reading of a prediction file does."""
 
 FOREGROUND_ABOVE = 128
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pbm"})
 
 
-@runtime_checkable
-class Encoded(Protocol):
-    """Where an encoded picture is: a `Path`, or a record of a packed data set. Names itself with `str()`."""
-
-    def read_bytes(self) -> bytes: ...
-
-
-def _open(source: Encoded) -> Image.Image:
-    try:
-        picture = Image.open(io.BytesIO(source.read_bytes()))
-        picture.load()
-    except FileNotFoundError as error:
-        raise InputError(f"{source}: there is no such file") from error
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not a picture" if isinstance(error, UnidentifiedImageError) else error
-        raise InputError(f"{source}: cannot be read as a picture ({reason}); save it again as PNG") from error
-    return picture
-
-
-def read_prediction(source: Encoded) -> UInt8[np.ndarray, "H W"]:
+def read_prediction(source: Picture) -> UInt8[np.ndarray, "H W"]:
     """A prediction's file as 8-bit values.
 
     8-bit grey is taken as it is, colour is turned into grey, 16-bit grey is scaled to 8 bits, floats in 0..1 times
@@ -56,7 +32,7 @@ def read_prediction(source: Encoded) -> UInt8[np.ndarray, "H W"]:
     Raises:
         InputError: the file is no picture.
     """
-    picture = _open(source)
+    picture = open_picture(source)
     if picture.mode == "L":
         return np.asarray(picture)
     if picture.mode == "1":
@@ -73,7 +49,7 @@ def read_prediction(source: Encoded) -> UInt8[np.ndarray, "H W"]:
     return np.asarray(picture.convert("L"))
 
 
-def read_truth(source: Encoded, void_label: VoidLabel = "auto") -> Mask:
+def read_truth(source: Picture, void_label: VoidLabel = "auto") -> Mask:
     """Ground truth of one frame; `decode_mask` tells how files are understood and what `void_label` does.
 
     UVOS takes what is above 0 of its `grey`, as the release does, VSOD what is at least half.
@@ -81,7 +57,7 @@ def read_truth(source: Encoded, void_label: VoidLabel = "auto") -> Mask:
     Raises:
         InputError: the file is no picture.
     """
-    return decode_mask(_open(source), void_label)
+    return decode_mask(open_picture(source), void_label)
 
 
 def read_as(prediction: UInt8[np.ndarray, "H W"], reading: str) -> UInt8[np.ndarray, "H W"]:

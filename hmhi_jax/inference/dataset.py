@@ -13,10 +13,11 @@ from typing import Any, Literal
 import jax
 
 from hmhi_jax import process
-from hmhi_jax.data.decoding import picture_size
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.flow_pictures import flow_recipe_of
-from hmhi_jax.data.layouts import Dataset, VideoRecord
+from hmhi_jax.data.layouts import Dataset
+from hmhi_jax.data.pictures import picture_size
+from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.batched_step import BatchedSteps
 from hmhi_jax.inference.dataset_run import DatasetRun, Outcome, Work

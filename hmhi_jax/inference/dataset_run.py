@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from hmhi_jax.data.decoding import read_picture
 from hmhi_jax.data.flow import FlowRecipe, flow_picture, neighbours_of
-from hmhi_jax.data.layouts import VideoRecord
+from hmhi_jax.data.pictures import read_picture
 from hmhi_jax.data.preprocessing import resize_picture
+from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.batched_step import BatchedSteps
 from hmhi_jax.inference.lanes import Piece, Round, plan_rounds

@@ -90,7 +90,7 @@ class OverlayWriter:
         self, workplace: Path, frame_rate: Fraction, sample_aspect_ratio: Fraction = Fraction(1), begin: int = 0
     ) -> None:
         """`begin` is the number of the first frame that will come; parts from there on are left-overs and removed."""
-        self._workplace = workplace
+        self._workplace = workplace.absolute()  # FFmpeg takes what stands before a colon for a protocol
         self._rate = frame_rate.limit_denominator(60_000)
         self._aspect = sample_aspect_ratio
         self._next = begin

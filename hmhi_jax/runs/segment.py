@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hmhi_jax import __version__
-from hmhi_jax.data.open_videos import open_videos
+from hmhi_jax.data.ffmpeg import without_password
+from hmhi_jax.data.open_videos import find_videos
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.weight_places import find_weights
 
@@ -57,7 +58,11 @@ def run(
 
     Returns whether every video came out. Raises `InputError` for what can be refused before the first frame.
     """
-    videos = open_videos(inputs, frame_rate=Fraction(frame_rate).limit_denominator(1001) if frame_rate else None)
+    found = find_videos(inputs, frame_rate=Fraction(frame_rate).limit_denominator(1001) if frame_rate else None)
+    videos = found.videos
+    for kind, lines in (("note", found.notes), ("error", found.failures)):
+        for line in lines:
+            print(f"{kind}: {line}", file=sys.stderr)
     exported = (Path(weights).expanduser() / "export.json").is_file()
     source = Path(weights).expanduser() if exported else find_weights(weights)
     settings = {
@@ -76,7 +81,7 @@ def run(
     }
     tasks = _plan(videos, inputs, out, settings, overwrite=overwrite)
     if not tasks and backbone is None:  # else the weights are looked at even where nothing is left to do
-        return True
+        return not found.failures
 
     from hmhi_jax.inference.segmenter import VideoSegmenter
     from hmhi_jax.inference.video_job import JobOptions
@@ -87,15 +92,15 @@ def run(
         backbone=backbone,
     )  # fmt: skip
     if not tasks:
-        return True
+        return not found.failures
     alone = len(videos) == 1
     flows = {} if flow == "dis" else _flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
     options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames)
     about = {
-        "command": shlex.join(["hmhi", *sys.argv[1:]]),
+        "command": shlex.join(["hmhi", *map(without_password, sys.argv[1:])]),
         "settings": {**settings, "flow_recipe": vars(segmenter.flow_recipe)},
     }
-    return not _run(tasks, segmenter, options, flows, about, devices)
+    return not _run(tasks, segmenter, options, flows, about, devices) and not found.failures
 
 
 def _plan(

@@ -59,6 +59,6 @@ def synthesise(
         )
     if sheet:
         picture = contact_sheet(read_clip(video) for video in islice(pack, 12))
-        with completed(out / "sheet.png") as partial:
+        with completed(out / "sheet.png", advice="make room, or take --no-sheet") as partial:
             Image.fromarray(picture).save(partial, format="png")
     print(f"{out}: {len(pack)} clips, {sum(len(video.frame_names) for video in pack)} frames")

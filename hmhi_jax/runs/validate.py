@@ -11,8 +11,9 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-from hmhi_jax.data.decoding import read_mask, read_picture
-from hmhi_jax.data.layouts import VideoRecord
+from hmhi_jax.data.masks import read_mask
+from hmhi_jax.data.pictures import read_picture
+from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.figure_names import lower_is_better
 from hmhi_jax.evaluation.protocols import Protocol

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hmhi_jax.data.clips import ClipSampling, sample_clip
-from hmhi_jax.data.layouts import FolderPictures, VideoRecord
+from hmhi_jax.data.records import FolderPictures, VideoRecord
 from hmhi_jax.errors import InputError
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from hmhi_jax.data.flow import FlowRecipe, draw_flow, write_flo
-from hmhi_jax.data.flow_folder import FlowFolder, flow_folder_of
+from hmhi_jax.data.flow_folder import FlowFolder, flow_fingerprint, flow_folder_of
 from hmhi_jax.errors import InputError
 
 SIZE = (48, 80)
@@ -88,3 +88,10 @@ def test_where_the_flow_of_a_video_lies(tmp_path):
     assert flow_folder_of(tmp_path, "cat", alone=True) == tmp_path
     with pytest.raises(InputError, match="cat: no such folder"):
         flow_folder_of(tmp_path, "cat", alone=False)
+
+
+def test_a_link_to_nothing_is_named(tmp_path, flows):
+    write_flo(tmp_path / "a.flo", flows[0])
+    (tmp_path / "b.flo").symlink_to("/nowhere/b.flo")
+    with pytest.raises(InputError, match=r"b\.flo: cannot be read \(No such file"):
+        flow_fingerprint(tmp_path)

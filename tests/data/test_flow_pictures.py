@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from made_datasets import cut_off, release_tree
 
-from hmhi_jax.data import flow_pictures
 from hmhi_jax.data.dataset_packing import pack_dataset
-from hmhi_jax.data.decoding import read_picture
 from hmhi_jax.data.flow import FlowRecipe, flow_picture
 from hmhi_jax.data.flow_pictures import FlowFormat, flow_recipe_of, make_flow_pictures, missing_flows
 from hmhi_jax.data.layouts import open_dataset
+from hmhi_jax.data.pictures import read_picture
 from hmhi_jax.errors import InputError
 
 RECIPE = FlowRecipe(preset="ultrafast")
@@ -126,10 +125,10 @@ def test_a_full_disk_says_which_file(root, monkeypatch):
     def no_space(path, data):
         raise OSError(28, "No space left on device")
 
-    video = open_dataset(root).videos[0]
+    dataset = open_dataset(root)
     monkeypatch.setattr("pathlib.Path.write_bytes", no_space)
     with pytest.raises(InputError, match=r"00000\.png: cannot be written \(No space left on device\)"):
-        flow_pictures._make(flow_pictures._Task(video, range(1)), RECIPE, PNG)
+        make_flow_pictures(dataset, RECIPE, format=PNG)
 
 
 def test_packed_data_sets(root, tmp_path):

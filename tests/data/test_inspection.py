@@ -104,3 +104,14 @@ def test_packed_data_sets(tmp_path):
     shard.write_bytes(shard.read_bytes()[:70_000])
     with pytest.raises(InputError, match=r"missing shard: .*shard-00001\.array_record: 70000 bytes, expected"):
         check_for_training(packed, skip_bad=True)
+
+
+def test_frames_in_a_format_that_is_not_read_are_named(tmp_path):
+    root = release_tree(tmp_path / "set", videos=2, count=2)
+    (root / "frame/train/video0/00002.heic").write_bytes(b"of a phone")
+    for path in (root / "frame/train/video1").iterdir():
+        path.rename(path.with_suffix(".JP2"))
+    found = inspect_dataset(open_dataset(root))
+    assert "video0: 1 files are no pictures by their suffix (00002.heic)" in found.notes
+    (problem,) = found.problems
+    assert "no frames; 2 files are no pictures by their suffix (00000.JP2, 00001.JP2)" in problem.text

@@ -1,12 +1,15 @@
 """Every layout, on real files: what is found, what masks say, what is refused."""
 
+import os
+
 import numpy as np
 import pytest
 from made_datasets import every_layout, frame_picture, object_mask, release_tree, write_flows, write_video
 
-from hmhi_jax.data.decoding import read_mask, read_picture
 from hmhi_jax.data.layout_rules import LAYOUTS
 from hmhi_jax.data.layouts import open_dataset
+from hmhi_jax.data.masks import read_mask
+from hmhi_jax.data.pictures import read_picture
 from hmhi_jax.errors import InputError
 
 
@@ -137,3 +140,22 @@ def test_real_davis(davis):
     assert sum(len(video) for video in dataset.videos) == 279
     assert all(len(video.annotated) == len(video) for video in dataset.videos)
     assert read_picture(dataset.videos[0].frames[0]).shape == (480, 854, 3)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows seals folders otherwise")
+def test_folders_that_cannot_be_read_are_named(tmp_path):
+    release_tree(tmp_path, videos=1, count=2)
+    sealed = tmp_path / "mask/train/video0"
+    for place in (tmp_path, *tmp_path.parents[:2]):
+        place.chmod(0o755)
+    sealed.chmod(0)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)  # root may read anything
+    try:
+        with pytest.raises(InputError, match=r"mask/train/video0: the folder cannot be read \(Permission denied\)"):
+            open_dataset(tmp_path)
+    finally:
+        if root:
+            os.seteuid(0)
+        sealed.chmod(0o755)

@@ -5,7 +5,8 @@ import pytest
 from made_datasets import save
 from PIL import Image
 
-from hmhi_jax.data.decoding import PictureError, read_mask
+from hmhi_jax.data.masks import read_mask
+from hmhi_jax.data.pictures import PictureError
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pictures import read_truth
 
@@ -95,7 +96,7 @@ def test_labels_beside_a_named_void_are_labels(tmp_path):
 def test_a_mask_that_is_a_decompression_bomb(tmp_path, monkeypatch):
     path = save(tmp_path / "mask.png", LABELS)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # 216 pixels are more than twice as many
-    with pytest.raises(PictureError, match=r"mask\.png: is damaged .*exceeds limit"):
+    with pytest.raises(PictureError, match=r"mask\.png: is too large .*exceeds limit"):
         read_mask(path)
-    with pytest.raises(InputError, match=r"mask\.png: cannot be read as a picture .*exceeds limit"):
+    with pytest.raises(InputError, match=r"mask\.png: is too large .*exceeds limit"):
         read_truth(path)

@@ -11,9 +11,10 @@ import pytest
 from made_datasets import every_layout, release_tree
 
 from hmhi_jax.data.dataset_packing import PackedForm, pack_dataset
-from hmhi_jax.data.decoding import read_mask, read_picture
 from hmhi_jax.data.layouts import open_dataset
+from hmhi_jax.data.masks import read_mask
 from hmhi_jax.data.packing import EncodedVideo, PackedDataset, write_packed
+from hmhi_jax.data.pictures import read_picture
 from hmhi_jax.errors import InputError
 
 PLAN = [(f"video{n}", 2 + n) for n in range(5)]
@@ -195,7 +196,31 @@ def test_a_full_disk_is_one_line_and_nothing_half_made_counts(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 1
     assert "shard-00000.array_record: cannot be written" in done.stderr.splitlines()[-1]
-    assert [path.suffix for path in (tmp_path / "full").iterdir()] == [".partial"]
+    assert list((tmp_path / "full").iterdir()) == []
+    (tmp_path / "full/.shard-00000.array_record.1.1.partial").write_bytes(b"left by a process that was killed")
     packed = write_packed(tmp_path / "full", PLAN, encode, dataset="cats", frames_per_shard=7)
     assert contents(packed) == expected()
     assert not list(packed.folder.glob("*.partial"))
+
+
+def test_malformed_indexes_are_one_line(tmp_path):
+    write_packed(tmp_path, PLAN, encode, dataset="cats", frames_per_shard=7)
+    index = tmp_path / "index.json"
+    whole = json.loads(index.read_text())
+    video = whole["videos"][1]
+    for wrong in (
+        "[" * 3000 + "]" * 3000,
+        json.dumps(whole | {"videos": 5}),
+        json.dumps(whole | {"plan": None}),
+        json.dumps(whole | {"shards": [{"file": "../../x", "records": 1, "bytes": 1}]}),
+        json.dumps(whole | {"videos": [whole["videos"][0], video | {"flows": "0"}]}),
+        json.dumps(whole | {"videos": [whole["videos"][0], video | {"shard": 99}]}),
+        json.dumps(whole | {"videos": [whole["videos"][0], video | {"frames": [1, 2, 3]}]}),
+        json.dumps(whole | {"videos": [whole["videos"][0], {}]}),
+    ):
+        index.write_text(wrong)
+        with pytest.raises(InputError, match=r"index\.json: (not readable|.* is not as the format says)") as caught:
+            PackedDataset(tmp_path)
+        assert "\n" not in str(caught.value)
+    index.write_text(json.dumps(whole))
+    assert contents(PackedDataset(tmp_path)) == expected()

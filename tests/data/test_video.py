@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from small_videos import moving_square, write_video
 
-from hmhi_jax.data import video_files
-from hmhi_jax.data.frame_folders import FrameFolder, picture_size, read_picture
+from hmhi_jax.data import cameras
+from hmhi_jax.data.frame_folders import FrameFolder
 from hmhi_jax.data.open_videos import open_videos
+from hmhi_jax.data.pictures import picture_size, read_picture
 from hmhi_jax.data.video import check_size
 from hmhi_jax.data.video_files import VideoFile
 from hmhi_jax.errors import InputError
@@ -142,7 +143,7 @@ def test_a_device_is_a_camera(tmp_path, monkeypatch):
         asked.append((source, container_format))
         return av.open(str(clip))
 
-    monkeypatch.setattr(video_files, "_open", opened)
+    monkeypatch.setattr(cameras, "open_container", opened)
     (video,) = open_videos(["/dev/null"])
     assert asked == [("/dev/null", "v4l2")]
     assert (video.live, video.name, video.size) == (True, "null", (48, 80))
@@ -219,7 +220,7 @@ def test_damaged_pictures(tmp_path):
     folder = save_frames(tmp_path / "frames", moving_square(3), suffix=".jpg")
     data = (folder / "00001.jpg").read_bytes()
     (folder / "00001.jpg").write_bytes(data[:-100])
-    with pytest.raises(InputError, match=r"00001\.jpg: the picture is damaged"):
+    with pytest.raises(InputError, match=r"00001\.jpg: is damaged"):
         pictures_of(FrameFolder(folder))
     (folder / "00001.jpg").write_text("nothing like it")
     with pytest.raises(InputError, match=r"00001\.jpg: is no picture"):
@@ -231,11 +232,11 @@ def test_opening_reads_headers_only(tmp_path):
     data = (folder / "00001.png").read_bytes()
     (folder / "00001.png").write_bytes(data[:100])
     video = FrameFolder(folder)
-    with pytest.raises(InputError, match=r"00001\.png: the picture is damaged"):
+    with pytest.raises(InputError, match=r"00001\.png: is damaged"):
         pictures_of(video)
     exif = data[:33] + b"\0\0\0\4eXIfnone" + zlib.crc32(b"eXIfnone").to_bytes(4, "big") + data[33:]
     (folder / "00001.png").write_bytes(exif)
-    with pytest.raises(InputError, match=r"00001\.png: the picture is damaged"):
+    with pytest.raises(InputError, match=r"00001\.png: is damaged"):
         FrameFolder(folder)
 
 

@@ -1,5 +1,6 @@
 """Overlays of the report: prediction, truth and difference of a frame, as embedded pictures of bounded total size."""
 
+import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +11,11 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from hmhi_jax.data.masks import VoidLabel
+from hmhi_jax.data.pictures import Picture, PictureError, read_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pairing import FramePair
 from hmhi_jax.evaluation.pictures import (
     FOREGROUND_ABOVE,
-    Encoded,
     read_as,
     read_prediction,
     read_truth,
@@ -116,15 +117,11 @@ def _shrink(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)[..., None]
 
 
-def _background(frame: Encoded | None, size: tuple[int, int]) -> np.ndarray:
+def _background(frame: Picture | None, size: tuple[int, int]) -> np.ndarray:
     """The RGB frame, float [h, w, 3] in 0..255; a flat grey one where there is none."""
     if frame is not None:
-        try:
-            with Image.open(io.BytesIO(frame.read_bytes())) as picture:
-                picture.draft("RGB", (2 * size[0], 2 * size[1]))  # decode a large JPEG at a fraction of its size
-                return np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BOX), np.float32)
-        except OSError:
-            pass
+        with contextlib.suppress(PictureError):
+            return read_picture(frame, size[::-1], "fast").astype(np.float32)
     return np.full((size[1], size[0], 3), 70, np.float32)
 
 

@@ -4,8 +4,6 @@ Enough to see a training run work from files to a rising J within a minute, and 
 clips worth training on.
 """
 
-import os
-import shutil
 from pathlib import Path
 
 import cv2
@@ -13,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import flow_to_picture
 
 
@@ -31,23 +30,21 @@ def write_moving_blobs(
     root = Path(root)
     if root.is_dir():
         return root
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    lists = partial / "ImageSets" / "480p"
-    lists.mkdir(parents=True)
-    first = 0
-    for split, count in (("train", train), ("val", val)):
-        names = [f"{split}{number:02}" for number in range(count)]
-        for number, name in enumerate(names):
-            _write_video(partial, name, np.random.default_rng([seed, first + number]), frames, size)
-        lines = (
-            f"/JPEGImages/480p/{name}/{frame:05}.jpg /Annotations/480p/{name}/{frame:05}.png\n"
-            for name in names
-            for frame in range(frames)
-        )
-        (lists / f"{split}.txt").write_text("".join(lines))
-        first += count
-    partial.rename(root)
+    with completed(root, advice="give another folder") as partial:
+        lists = partial / "ImageSets" / "480p"
+        lists.mkdir(parents=True)
+        first = 0
+        for split, count in (("train", train), ("val", val)):
+            names = [f"{split}{number:02}" for number in range(count)]
+            for number, name in enumerate(names):
+                _write_video(partial, name, np.random.default_rng([seed, first + number]), frames, size)
+            lines = (
+                f"/JPEGImages/480p/{name}/{frame:05}.jpg /Annotations/480p/{name}/{frame:05}.png\n"
+                for name in names
+                for frame in range(frames)
+            )
+            (lists / f"{split}.txt").write_text("".join(lines))
+            first += count
     return root
 
 

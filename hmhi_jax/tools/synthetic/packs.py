@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from hmhi_jax.data.packing import EncodedVideo, PackedDataset, PackedVideo, write_packed
+from hmhi_jax.data.packing import EncodedVideo, PackedDataset, write_packed
+from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.tools.synthetic.clips import Clip, ClipMaker, decode_jpeg, encode_jpeg
 from hmhi_jax.tools.synthetic.pictures import fingerprint
 from hmhi_jax.tools.synthetic.settings import DEFAULTS, Settings
@@ -53,7 +54,7 @@ def encode_clip(name: str, clip: Clip) -> EncodedVideo:
     )
 
 
-def read_clip(video: PackedVideo) -> Clip:
+def read_clip(video: VideoRecord) -> Clip:
     """Decode a packed clip; masks are 0 and 1."""
     masks = [cv2.imdecode(np.frombuffer(m.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) for m in video.masks]
     return Clip(

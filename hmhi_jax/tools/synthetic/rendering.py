@@ -6,7 +6,7 @@ the run's seed and the clip's position, whatever the number of worker processes.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -14,8 +14,9 @@ import cv2
 from ml_collections import ConfigDict
 
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.layouts import Dataset, VideoRecord
+from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.packing import EncodedVideo
+from hmhi_jax.data.records import Pictures, VideoRecord
 from hmhi_jax.errors import InputError
 from hmhi_jax.tools.synthetic.clips import ClipMaker
 from hmhi_jax.tools.synthetic.packs import clip_name, encode_clip
@@ -66,7 +67,7 @@ class RenderedPicture:
 
 
 @dataclasses.dataclass(frozen=True)
-class RenderedPictures(Sequence):
+class RenderedPictures(Pictures):
     """The frames, flow pictures or masks of one clip."""
 
     clips: RenderedSet
@@ -77,9 +78,8 @@ class RenderedPictures(Sequence):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, frame: SupportsIndex) -> RenderedPicture:
-        number = range(self.length)[frame]
-        return RenderedPicture(self.clips, self.clip, self.kind, number)
+    def _picture(self, frame: SupportsIndex) -> RenderedPicture:
+        return RenderedPicture(self.clips, self.clip, self.kind, range(self.length)[frame])
 
     def has(self, frame: SupportsIndex) -> bool:
         """Whether frame i has one: each has."""

@@ -7,7 +7,8 @@ import pytest
 from made_datasets import cut_off, damage, noise_scene, object_mask, save_jpeg, two_objects, write_palette_mask
 from PIL import Image
 
-from hmhi_jax.data.decoding import PictureError, Window, picture_size, read_mask, read_picture
+from hmhi_jax.data.masks import read_mask
+from hmhi_jax.data.pictures import PictureError, Window, picture_size, read_picture
 from hmhi_jax.data.preprocessing import resize_picture
 
 OBJECT = object_mask(2)

@@ -1,0 +1,166 @@
+"""FFmpeg's libraries through PyAV: opening what they read, decoding what decodes, and frames as they are shown."""
+
+import os
+import re
+import struct
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from hmhi_jax.data.pictures import upright, upright_size
+from hmhi_jax.errors import InputError
+
+# Titles and the like may be in any encoding. From PyAV 19 on they are decoded whatever they are.
+_ANY_METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+def without_password(source: str) -> str:
+    """An address without the name and the password in it, as it may be shown and kept."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", source)
+
+
+def is_url(source: str) -> bool:
+    """Whether a name is an address as of a camera in the network; a file may have any characters in its name."""
+    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source)) and not os.path.exists(source)
+
+
+def open_container(address: str, container_format: str | None = None) -> av.container.InputContainer:
+    """Open what FFmpeg knows by `address`: a file's path, a URL, or a device of a container format."""
+    source = without_password(address)
+    if not container_format and not is_url(address):
+        address = os.path.abspath(address)  # else FFmpeg takes what stands before a colon for a protocol
+    try:
+        address.encode()
+        return av.open(address, format=container_format, **_ANY_METADATA)
+    except UnicodeEncodeError:  # a name in another encoding, which PyAV cannot hand on
+        return av.open(open(address, "rb"), **_ANY_METADATA)
+    except PermissionError as error:
+        raise InputError(f"{source}: cannot be read (permission denied)") from error
+    except av.error.InvalidDataError as error:
+        raise InputError(
+            f"{source}: is no video that can be read; if it should be one, the file is cut off or damaged"
+        ) from error
+    except (av.FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or without_password(str(error))
+        raise InputError(f"{source}: cannot be opened as a video ({reason})") from error
+
+
+def video_stream(container: av.container.InputContainer, path: str) -> av.video.stream.VideoStream:
+    """The video stream that players show: the first that is marked as the default, or the first; no cover picture."""
+    marks = av.stream.Disposition
+    streams = [s for s in container.streams.video if not s.disposition & (marks.attached_pic | marks.timed_thumbnails)]
+    if streams:
+        stream = next((s for s in streams if s.disposition & marks.default), streams[0])
+        if stream.codec_context is None:
+            raise InputError(f"{path}: its codec cannot be decoded here; re-encode it, for example as H.264")
+        return stream
+    kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+    raise InputError(f"{path}: holds no video stream, only {kinds}")
+
+
+def frame_rate(stream: av.video.stream.VideoStream) -> Fraction:
+    return Fraction(stream.average_rate or stream.guessed_rate or 25)
+
+
+class Decoder:
+    """Decodes what can be decoded: packets that do not are counted, a cut-off end is an end.
+
+    With `stop_at_errors` it goes no further than the first such packet, and says so in `stopped`.
+    """
+
+    def __init__(
+        self,
+        container: av.container.InputContainer,
+        stream: av.video.stream.VideoStream,
+        stop_at_errors: bool = False,
+    ) -> None:
+        self._container = container
+        self._stream = stream
+        self._stop_at_errors = stop_at_errors
+        self.stopped = False
+        self.packets = 0  # whose frames are shown
+        self.undecodable = 0
+        self.cut_off = False
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except BlockingIOError:  # some camera drivers say "not yet" instead of waiting
+                time.sleep(0.005)
+                continue
+            except av.FFmpegError:
+                self.cut_off = True
+                yield from self._decode(None)
+                return
+            # A packet known to be cut short fails later, and silently, where several frames are decoded at once.
+            if self._stop_at_errors and packet.is_corrupt:
+                self.stopped = True
+                return
+            self.packets += is_shown(packet)
+            yield from self._decode(packet)
+            if self._stop_at_errors and self.undecodable:
+                self.stopped = True
+                return
+
+    def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        try:
+            return self._stream.codec_context.decode(packet)
+        except av.error.EOFError:  # already flushed
+            return []
+        except av.FFmpegError:
+            self.undecodable += 1
+            return []
+
+
+def is_shown(packet: av.Packet) -> bool:
+    """Whether a packet becomes a frame to be seen: not what an edit list cuts away, nor VP8's hidden frames."""
+    if not packet.size or packet.is_discard:
+        return False
+    return packet.stream.codec_context.name != "vp8" or bool(bytes(packet)[0] & 0x10)
+
+
+def _turn(frame: av.VideoFrame) -> Image.Transpose | None:
+    """What shows a frame as its display matrix says (which phones write, front cameras with a mirror in it).
+
+    The matrix [a b; c d] takes a point (x, y) of the stored picture to (ax + cy, bx + dy). Other angles than quarter
+    turns are rounded to one.
+    """
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return None
+    a, b, _, c, d = struct.unpack("=5i", bytes(side_data)[:20])
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        mirrored, upside_down = a < 0, d < 0
+        turns = (None, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180)
+    else:
+        mirrored, upside_down = c < 0, b < 0
+        turns = (
+            Image.Transpose.TRANSPOSE,
+            Image.Transpose.ROTATE_90,
+            Image.Transpose.ROTATE_270,
+            Image.Transpose.TRANSVERSE,
+        )
+    return turns[2 * mirrored + upside_down]
+
+
+def shown(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> tuple[tuple[int, int], Fraction]:
+    """(height, width) of a frame as it is meant to be seen, and width over height of its pixels."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    return shown_size(frame), aspect if upright_size((0, 1), _turn(frame)) == (0, 1) else 1 / aspect
+
+
+def shown_size(frame: av.VideoFrame) -> tuple[int, int]:
+    return upright_size((frame.height, frame.width), _turn(frame))
+
+
+def upright_picture(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+    return upright(frame.to_ndarray(format="rgb24"), _turn(frame))

@@ -1,0 +1,307 @@
+"""Pictures: frames, flow pictures and masks, of folders, packed data sets and files, read by one set of rules.
+
+Which files are pictures is said by their suffix, whatever its case. A picture is seen upright: EXIF's orientation is
+applied to its pixels and to its size, wherever it comes from and whatever it shows.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from hmhi_jax.data.preprocessing import resize_picture
+from hmhi_jax.errors import InputError
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+MOST_PIXELS = 2**26  # of one picture: twice 8K video
+
+READINGS = ("exact", "fast")
+"""How pictures are brought to training size.
+
+exact: decoded whole, resized with Pillow's bilinear filter as at inference.
+fast: JPEG pictures of at least twice the size are decoded at 1/2, 1/4 or 1/8, and what remains is averaged over areas.
+Pixels differ by one or two levels of 255 on average; docs/data.md has what it gains.
+"""
+
+_ORIENTATION = 0x0112  # EXIF tag
+_SUBFILE_TYPE = 254  # TIFF tag; an odd value: a preview of another page
+_CAN_BE_ANIMATED = (".png", ".webp", ".tif", ".tiff")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDES_CHANGE_PLACES = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
+_END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # stands near the end of a file that is whole
+
+
+class PictureError(InputError):
+    """One picture cannot be read; the message begins with where it is."""
+
+
+@runtime_checkable
+class Picture(Protocol):
+    """Where an encoded picture is: a `Path`, or a record of a packed data set. Names itself with `str()`."""
+
+    def read_bytes(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a picture that is used, as fractions of its height and width: 0 <= top < bottom <= 1."""
+
+    top: float = 0.0
+    left: float = 0.0
+    bottom: float = 1.0
+    right: float = 1.0
+
+    def pixels(self, height: int, width: int) -> tuple[slice, slice]:
+        """Rows and columns of a picture; at least one each."""
+        rows, columns = (
+            slice(start := min(round(low * extent), extent - 1), max(round(high * extent), start + 1))
+            for low, high, extent in ((self.top, self.bottom, height), (self.left, self.right, width))
+        )
+        return rows, columns
+
+
+def is_picture(file: str | Path) -> bool:
+    """Whether a file's name says that it is a picture; hidden files, such as a Mac's `._a.jpg`, are none."""
+    name = os.path.basename(file)
+    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith(".")
+
+
+def upright(pixels: UInt8[np.ndarray, "H W 3"], turn: Image.Transpose | None) -> UInt8[np.ndarray, "h w 3"]:
+    """Pixels as they are meant to be seen, given what has to be done to them."""
+    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
+
+
+def upright_size(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:
+    """The size that a picture of `size` has after `turn`: its sides may change places."""
+    return size[::-1] if turn in _SIDES_CHANGE_PLACES else size
+
+
+def read_picture(
+    picture: Picture, size: tuple[int, int] | None = None, reading: str = "exact", window: Window | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A frame or a flow picture as 8-bit RGB, cut to `window` and resized to `size` = (height, width) when given.
+
+    16-bit pictures keep their upper 8 bits. Raises PictureError when it is missing, truncated, too large, no picture,
+    or one of 32 bits.
+    """
+    data = _bytes(picture)
+    with _decoding(picture, data):
+        image = _open(picture, io.BytesIO(data))
+        _refuse_32_bits(picture, image)
+        turn = _turn(picture, image)
+        whole = reading == "exact" or size is None or window is not None
+        pixels = upright(_decode(data, image, None if whole else upright_size(size, turn)), turn)
+    if window is not None:
+        pixels = pixels[window.pixels(*pixels.shape[:2])]
+    if size is None or pixels.shape[:2] == size:
+        return np.ascontiguousarray(pixels)
+    if reading == "fast":
+        return cv2.resize(np.ascontiguousarray(pixels), size[::-1], interpolation=cv2.INTER_AREA)
+    return resize_picture(pixels, size)
+
+
+def read_pictures(picture: Picture) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float | None]]:
+    """All pictures of a file that holds several (animated WebP and PNG, TIFF with pages), each with how many
+    milliseconds it is shown, where the file says so.
+
+    A TIFF's previews of its pages are left out, as is a picture that an animated PNG keeps for those who cannot show
+    it. Raises PictureError.
+    """
+    data = _bytes(picture)
+    with _decoding(picture, data):
+        image = _open(picture, io.BytesIO(data))
+        turn = _turn(picture, image)
+        for _ in _each(image):
+            image.load()
+            yield upright(_rgb(image), turn), image.info.get("duration")
+
+
+def is_animated(picture: Path) -> bool:
+    """Whether a file holds more pictures than the one that `read_picture` reads, by its header."""
+    if not str(picture).lower().endswith(_CAN_BE_ANIMATED):
+        return False
+    with _reading(picture), picture.open("rb") as file, _decoding(picture, b""):
+        return len(list(itertools.islice(_each(_open(picture, file)), 2))) > 1
+
+
+def _each(image: Image.Image) -> Iterator[int]:
+    """Go from picture to picture of a file that may hold several."""
+    for number in range(int(getattr(image, "default_image", False)), getattr(image, "n_frames", 1)):
+        image.seek(number)
+        if image.format != "TIFF" or not image.tag_v2.get(_SUBFILE_TYPE, 0) & 1:
+            yield number
+
+
+def open_picture(picture: Picture) -> Image.Image:
+    """A picture decoded and upright, with the mode and the `format` of its file: what masks are understood from.
+
+    Raises PictureError when it is missing, truncated, too large or no picture.
+    """
+    data = _bytes(picture)
+    with _decoding(picture, data):
+        image = _open(picture, io.BytesIO(data))
+        turn, file_format = _turn(picture, image), image.format
+        if file_format == "PNG":  # `load` does not look at checksums
+            Image.open(io.BytesIO(data)).verify()
+        image.load()
+    if turn is not None:
+        image = image.transpose(turn)
+        image.format = file_format
+    return image
+
+
+def picture_size(picture: Picture, *, ends: bool = True, mask: bool = False) -> tuple[int, int]:
+    """(height, width) of a picture as it is meant to be seen, from its header. Raises PictureError.
+
+    Args:
+        ends: whether a file that lacks its end is refused; no more than its two ends are read.
+        mask: whether it is a mask, which may have 32 bits; frames must not.
+    """
+    if not isinstance(picture, Path):
+        return _size(picture, io.BytesIO(_bytes(picture)), ends, mask)
+    with _reading(picture), picture.open("rb") as file:
+        return _size(picture, file, ends, mask)
+
+
+def _size(picture: Picture, file: io.BufferedIOBase, ends: bool, mask: bool) -> tuple[int, int]:
+    begin = file.read(12)
+    length = file.seek(0, os.SEEK_END)
+    if not length:
+        raise PictureError(f"{picture}: is empty; replace it")
+    file.seek(max(0, length - 4096))
+    # Zeros are what an interrupted copy or a full disk leaves; some cameras append a little of their own.
+    end = file.read().rstrip(b"\0")
+    file.seek(0)
+    with _decoding(picture, begin):
+        image = _open(picture, file)
+        if not mask:
+            _refuse_32_bits(picture, image)
+        if ends and _END.get(image.format or "", b"") not in end:
+            raise PictureError(f"{picture}: is cut off after {length} bytes; replace it")
+        return upright_size(image.size[::-1], _turn(picture, image))
+
+
+def encode_picture(pixels: UInt8[np.ndarray, "H W 3"], quality: int, codec: str = "jpeg") -> bytes:
+    """RGB as the bytes of a file: PNG if `quality` is 0, else "webp" or "jpeg" (colours not subsampled) of it."""
+    suffix, options = ".png", []
+    if quality and codec == "webp":
+        suffix, options = ".webp", [cv2.IMWRITE_WEBP_QUALITY, quality]
+    elif quality:
+        suffix, options = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality]
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+
+
+@contextlib.contextmanager
+def _reading(picture: Picture) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise PictureError(f"{picture}: not found") from None
+    except OSError as error:
+        raise PictureError(f"{picture}: cannot be read ({error.strerror or error})") from error
+
+
+def _bytes(picture: Picture) -> bytes:
+    with _reading(picture):
+        data = picture.read_bytes()
+    if not data:
+        raise PictureError(f"{picture}: is empty; replace it")
+    return data
+
+
+@contextlib.contextmanager
+def _decoding(picture: Picture, data: bytes) -> Iterator[None]:
+    """Tell in one line what is wrong with the bytes of a picture."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            f"{picture}: is no picture (it begins with {data[:12]!r} and cannot be read as one); replace it"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{picture}: is too large ({error}); scale it down first") from error
+    except (OSError, SyntaxError, ValueError, struct.error, cv2.error) as error:  # what the decoders raise
+        raise PictureError(f"{picture}: is damaged ({error}); replace it") from error
+
+
+def _open(picture: Picture, file: io.BufferedIOBase) -> Image.Image:
+    """The header; nothing is decoded yet."""
+    image = Image.open(file)
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise PictureError(
+            f"{picture}: is {width} x {height} pixels, expected at most {MOST_PIXELS >> 20} megapixels; "
+            "scale it down first"
+        )
+    return image
+
+
+def _refuse_32_bits(picture: Picture, image: Image.Image) -> None:
+    if image.mode in ("I", "F"):  # nothing says which values are black and white
+        raise PictureError(f"{picture}: has 32 bits a pixel (mode {image.mode}), expected 8 or 16; save it with 8")
+
+
+def _turn(picture: Picture, image: Image.Image) -> Image.Transpose | None:
+    """What shows a picture upright, by what stands before its pixels, which for a PNG is where eXIf belongs."""
+    if image.format == "TIFF" or getattr(picture, "as_stored", False):  # Pillow turns TIFF itself, size and pixels
+        return None
+    # A PNG's own `getexif` decodes the picture first, to look for one behind the pixels.
+    return _TURNS.get(Image.Image.getexif(image).get(_ORIENTATION))
+
+
+def _decode(data: bytes, image: Image.Image, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels as stored, by the fastest decoder that gives Pillow's; a JPEG may be decoded smaller, see `size`."""
+    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+        return _decode_jpeg(data, size)
+    still_webp = image.format == "WEBP" and not image.is_animated
+    if still_webp or (image.format == "PNG" and _END["PNG"] in data[-4096:]):
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        if pixels is not None:
+            return pixels
+        image.verify()  # says what is wrong, which OpenCV does not
+        raise ValueError("cannot be decoded")
+    return _rgb(image)
+
+
+def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))
+
+
+def _decode_jpeg(data: bytes, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode at 1/2, 1/4 or 1/8 when that still has at least `size` pixels (other fractions are slower than the whole).
+
+    The pixels are Pillow's, from the same library; OpenCV would take twice as long for pictures with halved colours.
+    """
+    least = (0, 0)
+    if size is not None:
+        height, width = simplejpeg.decode_jpeg_header(data)[:2]
+        parts = [n for n in (2, 4, 8) if height >= n * size[0] and width >= n * size[1]]
+        least = (-(-height // parts[-1]), -(-width // parts[-1])) if parts else least
+    try:
+        return simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1])
+    except ValueError as error:
+        if "extraneous bytes" in str(error):  # stray bytes between segments, as some cameras write: other readers shrug
+            return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        raise
