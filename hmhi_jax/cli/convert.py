@@ -64,7 +64,7 @@ def convert(
         raise typer.Exit(0 if found.fit else 1)
     assert target is not None
     if not found.fit:
-        counts = ((found.fit.missing, "missing"), (found.fit.unused, "left over"), (found.fit.misshapen, "misshapen"))
+        counts = ((found.fit.missing, "missing"), (found.fit.unused, "left over"), (found.fit.differing, "misshapen"))
         listed = ", ".join(f"{len(names)} {kind}" for names, kind in counts if names)
         raise InputError(f"{source}: does not fit {found.backbone} ({listed}, see above); nothing was written")
     if found.source.ours and found.whole and recipe is None and "flow" not in found.source.header:
@@ -100,8 +100,10 @@ def describe(found: "Identity") -> None:
     for label, names in (("missing", found.fit.missing), ("left over", found.fit.unused)):
         if names:
             print(f"{label:9} {len(names)}: {', '.join(_grouped(names))}")
-    if found.fit.misshapen:
-        print(f"misshapen {len(found.fit.misshapen)}: {', '.join(found.fit.misshapen)}")
+    if found.fit.differing:
+        print(f"misshapen {len(found.fit.differing)}: {', '.join(found.fit.shapes())}")
+    if broken := source.not_finite():
+        print(f"warning   {len(broken)} hold numbers that are not finite: {', '.join(_grouped(broken))}")
     print("fits      yes" if found.fit else f"fits      no: {found.backbone} expects otherwise")
 
 

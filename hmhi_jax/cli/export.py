@@ -31,7 +31,7 @@ def export(
     from hmhi_jax.errors import InputError
     from hmhi_jax.inference.export import write_export
     from hmhi_jax.inference.segmenter import checked_size
-    from hmhi_jax.interop.weights_file import load_weights
+    from hmhi_jax.interop.weights import load_weights
 
     chosen = [name.strip() for name in platforms.split(",") if name.strip()]
     if not chosen or set(chosen) - {"cpu", "cuda", "rocm", "tpu"}:

@@ -79,7 +79,7 @@ def _recipe(text: str) -> "FlowRecipe":
     from hmhi_jax.data.flow import FlowRecipe
     from hmhi_jax.data.flow_pictures import read_recipe
     from hmhi_jax.inference.export import ExportedNetwork, is_export
-    from hmhi_jax.interop.weights_file import load_weights
+    from hmhi_jax.interop.weights import load_weights
 
     if text.lstrip().startswith("{"):
         return FlowRecipe.from_json(text)

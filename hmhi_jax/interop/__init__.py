@@ -1,12 +1,12 @@
-"""PyTorch weights in and out, weight files, comparison with the authors' release."""
+"""PyTorch weights in and out, weight files of every kind."""
 
 import importlib
 
 _HOME = {
     "from_torch": "torch_weights",
     "to_torch": "torch_weights",
-    "load_weights": "weights_file",
-    "save_weights": "weights_file",
+    "load_weights": "weights",
+    "save_weights": "weights",
 }
 
 __all__ = [*_HOME]

@@ -13,7 +13,7 @@ from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.device_batches import DeviceBatches, batch_shapes
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.weight_places import CHECKPOINT_EXPORT
-from hmhi_jax.interop.weights_file import load_weights, save_weights
+from hmhi_jax.interop.weights import load_weights, save_weights
 from hmhi_jax.process import enable_compilation_cache
 from hmhi_jax.runs.validate import Validation, best_metric
 from hmhi_jax.tools.synthetic.moving_blobs import write_moving_blobs
