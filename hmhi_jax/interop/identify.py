@@ -197,13 +197,13 @@ def _signature(family: str, entries: Mapping[str, np.ndarray]) -> dict[str, Any]
             "heads": _width(entries, table, 1),
             "window": (round(_width(entries, table) ** 0.5) + 1) // 2,
         }
-    bottleneck = "layer1.0.conv3.weight" in entries
+    bottleneck, group = "layer1.0.conv3.weight" in entries, _width(entries, "layer1.0.conv2.weight", 1)
     return {
         "depths": _depths(entries, r"layer(\d)\.(\d+)\."),
         "blocks": "bottleneck" if bottleneck else "basic",
-        "stem": "7x7" if _width(entries, "conv1.weight", 3) == 7 else "deep",
+        "stem": {0: 0, 7: "7x7"}.get(_width(entries, "conv1.weight", 3), "deep"),
         "width": _width(entries, "layer1.0.conv2.weight"),
-        "groups": _width(entries, "layer1.0.conv1.weight") // max(1, _width(entries, "layer1.0.conv2.weight", 1)),
+        "groups": _width(entries, "layer1.0.conv1.weight") // group if group else 0,
     }
 
 

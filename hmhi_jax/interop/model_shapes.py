@@ -6,7 +6,6 @@ JAX and Flax, and the switches. What cannot be read or does not look like a tabl
 """
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
@@ -29,13 +28,14 @@ from hmhi_jax.process import cache_folder
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
 _SOURCES = ("models", "kernels")
-# Switches that leave no trace in the variables, with the values under which the table is derived.
-_TRACELESS = {"memory_frames": 1, "top_k": 1, "drop_path": 0.0, "batch_norm": "frozen", "dtype": jnp.dtype("float32")}
+# Switches that leave no trace in the variables; the table is derived with their defaults.
+_TRACELESS = ("memory_frames", "top_k", "drop_path", "batch_norm", "dtype", "precision")
 
 
 def variable_shapes(model: HMHINet) -> Shapes:
     """Path ("params/encoder/...") -> shape and type of every variable of a model."""
-    return dict(_of_network(model.clone(**_TRACELESS)))
+    defaults = {name: HMHINet.__dataclass_fields__[name].default for name in _TRACELESS}
+    return dict(_of_network(model.clone(**defaults)))
 
 
 def abstract_variables(model: HMHINet) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _kept(backbone: str, what: str, derive: Callable[[], Any]) -> Shapes:
     home = getattr(entry.build, "__module__", "")
     if not home.startswith(f"{hmhi_jax.__name__}."):
         return leaves_by_path(derive())
-    of_backbone = (home, entry.build.__qualname__, dataclasses.replace(entry, build=None))
+    of_backbone = {**vars(entry), "build": f"{home}.{entry.build.__qualname__}"}
     versions = (jax.__version__, flax.__version__, _digest_of_sources())
     digest = hashlib.sha256(repr((what, of_backbone, versions)).encode()).hexdigest()
     path = cache_folder() / "shapes" / f"{digest}.json"

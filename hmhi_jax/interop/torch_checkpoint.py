@@ -21,6 +21,7 @@ import numpy as np
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.torch_pickle import Constant, ForbiddenName, MalformedPickle, load_plain_pickle
+from hmhi_jax.interop.torch_values import value_builders
 
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -279,14 +280,12 @@ def _rebuild_parameter(data: Any, *_: Any) -> np.ndarray:
 
 def _builders() -> dict[str, Any]:
     """Every name a checkpoint may use, and what becomes of it."""
-    table: dict[str, Any] = {
+    table: dict[str, Any] = value_builders() | {
         "torch._utils _rebuild_tensor": _rebuild_tensor_v2,
         "torch._utils _rebuild_tensor_v2": _rebuild_tensor_v2,
         "torch._utils _rebuild_tensor_v3": _rebuild_tensor_v3,
         "torch._utils _rebuild_parameter": _rebuild_parameter,
-        "collections OrderedDict": lambda items=(): dict(items),
-        "torch Size": lambda items=(): tuple(items),
-        "torch device": lambda *parts: ":".join(str(part) for part in parts),
+        "torch._utils _rebuild_parameter_with_state": _rebuild_parameter,
         "torch.storage UntypedStorage": Constant(_StorageType(None)),
     }
     table |= {f"torch {storage}": Constant(_StorageType(DTYPES[name])) for storage, name in STORAGES.items()}
