@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.weight_places import ORBAX_HEADER, ORBAX_VARIABLES, RUN, STATE, read_json
+from hmhi_jax.interop.weight_places import ORBAX_HEADER, ORBAX_VARIABLES, RUN, STATE, checkpoint_of, read_json
 
 
 def read_checkpoint(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -34,6 +34,15 @@ def variables_of_state(state: dict[str, Any], averaged: bool = True) -> dict[str
     """The variables in the stored arrays of a `TrainState`; with the averaged parameters if wanted and kept."""
     params = (state.get("ema") if averaged else None) or state.get("params") or {}
     return {"params": params, **({"batch_stats": state["batch_stats"]} if state.get("batch_stats") else {})}
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], Any]:
+    """Variables and optimiser state of the newest checkpoint in the folder of a training run. Raises `InputError`."""
+    checkpoint = checkpoint_of(folder, newest=True) if folder.is_dir() else None
+    if checkpoint is None or not (checkpoint / STATE).is_dir():
+        raise InputError(f"{folder}: holds no checkpoints of a training run, so there is no optimiser to keep")
+    state = read_arrays(checkpoint / STATE)
+    return variables_of_state(state, averaged=False), state["opt_state"]
 
 
 def stored_tree(folder: Path) -> Any:

@@ -20,6 +20,8 @@ import optax
 from jax.sharding import Mesh
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop.fit import fit
+from hmhi_jax.leaf_paths import leaves_by_path
 from hmhi_jax.models import HMHINet
 from hmhi_jax.training.checkpoints import Checkpoints, Restored, abstract
 from hmhi_jax.training.initialisation import init_variables
@@ -97,32 +99,30 @@ def overlay(fresh: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> t
     Returns:
         The variables and notes on what was taken and what stays fresh.
     """
-    paths = {_text(path): path for path, _ in jax.tree_util.tree_flatten_with_path(dict(fresh))[0]}
-    mine = dict(zip(paths, jax.tree.leaves(dict(fresh)), strict=True))
-    theirs = {_text(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(dict(loaded))[0]}
+    mine, theirs = leaves_by_path(dict(fresh)), leaves_by_path(dict(loaded))
 
     def part(text: str) -> str:
         return "/".join(text.split("/")[:2])
 
     present = {part(text) for text in theirs}
-    problems = [f"{text} is not in this network" for text in theirs if text not in mine]
+    compared = fit(mine, theirs)
+    problems = [f"{text} is not in this network" for text in compared.unused]
+    problems += compared.shapes("{name} has shape {found}, expected {expected}")
     problems += [
-        f"{text} has shape {tuple(theirs[text].shape)}, expected {tuple(mine[text].shape)}"
-        for text in theirs
-        if text in mine and tuple(theirs[text].shape) != tuple(mine[text].shape)
+        f"{text} is missing" for text in compared.missing if part(text) in present and not _OPTIONAL.search(text)
     ]
-    missing = [text for text in mine if text not in theirs]
-    problems += [f"{text} is missing" for text in missing if part(text) in present and not _OPTIONAL.search(text)]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise InputError(f"init_from {name}: does not fit the network of this config: {shown}; check config.model")
     if not theirs:
         raise InputError(f"init_from {name}: holds no weights")
+    if broken := [text for text, array in theirs.items() if not np.isfinite(np.asarray(array)).all()]:
+        raise InputError(f"init_from {name}: {len(broken)} arrays are not finite, first {broken[0]}")
     merged = [jnp.asarray(np.asarray(theirs.get(text, leaf)), leaf.dtype) for text, leaf in mine.items()]
     notes = [f"{len(theirs)} of {len(mine)} arrays from {name}"]
-    if stay := sorted({part(text) for text in missing if part(text) not in present}):
+    if stay := sorted({part(text) for text in compared.missing if part(text) not in present}):
         notes.append(f"fresh: {', '.join(text.split('/', 1)[-1] for text in stay)}")
-    if any(part(text) in present for text in missing):
+    if any(part(text) in present for text in compared.missing):
         notes.append("fresh: flow adapters")
     return jax.tree.unflatten(jax.tree.structure(dict(fresh)), merged), notes
 
@@ -137,7 +137,3 @@ def _kept_optimiser(mine: Any, theirs: Any, name: str, place: jax.sharding.Shard
         )
     leaves = [jax.device_put(jnp.asarray(np.asarray(x), y.dtype), place) for x, y in zip(have, want, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(mine), leaves)
-
-
-def _text(path: tuple) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.leaf_paths import leaves_by_path
 from hmhi_jax.models import HMHINet
 
 INITIALISATIONS = ("published", "fan_in")
@@ -55,12 +56,10 @@ def fan_in_scaled(params: Any, key: Array) -> Any:
 
     All others keep what they have.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    drawn = []
-    for (path, leaf), leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
-        name = "/".join(str(entry.key) for entry in path)
-        drawn.append(_drawn(name, leaf, leaf_key))
-    return jax.tree.unflatten(structure, drawn)
+    leaves = leaves_by_path(params)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [_drawn(name, leaf, keys[i]) for i, (name, leaf) in enumerate(leaves.items())]
+    return jax.tree.unflatten(jax.tree.structure(params), drawn)
 
 
 def _drawn(name: str, leaf: Array, key: Array) -> Array:

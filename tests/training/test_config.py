@@ -10,7 +10,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.protocols import find_protocol
 from hmhi_jax.runs.evaluate import EvaluationSet
 from hmhi_jax.runs.validate import best_metric
-from hmhi_jax.training import assemble
+from hmhi_jax.training import assemble, run_data
 from hmhi_jax.training.config import check_same, default_config, differences, to_plain
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -25,10 +25,10 @@ def test_every_training_config_assembles(name, monkeypatch):
     spec.loader.exec_module(module)
     assert "python train.py --config configs/" in module.__doc__
     config = module.get_config()
-    assemble.model_of(config)
-    assemble.optimiser_of(config, 100)
-    assemble.pipeline_config(config)
-    assemble.step_arguments(config)
+    parts = assemble.assemble(config, steps=100)
+    assert parts.sizes == run_data.pipeline_config(config).sizes
+    assert parts.when.total == 100
+    assert parts.evaluated_model.memory_frames == (config.evaluation.memory_frames or config.model.memory_frames)
     total, every = assemble.steps_of(config, clips_per_epoch=160)
     assert 0 < every <= total
 
@@ -81,10 +81,10 @@ def test_wrong_values_are_refused_with_the_field():
         with config.ignore_type():
             config.data.sources = sources
         with pytest.raises(InputError, match=text):
-            assemble.sources_of(config)
+            run_data.sources_of(config)
     config.data.sizes = (64, 64)
     with pytest.raises(InputError, match=r"config\.data\.sizes is \(64, 64\)"):
-        assemble.sizes_of(config)
+        run_data.sizes_of(config)
     config.step.frames = "rolled"
     with pytest.raises(InputError, match=r"config\.step\.frames is 'rolled'"):
         assemble.step_arguments(config)
