@@ -77,9 +77,11 @@ def _kept(backbone: str, what: str, derive: Callable[[], Any]) -> Shapes:
     path = cache_folder() / "shapes" / f"{digest}.json"
     try:
         table = json.loads(path.read_text())
-        return {name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)) for name, (shape, dtype) in table.items()}
+        kept = {name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)) for name, (shape, dtype) in table.items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        pass
+        kept = {}
+    if kept:
+        return kept
     shapes = leaves_by_path(derive())
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
         write_text(path, json.dumps({name: (x.shape, x.dtype.name) for name, x in shapes.items()}))
