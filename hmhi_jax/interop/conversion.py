@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from hmhi_jax.complete_files import completed
@@ -15,8 +14,8 @@ from hmhi_jax.interop.identify import Identity
 from hmhi_jax.interop.storage import as_float32, stored
 from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.torch_weights import encoder_from_torch, from_torch, to_torch
-from hmhi_jax.interop.weight_places import METADATA, ORBAX_HEADER, ORBAX_VARIABLES
-from hmhi_jax.interop.weights import save_weights
+from hmhi_jax.interop.weight_places import ORBAX_HEADER, ORBAX_VARIABLES
+from hmhi_jax.interop.weights import write_arrays
 from hmhi_jax.leaf_paths import leaves_by_path
 from hmhi_jax.models import build_model
 
@@ -95,47 +94,25 @@ def write_weights(
     if kind == "npz" and dtype == "bfloat16":
         raise InputError(f"{target}: NumPy archives cannot hold bfloat16; take float16, or .safetensors")
     variables = variables_of(identity)
-    if kind == "safetensors" and not torch_names:
-        recipe = FlowRecipe.from_json(json.dumps(header["flow"]))
-        size = tuple(header["input_size"])
-        save_weights(target, variables, header["model"], size, recipe, header["extra"], dtype=dtype)
-        return
     if kind == "orbax":
         _write_orbax(target, unflatten_dict(stored(leaves_by_path(variables), dtype), sep="/"), header)
-        return
-    if kind == "npz" and not torch_names:
-        entries = stored(leaves_by_path(variables), dtype)
+    elif kind != "pth" and not torch_names:
+        write_arrays(target, kind, stored(leaves_by_path(variables), dtype), header)
     else:
         try:
-            named = to_torch(identity.backbone, variables)
+            entries = stored(to_torch(identity.backbone, variables), dtype)
         except KeyError:
             raise InputError(
                 f"{target}: PyTorch has no names for {identity.backbone}; write our own: .safetensors, .npz or a "
                 "folder, with --names ours"
             ) from None
-        entries = stored(named, dtype)
         if not identity.whole:  # ImageNet files name their entries from the encoder's root
             entries = {name.removeprefix("backbone."): array for name, array in entries.items()}
-    if kind == "pth":
-        wrapper = "network" if identity.whole else "model" if identity.backbone.startswith("swin") else ""
-        write_torch_checkpoint(target, {wrapper: entries} if wrapper else entries)
-    else:
-        _write_named(target, kind, entries, json.dumps(header))
-
-
-def _write_named(target: Path, kind: str, entries: Mapping[str, np.ndarray], metadata: str) -> None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    try:
-        with completed(target) as partial:
-            if kind == "safetensors":
-                save_file(dict(entries), partial, metadata={"hmhi": metadata})
-            else:
-                with partial.open("wb") as file:
-                    np.savez(file, **{METADATA: np.asarray(metadata)}, **entries)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{target}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        if kind == "pth":
+            wrapper = "network" if identity.whole else "model" if identity.backbone.startswith("swin") else ""
+            write_torch_checkpoint(target, {wrapper: entries} if wrapper else entries)
+        else:
+            write_arrays(target, kind, entries, header)
 
 
 def _write_orbax(target: Path, variables: Mapping[str, Any], header: Mapping[str, Any]) -> None:

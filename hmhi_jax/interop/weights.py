@@ -24,7 +24,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.interop.fit import by_module, fit
 from hmhi_jax.interop.model_shapes import variable_shapes
 from hmhi_jax.interop.storage import as_float32, stored
-from hmhi_jax.interop.weight_places import find_weights
+from hmhi_jax.interop.weight_places import METADATA, find_weights
 from hmhi_jax.interop.weight_sources import kind_of, read_source, unusable_header
 from hmhi_jax.leaf_paths import leaves_by_path
 from hmhi_jax.models import HMHINet
@@ -93,21 +93,27 @@ def save_weights(
     `dtype` is how floating-point arrays are stored: "float32", or half the size as "bfloat16" or "float16". Raises
     `InputError` if the file cannot be written.
     """
-    from safetensors.numpy import save
-
-    arrays = stored(leaves_by_path(dict(variables)), dtype)
     header = {
         "model": {name: _plain(value) for name, value in model_arguments.items()},
         "input_size": list(input_size),
         "flow": json.loads(flow_recipe.to_json()),
         "extra": dict(extra or {}),
     }
-    path = Path(path)
+    write_arrays(Path(path), "safetensors", stored(leaves_by_path(dict(variables)), dtype), header)
+
+
+def write_arrays(path: Path, kind: str, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
+    """Write named arrays and what they say about themselves as "safetensors" or "npz". Raises `InputError`."""
+    from safetensors.numpy import save
+
     try:
-        with completed(path) as partial:
-            partial.write_bytes(save(arrays, metadata={"hmhi": json.dumps(header)}))  # `save_file` hides it from others
+        with completed(path) as partial, partial.open("wb") as file:
+            if kind == "npz":
+                np.savez(file, **{METADATA: np.asarray(json.dumps(header))}, **arrays)
+            else:
+                file.write(save(dict(arrays), metadata={"hmhi": json.dumps(header)}))
     except OSError as error:
-        raise InputError(f"{path}: weights cannot be written ({error.strerror})") from error
+        raise InputError(f"{path}: weights cannot be written ({error.strerror or error})") from error
 
 
 def load_weights(name_or_path: str | Path) -> Weights:

@@ -7,24 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
 from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.device_batches import DeviceBatches, batch_shapes
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.checkpoint_folders import read_run
-from hmhi_jax.interop.conversion import variables_of
-from hmhi_jax.interop.identify import identify
 from hmhi_jax.interop.weight_places import CHECKPOINT_EXPORT
-from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.interop.weights import save_weights
 from hmhi_jax.process import enable_compilation_cache
 from hmhi_jax.runs.validate import Validation, best_metric
 from hmhi_jax.tools.synthetic.moving_blobs import write_moving_blobs
 from hmhi_jax.training.assemble import assemble
 from hmhi_jax.training.checkpoints import Checkpoints, code_version
-from hmhi_jax.training.config import check_same, flat, is_among, to_plain
+from hmhi_jax.training.config import flat, is_among, to_plain
 from hmhi_jax.training.initial_weights import starting_state
 from hmhi_jax.training.interruption import Interruption
 from hmhi_jax.training.loop import Loop
@@ -93,14 +88,7 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
                 compiled.append(loop.compile(like, first))
 
             compiled: list[str] = []
-            state, restored, notes = starting_state(
-                parts.model, parts.optimiser, mesh, checkpoints,
-                seed=config.seed, ema=config.step.ema_decay > 0,
-                check=lambda stored: check_same(stored.get("config", {}), plain, str(folder), accepted),
-                source=(lambda: _first_weights(config)) if config.init_from else None,
-                source_name=config.init_from, initialisation=config.initialisation,
-                meanwhile=compile_first,
-            )  # fmt: skip
+            state, restored, notes = starting_state(config, parts, mesh, checkpoints, accepted, compile_first)
             if restored is not None and restored.step >= when.total:
                 notes.append(f"the run is finished: its length is {when.total} steps")
             if restored is not None:
@@ -130,17 +118,6 @@ def _data_state(stored: dict[str, Any], current: dict[str, Any], accepted: tuple
     fields = {"batch_size": "data.batch_size", "seed": "seed", "clips": "data.sources"}
     changed = [name for name, field in fields.items() if name in current and is_among(field, accepted)]
     return stored | {name: current[name] for name in changed}
-
-
-def _first_weights(config: ConfigDict) -> tuple[Mapping[str, Any], Any | None]:
-    """What `config.init_from` names, weights of any kind or another run; with that run's optimiser if it is kept."""
-    keep = config.init_optimiser == "kept"
-    if config.init_optimiser not in ("fresh", "kept"):
-        raise InputError(f"config.init_optimiser is {config.init_optimiser!r}, expected 'fresh' or 'kept'")
-    if keep:
-        return read_run(Path(config.init_from).expanduser())
-    source = read_source(config.init_from)
-    return unflatten_dict(source.entries, sep="/") if source.ours else variables_of(identify(source)), None
 
 
 def _with_generated_data(config: ConfigDict, folder: Path) -> ConfigDict:

@@ -14,6 +14,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.interop.model_shapes import abstract_variables
 from hmhi_jax.models import HMHINet, build_model
 from hmhi_jax.training.clip_forward import CheckpointPolicy
+from hmhi_jax.training.initialisation import check_initialisation
 from hmhi_jax.training.loop import Schedule
 from hmhi_jax.training.mesh import DATA, check_rows
 from hmhi_jax.training.optimiser import BACKBONE, check_patterns, learning_rate_schedule, make_optimiser
@@ -66,6 +67,7 @@ def assemble(
     if mesh is not None:
         check_devices(config, mesh)
     model = model_of(config)
+    check_initialisation(config.initialisation)
     arguments = step_arguments(config, platform)
     data = None if mesh is None else open_data(config, mesh)
     try:
