@@ -6,7 +6,6 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
 from hmhi_jax.interop.weight_places import METADATA, find_weights
+from hmhi_jax.leaf_paths import leaves_by_path
 
 # Keys under which training scripts put a state dict, best first (averaged weights are what people evaluate with).
 _WRAPPERS = (
@@ -73,7 +73,8 @@ def read_source(path: str | os.PathLike[str], *, verify: bool = True) -> Source:
         from hmhi_jax.interop.checkpoint_folders import read_checkpoint  # Orbax takes a second to import
 
         name, variables, header = read_checkpoint(path)
-        return Source(path, name, _flat(variables), ours=True, header=_checked_header(path, header))
+        entries = {part: np.asarray(array) for part, array in leaves_by_path(variables).items()}
+        return Source(path, name, entries, ours=True, header=_checked_header(path, header))
     if kind == "safetensors":
         return _read_safetensors(path)
     if kind == "npz":
@@ -97,33 +98,25 @@ def kind_of(path: Path) -> str:
     return "npz" if head.startswith(b"PK") and path.suffix == ".npz" else "torch"
 
 
-def _flat(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    from hmhi_jax.leaf_paths import leaves_by_path
-
-    return {name: np.asarray(array) for name, array in leaves_by_path(dict(variables)).items()}
-
-
 def _from_torch_value(path: Path, value: Any) -> Source:
-    wrappers, ignored, inside = [], [], value
-    while isinstance(inside, dict):
-        key = next((key for key in _WRAPPERS if isinstance(inside.get(key), dict) and inside[key]), None)
-        if key is None:
-            break
-        wrappers.append(key)
-        ignored += [str(name) for name in inside if name != key]
-        inside = inside[key]
-    found = (
-        {str(name): item for name, item in inside.items() if isinstance(item, np.ndarray)}
-        if isinstance(inside, dict)
-        else {}
-    )
+    wrapper, found, ignored = _state_dict(value)
     if not found:
         what = f"the keys {', '.join(map(str, list(value)[:8]))}" if isinstance(value, dict) else type(value).__name__
         raise InputError(f"{path}: holds no state dict; expected tensors by name or under 'network', found {what}")
-    ignored += [str(name) for name in inside if str(name) not in found]
     entries, prefix, aside = _without_prefix(found)
-    ignored = sorted([*ignored, *aside])
-    return Source(path, "PyTorch checkpoint", entries, wrapper=".".join(wrappers), prefix=prefix, ignored=ignored)
+    return Source(path, "PyTorch checkpoint", entries, wrapper=wrapper, prefix=prefix, ignored=sorted(ignored + aside))
+
+
+def _state_dict(value: Any, depth: int = 4) -> tuple[str, dict[str, np.ndarray], list[str]]:
+    """Under which keys the tensors stand, the tensors, and what else there is; none where there are none."""
+    if not isinstance(value, dict) or not depth:
+        return "", {}, []
+    for key in _WRAPPERS:
+        inner, found, ignored = _state_dict(value.get(key), depth - 1)
+        if found:
+            return f"{key}.{inner}".rstrip("."), found, ignored + [str(name) for name in value if name != key]
+    found = {str(name): item for name, item in value.items() if isinstance(item, np.ndarray)}
+    return "", found, [str(name) for name in value if str(name) not in found]
 
 
 def _without_prefix(entries: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str, list[str]]:

@@ -33,6 +33,7 @@ def under(prefix, entries=NET):
         ({"network": NET, "epoch": 3}, "network", "", ["epoch"]),
         ({**under("module."), "n_averaged": COUNT}, "", "module.", ["n_averaged"]),
         ({"model": OLD, "ema": NET}, "ema", "", ["model"]),
+        ({"state_dict": NET, "ema": {"decay": 0.5}, "model": {}}, "state_dict", "", ["ema", "model"]),
         ({"params": OLD, "params_ema": NET}, "params_ema", "", ["params"]),
         ({"ema": {"module": NET, "decay": 0.99}}, "ema.module", "", ["decay"]),
         ({"state_dict": under("model."), "pytorch-lightning_version": "2"}, "state_dict", "model.",
