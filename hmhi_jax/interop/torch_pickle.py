@@ -9,6 +9,7 @@ can be replaced: the one in C would set attributes, hash keys that overflow its 
 import io
 import mmap
 import pickle
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -50,6 +51,11 @@ _WHERE_KEYS_LIE = {  # of the instructions that hash: the part of the stack
     pickle.ADDITEMS: slice(None),
     pickle.FROZENSET: slice(None),
 }
+# What the machine raises for instructions that make no sense, or end too early.
+_OF_DAMAGE = (
+    pickle.PickleError, struct.error, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+    AssertionError, EOFError, RecursionError, MemoryError,
+)  # fmt: skip
 # Objects made without a function of the table, the extension registry, buffers of any size.
 _LEFT_OUT = (
     pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER,
@@ -67,8 +73,7 @@ def load_plain_pickle(data: bytes | mmap.mmap, builders: Builders, persistent: C
         value = _Reader(io.BytesIO(data) if isinstance(data, bytes) else data, builders, persistent).load()
     except (ForbiddenName, MalformedPickle):
         raise
-    except (pickle.PickleError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError,
-            RecursionError, MemoryError) as error:  # fmt: skip
+    except _OF_DAMAGE as error:
         raise MalformedPickle(f"{type(error).__name__}: {error}") from error
     if isinstance(value, _Function):
         raise ForbiddenName(value.name)
