@@ -77,6 +77,8 @@ def convert(
 
 def describe(found: "Identity") -> None:
     """Print what a source is, what it fits, what was dropped and what does not fit."""
+    from hmhi_jax.interop.fit import not_finite
+
     source = found.source
     arrays = found.entries.values()
     millions = sum(array.size for name, array in found.entries.items() if "running_" not in name) / 1e6
@@ -102,7 +104,7 @@ def describe(found: "Identity") -> None:
             print(f"{label:9} {len(names)}: {', '.join(_grouped(names))}")
     if found.fit.differing:
         print(f"misshapen {len(found.fit.differing)}: {', '.join(found.fit.shapes())}")
-    if broken := source.not_finite():
+    if broken := not_finite(source.entries):
         print(f"warning   {len(broken)} hold numbers that are not finite: {', '.join(_grouped(broken))}")
     print("fits      yes" if found.fit else f"fits      no: {found.backbone} expects otherwise")
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -41,6 +43,11 @@ def fit(expected: Mapping[str, Any], given: Mapping[str, Any]) -> Fit:
             name: (found[name], shape) for name, shape in shapes.items() if found.get(name, shape) != shape
         },
     )  # fmt: skip
+
+
+def not_finite(arrays: Mapping[str, Any]) -> list[str]:
+    """Names of the arrays that hold a number that is infinite or none (NaN)."""
+    return [name for name, array in arrays.items() if not np.isfinite(np.asarray(array)).all()]
 
 
 def by_module(names: Iterable[str], universe: Iterable[str], prefix: str = "") -> list[str]:

@@ -55,11 +55,6 @@ class Source:
     prefix: str = ""
     ignored: list[str] = field(default_factory=list)
 
-    def not_finite(self) -> list[str]:
-        """Names of arrays that hold infinite values or none (NaN)."""
-        floating = {name: array for name, array in self.entries.items() if array.dtype.kind not in "iub"}
-        return [name for name, array in floating.items() if not np.isfinite(array).all()]
-
 
 def read_source(path: str | os.PathLike[str], *, verify: bool = True) -> Source:
     """Read weights by what they are, not by their suffix: `.pth`, `.safetensors`, `.npz`, a folder of Orbax's, or what

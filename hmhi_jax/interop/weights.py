@@ -21,7 +21,7 @@ from flax.traverse_util import unflatten_dict
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.fit import by_module, fit
+from hmhi_jax.interop.fit import by_module, fit, not_finite
 from hmhi_jax.interop.model_shapes import variable_shapes
 from hmhi_jax.interop.storage import as_float32, stored
 from hmhi_jax.interop.weight_places import METADATA, find_weights
@@ -62,7 +62,7 @@ class Weights:
         """
         expected = variable_shapes(model)
         found = fit(expected, self.arrays)
-        broken = [name for name, array in self.arrays.items() if not np.isfinite(array).all()]
+        broken = not_finite(self.arrays)
         problems = [
             f"{number} {kind}: {', '.join(shown)}"
             for kind, number, shown in (

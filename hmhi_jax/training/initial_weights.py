@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.checkpoint_folders import read_run
 from hmhi_jax.interop.conversion import variables_of
-from hmhi_jax.interop.fit import fit
+from hmhi_jax.interop.fit import fit, not_finite
 from hmhi_jax.interop.identify import identify
 from hmhi_jax.interop.model_shapes import abstract_variables
 from hmhi_jax.interop.weight_sources import read_source
@@ -130,7 +130,7 @@ def overlay(fresh: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> t
         raise InputError(f"init_from {name}: does not fit the network of this config: {shown}; check config.model")
     if not theirs:
         raise InputError(f"init_from {name}: holds no weights")
-    if broken := [text for text, array in theirs.items() if not np.isfinite(np.asarray(array)).all()]:
+    if broken := not_finite(theirs):
         raise InputError(f"init_from {name}: {len(broken)} arrays are not finite, first {broken[0]}")
     merged = [jnp.asarray(np.asarray(theirs.get(text, leaf)), leaf.dtype) for text, leaf in mine.items()]
     notes = [f"{len(theirs)} of {len(mine)} arrays from {name}"]

@@ -13,6 +13,7 @@ from small_videos import ARGUMENTS, network, save_network
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop import load_weights, to_torch
+from hmhi_jax.interop.fit import not_finite
 from hmhi_jax.interop.identify import identify
 from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.weight_sources import read_source
@@ -69,7 +70,7 @@ def test_numbers_that_are_not_finite_are_told(tmp_path):
     with pytest.raises(InputError, match=rf"w\.safetensors: .* mit_test; 1 not finite: {re.escape(name)}"):
         weights.fit(network())
     write_torch_checkpoint(tmp_path / "x.pth", {**NET, "x.weight": np.float32([1, np.inf]), "n": COUNT})
-    assert read_source(tmp_path / "x.pth").not_finite() == ["x.weight"]
+    assert not_finite(read_source(tmp_path / "x.pth").entries) == ["x.weight"]
 
 
 @pytest.mark.parametrize(
