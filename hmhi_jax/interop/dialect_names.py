@@ -30,7 +30,7 @@ class Dialect:
     """One publisher's names of one family.
 
     name      the publisher, for people
-    family    "mit", "swin" or "resnet"
+    family    "mit", "swin", "resnet" or "efficientnet"
     marker    a name that only these files have (a pattern)
     rules     see `Rule`; an entry goes through every rule that fits
     drops     (pattern, reason) of entries that have no place in an encoder
@@ -288,5 +288,12 @@ DIALECTS: tuple[Dialect, ...] = (
             Rule(rf"embedder\.embedder\.normalization{_NORM_LEAF}", r"bn1.\1"),
             *_stages(4, _resnet_huggingface),
         ),
+    ),
+    Dialect(
+        "EfficientNet for PyTorch (lukemelas and its Lite variants)",
+        "efficientnet",
+        r"_blocks\.0\._depthwise_conv\.weight",
+        (Rule(r"((?:_conv_stem|_bn0|_blocks\.\d+)\..*|_stage\d\.adapter\..*)", r"\1"),),
+        ((r"(_conv_head|_bn1|_fc)\..*", "classifier head"),),
     ),
 )

@@ -64,8 +64,8 @@ def rename_encoder(entries: Mapping[str, np.ndarray], source: str) -> Renamed:
         return _renamed(dialect, inside, outside, source)
     shown = ", ".join(list(entries)[:4])
     raise InputError(
-        f"{source}: {len(entries)} entries under names of no source that is known ({shown}, ...); expected a MiT, Swin "
-        "or ResNet encoder, or a whole HMHI-Net"
+        f"{source}: {len(entries)} entries under names of no source that is known ({shown}, ...); expected a MiT, "
+        "Swin, ResNet or EfficientNet encoder, or a whole HMHI-Net"
     )
 
 

@@ -197,6 +197,12 @@ def _signature(family: str, entries: Mapping[str, np.ndarray]) -> dict[str, Any]
             "heads": _width(entries, table, 1),
             "window": (round(_width(entries, table) ** 0.5) + 1) // 2,
         }
+    if family == "efficientnet":
+        projected = {int(m[1]): n for n in entries if (m := re.fullmatch(r"_blocks\.(\d+)\._project_conv\.weight", n))}
+        return {
+            "stem": _width(entries, "_conv_stem.weight"),
+            "blocks": tuple(_width(entries, projected[block]) for block in sorted(projected)),
+        }
     bottleneck, group = "layer1.0.conv3.weight" in entries, _width(entries, "layer1.0.conv2.weight", 1)
     return {
         "depths": _depths(entries, r"layer(\d)\.(\d+)\."),
@@ -215,4 +221,7 @@ def _registered_signature(name: str) -> dict[str, Any]:
     if family == "swin":
         heads = arguments["heads"][0]
         return {"width": arguments["width"], "depths": tuple(arguments["depths"]), "heads": heads, "window": 7}
+    if family == "efficientnet":
+        groups = [group for stage in arguments["groups"] for group in stage]
+        return {"stem": arguments["stem"], "blocks": tuple(width for width, *_, count in groups for _ in range(count))}
     return {"depths": tuple(arguments["depths"]), "blocks": "bottleneck", "stem": "7x7", "width": 64, "groups": 1}

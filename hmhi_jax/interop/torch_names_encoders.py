@@ -1,8 +1,8 @@
 """Parameter paths of the encoders and their PyTorch names, one table of rules for each family.
 
 Names are those of the release, which are SegFormer's, Swin's and torchvision's own behind `backbone.`. A rule is a
-pair (pattern on our path without the leaf, name there); numbers are carried over as \\1, \\2, ... Adapters of Swin and
-ResNet exist only here; their names follow the release's MiT.
+pair (pattern on our path without the leaf, name there); numbers are carried over as \\1, \\2, ... Adapters of Swin,
+ResNet and EfficientNet exist only here; their names follow the release's MiT.
 """
 
 Rules = list[tuple[str, str]]
@@ -73,7 +73,30 @@ def _resnet() -> Rules:
     ]
 
 
-ENCODER_RULES: dict[str, Rules] = {"mit": _mit(), "swin": _swin(), "resnet": _resnet()}
+def _efficientnet(stages: tuple[int, ...] = (3, 2, 6, 5)) -> Rules:
+    # The published names count blocks through all stages; ours count them by stage. Lite0 has sixteen.
+    rules = [
+        (r"encoder/stem", r"backbone._conv_stem"),
+        (r"encoder/stem_norm", r"backbone._bn0"),
+        (r"encoder/stage(\d)_adapter/norm", r"backbone._stage\1.adapter.adapter_layer_norm_before"),
+        (r"encoder/stage(\d)_adapter/(down|up)", r"backbone._stage\1.adapter.\2_proj"),
+    ]
+    first = 0
+    for stage, blocks in enumerate(stages, start=1):
+        for block in range(blocks):
+            place, target = rf"encoder/stage{stage}_block{block}", rf"backbone._blocks.{first + block}"
+            rules += [(rf"{place}/(expand|depthwise|project)", rf"{target}._\1_conv")]
+            rules += [
+                (rf"{place}/{name}_norm", rf"{target}._bn{number}")
+                for number, name in enumerate(("expand", "depthwise", "project"))
+            ]
+        first += blocks
+    return rules
+
+
+ENCODER_RULES: dict[str, Rules] = {
+    "mit": _mit(), "swin": _swin(), "resnet": _resnet(), "efficientnet": _efficientnet(),
+}  # fmt: skip
 
 
 def family(backbone: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop.packaged_weights import is_packaged, packaged_file
 
 SUFFIX = ".safetensors"
 CHECKPOINT_EXPORT = "weights" + SUFFIX  # what training writes beside its checkpoints
@@ -16,8 +17,11 @@ METADATA = "__metadata__"  # key of a `.npz` that holds the JSON that safetensor
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """The file, or folder of one checkpoint, that `name_or_path` stands for: itself, a shipped name's file, or of a
-    training run what it exported, else its checkpoint (see `checkpoint_of`). Raises `InputError`."""
+    """The file, or folder of one checkpoint, that `name_or_path` stands for: itself, the file of a name that is shipped
+    ("tiny") or that another package has ("package:efficientnet-lite0"), or of a training run what it exported, else its
+    checkpoint (see `checkpoint_of`). Raises `InputError`."""
+    if is_packaged(str(name_or_path)):
+        return packaged_file(str(name_or_path))
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path

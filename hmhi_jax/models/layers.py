@@ -54,6 +54,17 @@ class KernelAndBias(nn.Module):
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
 
+class Kernel(nn.Module):
+    """The kernel of a layer without bias, in float32: what follows may scale it before it is rounded."""
+
+    shape: tuple[int, ...]
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "*in D"]:
+        return self.param("kernel", self.kernel_init, self.shape, jnp.float32)
+
+
 def conv(
     features: int,
     kernel: int,

@@ -125,7 +125,7 @@ def optimiser_of(config: ConfigDict, total_steps: int) -> tuple[optax.GradientTr
 
 
 def step_arguments(config: ConfigDict, platform: str | None = None) -> dict[str, Any]:
-    """Keyword arguments of `make_train_step` out of `config.step`, for a platform (None: the one that runs this)."""
+    """Keyword arguments of `make_train_step` out of a config, for a platform (None: the one that runs this)."""
     s = config.step
     choices = {"frames": ("auto", "unrolled", "scanned"), "checkpoint": get_args(CheckpointPolicy)}
     for name, expected in choices.items():
@@ -141,6 +141,7 @@ def step_arguments(config: ConfigDict, platform: str | None = None) -> dict[str,
         "dropout": bool(s.dropout),
         "ema_decay": s.ema_decay or None,
         "map_weight": s.map_weight,
+        "frozen": tuple(config.optimiser.frozen),
     }
 
 

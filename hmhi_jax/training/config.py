@@ -25,7 +25,9 @@ def default_config() -> ConfigDict:
     c.seed = 0
     c.steps = 0  # length of the run; 0: `epochs` counts
     c.epochs = 0.0
-    c.init_from = ""  # weights file (converted backbone, whole network) or the folder of another run; "": fresh
+    # Weights file (converted backbone, whole network), the folder of another run, or "package:efficientnet-lite0", the
+    # ImageNet encoder of an installed package; "": fresh weights.
+    c.init_from = ""
     c.initialisation = "published"  # of fresh weights; or "fan_in": for small networks, see training/initialisation.py
     c.init_optimiser = "fresh"  # or "kept": that of the other run
 

@@ -1,7 +1,7 @@
 """AdamW as the release sets it, and what larger runs want on top: schedules, clipping, frozen parts, rates by part."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -59,6 +59,19 @@ def matches(pattern: str | None, params: Any) -> Any:
     return jax.tree.map(lambda path: pattern is not None and bool(re.search(pattern, path)), parameter_paths(params))
 
 
+def pattern_of(frozen: Iterable[str]) -> str | None:
+    """One pattern for several, None for none."""
+    return "|".join(f"(?:{pattern})" for pattern in frozen) or None
+
+
+def held(params: Any, frozen: Iterable[str]) -> Any:
+    """`params`, of which those whose path a pattern is found in count as constants: what a loss of them needs no
+    gradient for is not computed."""
+    return jax.tree.map(
+        lambda stopped, x: jax.lax.stop_gradient(x) if stopped else x, matches(pattern_of(frozen), params), params
+    )
+
+
 def make_optimiser(
     schedule: optax.Schedule,
     *,
@@ -86,7 +99,7 @@ def make_optimiser(
     if decay_mask not in DECAY_MASKS:
         raise InputError(f"optimiser.decay_mask is {decay_mask!r}, expected one of {', '.join(DECAY_MASKS)}")
     multipliers = dict(rate_multipliers or {})
-    stopped = "|".join(f"(?:{pattern})" for pattern in frozen) or None
+    stopped = pattern_of(frozen)
 
     def decayed(params: Any) -> Any:
         return jax.tree.map(lambda spared: not spared, matches(DECAY_MASKS[decay_mask], params))

@@ -17,6 +17,7 @@ from hmhi_jax.models import HMHINet
 from hmhi_jax.training.clip_forward import CheckpointPolicy, clip_logits
 from hmhi_jax.training.losses import MAP_WEIGHT, clip_losses, frame_losses
 from hmhi_jax.training.mesh import DATA, replicated
+from hmhi_jax.training.optimiser import held
 from hmhi_jax.training.state import TrainState
 
 Batch = dict[str, Any]  # arrays, on the host or on devices
@@ -79,6 +80,7 @@ def make_train_step(
     dropout: bool = True,
     ema_decay: float | None = None,
     map_weight: float | int = MAP_WEIGHT,
+    frozen: tuple[str, ...] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The compiled step. The state handed in is donated: its memory becomes that of the state handed back.
 
@@ -88,6 +90,8 @@ def make_train_step(
         dropout: dropout and drop path.
         ema_decay: weight of the past in the averaged parameters (rising to it over the first steps); None keeps none.
         map_weight: as for `batch_loss`.
+        frozen: patterns of paths of parameters that the optimiser does not move: their gradients are zero, and where
+            nothing before them is trained the backward pass ends there.
     """
 
     shardings = batch_shardings(mesh)
@@ -95,7 +99,14 @@ def make_train_step(
     def gradients(params: Any, batch_stats: Any, batch: Batch, key: Array | None):
         def loss(params: Any):
             return batch_loss(
-                model, params, batch_stats, batch, key, checkpoint=checkpoint, unroll=unroll, map_weight=map_weight
+                model,
+                held(params, frozen),
+                batch_stats,
+                batch,
+                key,
+                checkpoint=checkpoint,
+                unroll=unroll,
+                map_weight=map_weight,
             )
 
         return jax.value_and_grad(loss, has_aux=True)(params)

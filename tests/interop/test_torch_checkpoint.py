@@ -6,6 +6,7 @@ import os
 import pickle
 import pickletools
 import struct
+import tarfile
 import zipfile
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.torch_checkpoint import TorchDtype, read_torch_checkpoint
+from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
 from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
+from hmhi_jax.interop.torch_tensors import TorchDtype
 
 DATA = Path(__file__).parent / "data"
 
@@ -83,7 +85,6 @@ def test_a_file_without_checksums_is_no_damage():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("legacy.pth", ("legacy format", "torch.save(torch.load(")),
         ("whole_module.pth", ("`torch.nn.modules.linear.Linear`", "nothing was executed", "state_dict()")),
         ("torchscript.pt", ("TorchScript",)),
     ],
@@ -94,6 +95,90 @@ def test_other_files_of_torch(name, words):
     assert "\n" not in str(caught.value)
     for word in (name, *words):
         assert word in str(caught.value)
+
+
+def tensor_pickle(
+    size="K\x02\x85", stride="K\x01\x85", offset="K\x00", count="K\x02", key="X\x01\x00\x00\x000"
+) -> bytes:
+    parts = [
+        "ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n",
+        key, "X\x03\x00\x00\x00cpu", count, "tQ", offset, size, stride, "\x89}tR.",
+    ]  # fmt: skip
+    return b"\x80\x02" + "".join(parts).encode("latin-1")
+
+
+# --- the format before 1.6 --------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_the_old_format():
+    value = read_torch_checkpoint(DATA / "legacy.pth", verify=True)
+    assert list(value) == ["weight", "bias"]
+    assert value["weight"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert value["bias"].tolist() == [0, 0]
+    assert not value["weight"].flags.writeable
+
+
+def old_format(path: Path, value: bytes, storages: dict[str, list[float]], protocol: int = 1001) -> Path:
+    """A file as PyTorch wrote it; `value` is the value's pickle."""
+    machine = {"protocol_version": protocol, "little_endian": True}
+    parts = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, protocol, machine)]
+    parts += [value, pickle.dumps(list(storages), 2)]
+    parts += [struct.pack(f"<q{len(numbers)}f", len(numbers), *numbers) for numbers in storages.values()]
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+def old_tensor(view: str = "N", **changes: str) -> bytes:
+    """The pickle of one tensor: as today's, but for a sixth field of the storage, the part of it that is meant."""
+    return tensor_pickle(**changes).replace(b"tQ", view.encode("latin-1") + b"tQ")
+
+
+def test_strides_and_views_of_the_old_format_are_honoured(tmp_path):
+    storages = {"0": [0, 1, 2, 3, 4, 5]}
+    transposed = old_tensor(size="K\x03K\x02\x86", stride="K\x01K\x03\x86", count="K\x06")
+    path = old_format(tmp_path / "x.pth", transposed, storages)
+    assert read_torch_checkpoint(path).tolist() == [[0, 3], [1, 4], [2, 5]]
+    view = old_tensor("(X\x01\x00\x00\x00vK\x02K\x03t", count="K\x06")
+    assert read_torch_checkpoint(old_format(path, view, storages)).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("value", "storages", "message"),
+    [
+        (old_tensor(), {"0": [1, 2, 3]}, "has 3 elements, 2 are announced"),
+        (old_tensor(), {}, "list of storages"),
+        (old_tensor(), {"0": [1, 2], "1": [1]}, "list of storages"),
+        (old_tensor(size="K\x03\x85"), {"0": [1, 2]}, "past its storage"),
+        (old_tensor("(X\x01\x00\x00\x00vK\x01K\x02t"), {"0": [1, 2]}, "past the end of storage 0"),
+        (old_tensor("(NNNt"), {"0": [1, 2]}, "a view of a storage"),
+        (tensor_pickle(), {"0": [1, 2]}, "no storage"),
+        (b"\x80\x02K\x01", {}, "damaged"),
+        (b"\x80\x02cos\nsystem\n.", {}, r"`os\.system`.*nothing was executed"),
+    ],
+)
+def test_damaged_and_hostile_files_of_the_old_format(tmp_path, value, storages, message):
+    with pytest.raises(InputError, match=message) as caught:
+        read_torch_checkpoint(old_format(tmp_path / "x.pth", value, storages))
+    assert "\n" not in str(caught.value)
+
+
+def test_every_truncation_of_the_old_format_is_one_line(tmp_path):
+    whole = (DATA / "legacy.pth").read_bytes()
+    for size in range(0, len(whole) - 1, 3):
+        path = tmp_path / "cut.pth"
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError) as caught:
+            read_torch_checkpoint(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_other_versions_and_the_tar_before_are_refused(tmp_path):
+    with pytest.raises(InputError, match="version 1002, expected 1001"):
+        read_torch_checkpoint(old_format(tmp_path / "x.pth", old_tensor(), {"0": [1, 2]}, 1002))
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        file.addfile(tarfile.TarInfo("storages"))
+    with pytest.raises(InputError, match=r"a tar.*torch\.save\(torch\.load\("):
+        read_torch_checkpoint(tmp_path / "x.tar")
 
 
 # --- hostile and damaged files ----------------------------------------------------------------------------------------
@@ -207,16 +292,6 @@ def test_no_state_is_set_on_what_the_table_gives(tmp_path):
     ):
         with pytest.raises(InputError, match=r"damaged \(a state for"):
             read_torch_checkpoint(archive(tmp_path / "x.pth", instructions))
-
-
-def tensor_pickle(
-    size="K\x02\x85", stride="K\x01\x85", offset="K\x00", count="K\x02", key="X\x01\x00\x00\x000"
-) -> bytes:
-    parts = [
-        "ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n",
-        key, "X\x03\x00\x00\x00cpu", count, "tQ", offset, size, stride, "\x89}tR.",
-    ]  # fmt: skip
-    return b"\x80\x02" + "".join(parts).encode("latin-1")
 
 
 def test_a_tensor_made_by_hand(tmp_path):

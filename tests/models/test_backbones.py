@@ -14,7 +14,7 @@ from goldens import cases
 from hmhi_jax.interop.model_shapes import variable_shapes
 from hmhi_jax.interop.torch_weights import encoder_from_torch, expected_encoder_entries
 from hmhi_jax.models import build_model, frame
-from hmhi_jax.models.backbones import backbone_names, mit, plain_conv, resnet, spec, swin
+from hmhi_jax.models.backbones import backbone_names, efficientnet_lite, mit, plain_conv, resnet, spec, swin
 
 # Encoder alone: the release's classes (with adapters where it has them), torchvision's models without classifier
 # (Swin also without the norm before it).
@@ -30,6 +30,8 @@ PARAMETERS = {
     "swin_base": 87_768_224 - 1_025_000 - 2 * 1024,
     "resnet50": 25_557_032 - 2_049_000,
     "resnet101": 44_549_160 - 2_049_000,
+    # Of the published 4,652,008: without the last 1x1 convolution, its norm and the classifier.
+    "efficientnet_lite0": 4_652_008 - 320 * 1280 - 2 * 1280 - 1280 * 1000 - 1000,
 }
 # In no publication; the tests register some of their own.
 OURS = tuple(name for name in backbone_names() if name not in PARAMETERS and not name.endswith("_test"))
@@ -50,7 +52,12 @@ def recipe_encoder(backbone: str, seed: int) -> dict:
 
 @pytest.mark.parametrize(
     ("case", "backbone"),
-    [("backbone_mit_b0", "mit_b0"), ("backbone_swin_small", "swin_small"), ("backbone_resnet50", "resnet50")],
+    [
+        ("backbone_mit_b0", "mit_b0"),
+        ("backbone_swin_small", "swin_small"),
+        ("backbone_resnet50", "resnet50"),
+        ("backbone_efficientnet_lite0", "efficientnet_lite0"),
+    ],
 )
 def test_maps_are_the_release_s(case, backbone):
     arguments = json.loads((cases.FOLDER / f"{case}.json").read_text())
@@ -94,7 +101,7 @@ def test_the_published_backbones_are_registered():
     [
         *(("mit_b0", 128), ("mit_b1", 256), ("mit_b5", 256)),
         *(("swin_tiny", 192), ("swin_small", 192), ("swin_base", 256)),
-        *(("resnet50", 256), ("resnet101", 256)),
+        *(("resnet50", 256), ("resnet101", 256), ("efficientnet_lite0", 64)),
     ],
 )
 def test_decoder_width(backbone, width):
@@ -159,6 +166,11 @@ SHALLOW = {
     "mit": partial(mit.MixTransformer, (8, 16, 24, 32), (1, 1, 1, 1), (1, 1, 2, 2)),
     "swin": partial(swin.SwinTransformer, 8, (1, 1, 1, 1), (1, 1, 2, 2)),
     "resnet": partial(resnet.ResNet, (1, 1, 1, 1)),
+    "efficientnet": partial(
+        efficientnet_lite.EfficientNetLite,
+        (((8, 3, 1, 1, 1), (8, 3, 2, 6, 1)), ((8, 5, 2, 6, 1),), ((16, 3, 2, 6, 1),), ((16, 5, 2, 6, 2),)),
+        8,
+    ),
     "plain_conv": partial(plain_conv.PlainConvNet, (8, 8, 16, 16), (1, 1, 1, 1), 8),
 }
 
@@ -177,7 +189,7 @@ def test_flow_adapters_touch_the_flow_rows_alone(family):
         assert np.abs(np.asarray(loud_map - silent_map)[1::2]).max((1, 2, 3)).min() > 1e-3
 
 
-@pytest.mark.parametrize("backbone", ["swin_tiny", "swin_base", "resnet50"])
+@pytest.mark.parametrize("backbone", ["swin_tiny", "swin_base", "resnet50", "efficientnet_lite0"])
 def test_flow_adapters_can_be_switched_on_and_off(backbone):
     off, on = (expected_encoder_entries(backbone, choice) for choice in (False, True))
     assert set(expected_encoder_entries(backbone)) == set(off)

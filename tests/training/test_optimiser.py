@@ -1,5 +1,7 @@
 """Schedules, decay masks, frozen parts, rates by part."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from hmhi_jax.training.optimiser import (
     BACKBONE,
     DECAY_MASKS,
     check_patterns,
+    held,
     learning_rate_schedule,
     make_optimiser,
     matches,
@@ -91,3 +94,22 @@ def test_a_pattern_that_fits_nothing_is_refused():
         check_patterns(PARAMS, {"frozen": ("^backbone/",)})
     with pytest.raises(InputError, match="no regular expression"):
         check_patterns(PARAMS, {"frozen": ("(",)})
+
+
+def test_what_is_held_has_no_gradient_and_no_backward_pass():
+    params = {"first": {"kernel": jnp.full((3, 3), 2.0)}, "second": {"kernel": jnp.full((3, 3), 3.0)}}
+
+    def loss(params, frozen):
+        params = held(params, frozen)
+        return jnp.sin(jnp.ones((1, 3)) @ params["first"]["kernel"] @ params["second"]["kernel"]).sum()
+
+    whole, part = (jax.grad(partial(loss, frozen=frozen))(params) for frozen in ((), ("^first/", "^third/")))
+    assert np.abs(whole["first"]["kernel"]).min() > 0
+    np.testing.assert_array_equal(part["first"]["kernel"], np.zeros((3, 3)))
+    np.testing.assert_array_equal(part["second"]["kernel"], whole["second"]["kernel"])
+    products = [
+        str(jax.make_jaxpr(jax.grad(partial(loss, frozen=frozen)))(params)).count("dot_general")
+        for frozen in ((), ("^first/",), ("^second/",), ("^first/", "^second/"))
+    ]
+    # Two in the forward pass; one for each kernel that is trained, and one to reach the first.
+    assert products == [5, 3, 4, 2]

@@ -58,7 +58,8 @@ class BackboneSpec:
 
 
 _REGISTRY: dict[str, BackboneSpec] = {}
-_FAMILIES = ("mit", "swin", "resnet", "plain_conv")  # modules of this package that register names when imported
+# Modules of this package that register names when imported.
+_FAMILIES = ("mit", "swin", "resnet", "efficientnet_lite", "plain_conv")
 
 
 def register(name: str, entry: BackboneSpec) -> None:

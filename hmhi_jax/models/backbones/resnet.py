@@ -8,44 +8,12 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from hmhi_jax.models.backbones.batch_norm import BatchNorm, check_batch_norm
 from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows
 from hmhi_jax.models.backbones.registry import BackboneSpec, register
 from hmhi_jax.models.layers import conv
 
-BATCH_NORM = ("frozen", "updated")
 _he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-class BatchNorm(nn.Module):
-    """Batch norm with PyTorch's conventions: epsilon 1e-5, momentum .1, unbiased running variance.
-
-    In evaluation, and in training when frozen, the running statistics normalise. When updated, training normalises by
-    the statistics of all rows it is given: under `jit` that is the whole batch wherever its rows lie, so devices need
-    no word about it. The running ones move where the collection `batch_stats` is mutable.
-    """
-
-    updated: bool
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "N H W C"], train: bool) -> Float[Array, "N H W C"]:
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
-        if train and self.updated:
-            wide = x.astype(jnp.float32)
-            count = x.size // channels
-            mean = wide.mean((0, 1, 2))
-            var = jnp.square(wide - mean[None, None, None]).mean((0, 1, 2))
-            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-                running_mean.value = 0.9 * running_mean.value + 0.1 * mean
-                running_var.value = 0.9 * running_var.value + 0.1 * var * (count / max(count - 1, 1))
-        else:
-            mean, var = running_mean.value, running_var.value
-        factor = scale * jax.lax.rsqrt(var + 1e-5)
-        return (x * factor[None, None, None] + (bias - mean * factor)[None, None, None]).astype(self.dtype)
 
 
 class Bottleneck(nn.Module):
@@ -97,9 +65,7 @@ class ResNet(nn.Module):
     def __call__(
         self, pictures: Float[Array, "N H W 3"], *, flow_rows: int, train: bool = False
     ) -> tuple[Float[Array, "N _ _ _"], ...]:
-        if self.batch_norm not in BATCH_NORM:
-            raise ValueError(f"batch_norm is {self.batch_norm!r}, expected one of {', '.join(BATCH_NORM)}")
-        updated = self.batch_norm == "updated"
+        updated = check_batch_norm(self.batch_norm)
         rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
         x = conv(64, 7, stride=2, use_bias=False, dtype=self.dtype, kernel_init=_he_fan_out, name="stem")(
             pictures.astype(self.dtype)

@@ -1,0 +1,170 @@
+"""EfficientNet-Lite0 (Tan and Le, ICML 2019; the Lite variants of 2020: ReLU6, no squeeze-and-excite).
+
+Sixteen inverted residual blocks. Its authors trained it on pictures scaled as (x - 127) / 128 with TensorFlow's "SAME"
+padding; both are kept, so that their weights mean here what they meant there.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from hmhi_jax.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from hmhi_jax.kernels.inverted_residual import (
+    BranchWeights,
+    depthwise_same_conv,
+    inverted_residual_branch,
+    relu6,
+    stem_conv,
+)
+from hmhi_jax.models.backbones.batch_norm import BatchNorm, FrozenBatchNorm, check_batch_norm
+from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows
+from hmhi_jax.models.backbones.registry import BackboneSpec, register
+from hmhi_jax.models.layers import Kernel, segformer_conv, segformer_depthwise
+
+# What the networks of TensorFlow's reference implementation train with (its momentum .99 is the old statistics' share).
+EPSILON, MOMENTUM = 1e-3, 0.01
+
+
+class InvertedResidual(nn.Module):
+    """1x1 to `ratio` times the width, depthwise with the stride, 1x1 to `features`; added to an input of that shape."""
+
+    features: int
+    kernel: int
+    stride: int
+    ratio: int
+    drop_path: float
+    updated: bool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N H W C"], train: bool) -> Float[Array, "N h w D"]:
+        channels, wide = x.shape[-1], self.ratio * x.shape[-1]
+        expand = None if self.ratio == 1 else Kernel((1, 1, channels, wide), segformer_conv, name="expand")()
+        depthwise = Kernel((self.kernel, self.kernel, 1, wide), segformer_depthwise, name="depthwise")()
+        project = Kernel((1, 1, wide, self.features), segformer_conv, name="project")()
+        if train and self.updated:
+            y = self._normalised_by_batch(x, expand, depthwise, project)
+        else:
+            weights = [
+                *self._folded(None if expand is None else expand[0, 0], "expand_norm"),
+                *self._folded(depthwise, "depthwise_norm"),
+                *self._folded(project[0, 0], "project_norm"),
+            ]
+            y = inverted_residual_branch(x, BranchWeights(*weights), self.stride)
+        if y.shape != x.shape:
+            return y
+        return x + nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
+
+    def _folded(self, kernel: Array | None, norm: str) -> tuple[Array, Array] | tuple[None, None]:
+        """A kernel and the bias behind it that do what the kernel and its frozen norm do."""
+        if kernel is None:
+            return None, None
+        factor, shift = FrozenBatchNorm(EPSILON, name=norm)(kernel.shape[-1])
+        return scaled(kernel, factor).astype(self.dtype), shift.astype(self.dtype)
+
+    def _normalised_by_batch(self, x: Array, expand: Array | None, depthwise: Array, project: Array) -> Array:
+        """The branch in training with updated batch norm, whose factors are known after the convolutions only."""
+
+        def normed(y: Array, name: str) -> Array:
+            return BatchNorm(True, self.dtype, EPSILON, MOMENTUM, name=name)(y, True)
+
+        if expand is not None:
+            x = relu6(normed(x @ expand[0, 0].astype(self.dtype), "expand_norm"))
+        x = depthwise_same_conv(x, depthwise.astype(self.dtype), self.stride)
+        return normed(relu6(normed(x, "depthwise_norm")) @ project[0, 0].astype(self.dtype), "project_norm")
+
+
+class EfficientNetLite(nn.Module):
+    """The maps before the strides 8, 16 and 32, and the last one without the classifier's own convolution.
+
+    Attributes:
+        groups: of every stage its groups of blocks: features, kernel, stride of the first block, ratio, blocks.
+        stem: channels of the first convolution.
+        batch_norm: what training does with batch norm, as for ResNets.
+        unit_maps: whether every map is divided by its root mean square over a picture. Trained weights give values of
+            deviation 3 to 9, beside which what the memory's layers add would be lost; frame and flow count alike.
+    """
+
+    groups: Sequence[Sequence[tuple[int, int, int, int, int]]]
+    stem: int
+    drop_path: float = 0.0
+    flow_adapters: bool = False
+    batch_norm: str = "frozen"
+    unit_maps: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, pictures: Float[Array, "N H W 3"], *, flow_rows: int, train: bool = False
+    ) -> tuple[Float[Array, "N _ _ _"], ...]:
+        updated = check_batch_norm(self.batch_norm)
+        blocks = sum(count for stage in self.groups for *_, count in stage)
+        rates = iter(np.linspace(0, self.drop_path, blocks).tolist())
+        x = _as_trained(pictures).astype(self.dtype)
+        kernel = Kernel((3, 3, 3, self.stem), segformer_conv, name="stem")()
+        if train and updated:
+            x = stem_conv(x, kernel.astype(self.dtype))
+            x = BatchNorm(True, self.dtype, EPSILON, MOMENTUM, name="stem_norm")(x, True)
+        else:
+            factor, shift = FrozenBatchNorm(EPSILON, name="stem_norm")(self.stem)
+            x = stem_conv(x, scaled(kernel, factor).astype(self.dtype)) + shift.astype(self.dtype)[None, None, None]
+        x = relu6(x)
+        maps = []
+        for index, stage in enumerate(self.groups, start=1):
+            number = 0
+            for features, size, stride, ratio, count in stage:
+                for block in range(count):
+                    x = InvertedResidual(
+                        features, size, stride if block == 0 else 1, ratio, next(rates), updated, self.dtype,
+                        name=f"stage{index}_block{number}",
+                    )(x, train)  # fmt: skip
+                    number += 1
+            if self.flow_adapters:
+                adapter = FlowAdapter(x.shape[-1], self.dtype, name=f"stage{index}_adapter")
+                x = add_to_flow_rows(x, x, flow_rows, adapter)
+            maps.append(_of_unit_size(x) if self.unit_maps else x)
+        return tuple(maps)
+
+
+def _of_unit_size(x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+    """Every picture's map by its root mean square."""
+    mean_square = jnp.square(x.astype(jnp.float32)).mean((1, 2)).mean(-1)[:, None, None, None]
+    return (x * jax.lax.rsqrt(mean_square + 1e-6)).astype(x.dtype)
+
+
+def scaled(kernel: Float[Array, "*in D"], factor: Float[Array, "D"]) -> Float[Array, "*in D"]:
+    """Every output channel by its own factor."""
+    return kernel * factor.reshape((1,) * (kernel.ndim - 1) + factor.shape)
+
+
+def _as_trained(pictures: Float[Array, "N H W 3"]) -> Float[Array, "N H W 3"]:
+    """(x - 127) / 128 of 8-bit values x, out of the project's normalised ones."""
+    factor = np.asarray(IMAGENET_STD) * 255 / 128
+    shift = (np.asarray(IMAGENET_MEAN) * 255 - 127) / 128
+    factor, shift = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (factor, shift))
+    return pictures.astype(jnp.float32) * factor + shift
+
+
+register(
+    "efficientnet_lite0",
+    BackboneSpec(
+        (24, 40, 112, 320),
+        64,
+        EfficientNetLite,
+        decoder_norm=True,
+        batch_norm=True,
+        arguments={
+            "stem": 32,
+            "groups": (
+                ((16, 3, 1, 1, 1), (24, 3, 2, 6, 2)),
+                ((40, 5, 2, 6, 2),),
+                ((80, 3, 2, 6, 3), (112, 5, 1, 6, 3)),
+                ((192, 5, 2, 6, 4), (320, 3, 1, 6, 1)),
+            ),
+        },
+    ),
+)
