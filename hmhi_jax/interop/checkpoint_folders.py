@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop.seals import damage
 from hmhi_jax.interop.weight_places import ORBAX_HEADER, ORBAX_VARIABLES, RUN, STATE, checkpoint_of, read_json
 
 
@@ -27,7 +28,7 @@ def read_checkpoint(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
         header = read_json(folder / ORBAX_HEADER / "metadata")
         return "hmhi weights (Orbax)", read_arrays(folder / ORBAX_VARIABLES), header
     header = _header_of_run(folder / RUN / "metadata")
-    return "training checkpoint (Orbax)", variables_of_state(read_arrays(folder / STATE)), header
+    return "training checkpoint (Orbax)", variables_of_state(_state(folder)), header
 
 
 def variables_of_state(state: dict[str, Any], averaged: bool = True) -> dict[str, Any]:
@@ -41,8 +42,15 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Any]:
     checkpoint = checkpoint_of(folder, newest=True) if folder.is_dir() else None
     if checkpoint is None or not (checkpoint / STATE).is_dir():
         raise InputError(f"{folder}: holds no checkpoints of a training run, so there is no optimiser to keep")
-    state = read_arrays(checkpoint / STATE)
+    state = _state(checkpoint)
     return variables_of_state(state, averaged=False), state["opt_state"]
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    """The arrays of a training checkpoint, if its files are what they were."""
+    if wrong := damage(checkpoint):
+        raise InputError(f"{checkpoint}: is damaged ({wrong}); take another checkpoint of the run, or a weights file")
+    return read_arrays(checkpoint / STATE)
 
 
 def stored_tree(folder: Path) -> Any:

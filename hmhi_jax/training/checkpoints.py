@@ -31,11 +31,11 @@ from jaxtyping import Array, UInt32
 import hmhi_jax
 from hmhi_jax.complete_files import completed
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop import seals
 from hmhi_jax.interop.checkpoint_folders import stored_tree
 from hmhi_jax.interop.fit import fit
 from hmhi_jax.interop.weight_places import CHECKPOINTS, METRICS, RUN, STATE, read_json
 from hmhi_jax.leaf_paths import leaves_by_path
-from hmhi_jax.training import seals
 from hmhi_jax.training.mesh import wait_for_all
 from hmhi_jax.training.state import TrainState
 

@@ -11,8 +11,9 @@ import optax
 import pytest
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop import load_weights, seals
+from hmhi_jax.interop.checkpoint_folders import read_run
 from hmhi_jax.interop.weight_places import checkpoint_of
-from hmhi_jax.training import seals
 from hmhi_jax.training.checkpoints import Checkpoints, abstract, checksum
 from hmhi_jax.training.mesh import make_mesh, replicated
 from hmhi_jax.training.state import make_state
@@ -98,6 +99,15 @@ def test_known_damage_sets_a_checkpoint_aside(run, damage, words, capfd):
     np.testing.assert_array_equal(found.state.params["bias"], PARAMS["bias"] + 3)
     assert names(run) == {"3", "broken-6"}
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_weights_are_not_taken_from_a_damaged_checkpoint(run, capfd):
+    cut(largest(run, 6))
+    for read in (load_weights, read_run):
+        with pytest.raises(InputError, match=r"checkpoints/6: is damaged \(state/.*; take another"):
+            read(run)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert names(run) == {"3", "6"}
 
 
 def test_where_all_are_damaged_nothing_starts_afresh(run):
