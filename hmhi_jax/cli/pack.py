@@ -1,11 +1,13 @@
 """`hmhi pack`: a data set into ArrayRecord shards."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from hmhi_jax.cli.flow import DatasetArgument, LayoutOption, SplitOption
+
+Codec = Literal["jpeg", "webp"]
 
 
 def pack(
@@ -18,8 +20,11 @@ def pack(
         tuple[int, int] | None, typer.Option(help="Height and width: pack at training size, not the files as they are.")
     ] = None,
     quality: Annotated[
-        int | None, typer.Option(help="With --size: of JPEG, 1 to 100 (95); 0 stores PNG, without loss.")
+        int | None, typer.Option(help="With --size: of JPEG or WebP, 1 to 100 (95); 0 stores PNG, without loss.")
     ] = None,
+    codec: Annotated[
+        Codec, typer.Option(help="With --size: webp takes half the space of jpeg, and longer to read.")
+    ] = "jpeg",
     frames_per_shard: Annotated[int, typer.Option(min=1, help="A shard is closed at about this many frames.")] = 4096,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out videos with problems.")] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; as many as cores if not given.")] = None,
@@ -37,9 +42,10 @@ def pack(
     from hmhi_jax.errors import InputError
     from hmhi_jax.progress import frame_progress
 
-    if quality is not None and size is None:
-        raise InputError("--quality: expected together with --size; without it the files are packed as they are")
-    form = PackedForm(size, 95 if quality is None else quality)
+    if size is None and (quality is not None or codec != "jpeg"):
+        option = "--quality" if quality is not None else "--codec"
+        raise InputError(f"{option}: expected together with --size; without it the files are packed as they are")
+    form = PackedForm(size, 95 if quality is None else quality, codec)
     videos = open_dataset(dataset, layout=layout, split=split, flows=flows)
     total = sum(len(video) for video in videos.videos)
     with frame_progress("inspect", total) as advance:

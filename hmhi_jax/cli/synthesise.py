@@ -1,9 +1,11 @@
 """`hmhi synthesise`: made-up clips with exact masks, packed for training."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+Preset = Literal["default", "photographic"]
 
 
 def synthesise(
@@ -12,15 +14,26 @@ def synthesise(
     seed: Annotated[
         int, typer.Option(min=0, help="Clip i of a seed is always the same; use another seed to validate.")
     ] = 0,
-    height: Annotated[int, typer.Option(help="Frame height in pixels.")] = 160,
-    width: Annotated[int, typer.Option(help="Frame width in pixels.")] = 288,
-    least_frames: Annotated[int, typer.Option(help="Frames of the shortest clips.")] = 5,
-    most_frames: Annotated[int, typer.Option(help="Frames of the longest clips.")] = 6,
+    preset: Annotated[
+        Preset,
+        typer.Option(
+            help="default: objects made of parts, before textures. photographic: also cut-outs, photographs, smoke and "
+            "more, larger and longer clips. Options below change single settings of it."
+        ),
+    ] = "default",
+    height: Annotated[int | None, typer.Option(help="Frame height in pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Frame width in pixels.")] = None,
+    least_frames: Annotated[int | None, typer.Option(help="Frames of the shortest clips.")] = None,
+    most_frames: Annotated[int | None, typer.Option(help="Frames of the longest clips.")] = None,
     flow: Annotated[
         str | None, typer.Option(help="Flow recipe as JSON; camera compensated at frame size if not given.")
     ] = None,
     pictures: Annotated[
-        list[Path] | None, typer.Option(help="Folder of photographs to use as textures; repeatable.")
+        list[Path] | None,
+        typer.Option(
+            help="Folder of photographs (textures, backdrops) and cut-outs (pictures with opacity), or an unpacked "
+            "Debian package that hmhi_jax/tools/synthetic/pictures.py knows; repeatable."
+        ),
     ] = None,
     without: Annotated[
         list[str] | None, typer.Option(help="A feature to leave out, such as shadows; repeatable.")
@@ -31,7 +44,9 @@ def synthesise(
     """Make video clips of moving things, with exact masks and flow pictures, and pack them for training.
 
     Nothing is downloaded. Photographs that scikit-image, scikit-learn and Matplotlib carry serve as textures where
-    these packages are installed (`pip install "hmhi-jax[synthetic]"`). Stopped or killed, the same command goes on.
+    these packages are installed (`pip install "hmhi-jax[synthetic]"`); cut-outs and backdrops come from Debian's
+    openclipart-png, tuxpaint-stamps-default and lomiri-wallpapers-16.04, likewise. Stopped or killed, the same command
+    goes on.
     """
     import dataclasses
     import os
@@ -41,17 +56,20 @@ def synthesise(
     from hmhi_jax.data.flow import FlowRecipe
     from hmhi_jax.errors import InputError
     from hmhi_jax.tools.synthetic.packs import contact_sheet, read_clip, write_pack
-    from hmhi_jax.tools.synthetic.settings import Settings
+    from hmhi_jax.tools.synthetic.settings import PRESETS, Settings
 
-    recipe = FlowRecipe.from_json(flow) if flow else dataclasses.replace(Settings().recipe, size=(height, width))
+    start = PRESETS[preset]
+    size = (height or start.size[0], width or start.size[1])
+    recipe = FlowRecipe.from_json(flow) if flow else dataclasses.replace(start.recipe, size=size)
     features = [field.name for field in dataclasses.fields(Settings) if isinstance(field.default, float)]
     for name in without or []:
         if name not in features:
             raise InputError(f"--without {name}: no such feature, expected one of {', '.join(features)}")
-    settings = Settings(
-        size=(height, width),
-        least_frames=least_frames,
-        most_frames=most_frames,
+    settings = dataclasses.replace(
+        start,
+        size=size,
+        least_frames=least_frames or start.least_frames,
+        most_frames=most_frames or start.most_frames,
         recipe=recipe,
         **dict.fromkeys(without or [], 0.0),
     )

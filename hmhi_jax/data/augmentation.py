@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hmhi_jax.data.decoding import Window
+from hmhi_jax.data.flow import flow_to_picture
 from hmhi_jax.errors import InputError
 
 Range = tuple[int | float, int | float]
@@ -33,6 +34,9 @@ class Augmentation:
     crop_aspect  the window's aspect ratio is the picture's times a factor between these
     still        probability that a frame after the clip's first loses its flow picture: it becomes white, as if nothing
                  moved. What the object is must then come from the memory
+    no_flow      probability that all frames of a clip lose it: the object must be seen in the frames
+    other_flow   probability that a clip's flow pictures are those of another video, which say nothing about it
+    flow_noise   probability that motion of nothing in particular is painted over a clip's flow pictures, pale or strong
     """
 
     flip: int | float = 0.5
@@ -45,9 +49,12 @@ class Augmentation:
     crop: Range | None = None
     crop_aspect: Range = (3 / 4, 4 / 3)
     still: int | float = 0.0
+    no_flow: int | float = 0.0
+    other_flow: int | float = 0.0
+    flow_noise: int | float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("flip", "still"):
+        for name in ("flip", "still", "no_flow", "other_flow", "flow_noise"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise InputError(f"augmentation: {name} is {value}, expected a probability")
         if not 0 <= self.hue <= 90:
@@ -80,14 +87,27 @@ class ColourChange:
 
 
 @dataclass(frozen=True)
+class FlowNoise:
+    """Random motion over a clip's flow pictures: `seed` of the field, its `grain` as a fraction of the picture's longer
+    side, the `share` of the picture that moves, and `strengths`, one a frame, 1 for full colour."""
+
+    seed: int
+    grain: float
+    share: float
+    strengths: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class ClipChange:
     """What was drawn for a clip: the window of all frames; for each frame, whether it is flipped, its colours, and
-    whether it seems to stand still."""
+    whether it seems to stand still; whether the flow is another video's, and the noise on it."""
 
     window: Window | None
     flips: tuple[bool, ...]
     colours: tuple[ColourChange | None, ...]
     still: tuple[bool, ...]
+    other_flow: bool = False
+    flow_noise: FlowNoise | None = None
 
 
 def draw_change(rng: np.random.Generator, augmentation: Augmentation, frames: int) -> ClipChange:
@@ -98,7 +118,11 @@ def draw_change(rng: np.random.Generator, augmentation: Augmentation, frames: in
     colours = tuple(_draw_colours(rng, augmentation) if augmentation.photometric else None for _ in range(draws))
     repeats = frames // draws
     still = (False, *(bool(rng.random() < augmentation.still) for _ in range(frames - 1)))
-    return ClipChange(window, flips * repeats, colours * repeats, still)
+    lost, other, noisy = rng.random(3) < (augmentation.no_flow, augmentation.other_flow, augmentation.flow_noise)
+    noise = _draw_noise(rng, frames) if noisy else None
+    return ClipChange(
+        window, flips * repeats, colours * repeats, (True,) * frames if lost else still, bool(other), noise
+    )
 
 
 def _draw_window(rng: np.random.Generator, augmentation: Augmentation) -> Window:
@@ -108,6 +132,16 @@ def _draw_window(rng: np.random.Generator, augmentation: Augmentation) -> Window
     height, width = min(1.0, float(np.sqrt(area / aspect))), min(1.0, float(np.sqrt(area * aspect)))
     top, left = rng.uniform(0, 1 - height), rng.uniform(0, 1 - width)
     return Window(top, left, top + height, left + width)
+
+
+def _draw_noise(rng: np.random.Generator, frames: int) -> FlowNoise:
+    loudest = np.exp(rng.uniform(np.log(0.1), 0))
+    return FlowNoise(
+        seed=int(rng.integers(2**32)),
+        grain=float(np.exp(rng.uniform(np.log(0.03), np.log(0.5)))),
+        share=float(rng.uniform(0.1, 0.9)),
+        strengths=tuple(float(loudest * value) for value in rng.uniform(0.3, 1, frames)),
+    )
 
 
 def _draw_colours(rng: np.random.Generator, augmentation: Augmentation) -> ColourChange:
@@ -146,6 +180,24 @@ def change_colours(frame: UInt8[np.ndarray, "H W 3"], change: ColourChange) -> U
     if not change.contrast_first and change.contrast != 1:
         frame = cv2.LUT(frame, contrasted)
     return frame
+
+
+def add_flow_noise(picture: UInt8[np.ndarray, "H W 3"], noise: FlowNoise, frame: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Motion of nothing in particular over the flow picture of a clip's frame `frame`, in patches or all over.
+
+    Colours of the wheel (Middlebury's, white where nothing moves) are multiplied: where either picture is white the
+    other one stays as it is. The patches of a clip's frames are alike, and change as much as their directions do.
+    """
+    height, width = picture.shape[:2]
+    cells = [max(2, round(side / (noise.grain * max(height, width))) + 1) for side in (height, width)]
+    rng, moment = np.random.default_rng(noise.seed), np.random.default_rng([noise.seed, frame])
+    base, change = (one.standard_normal((*cells, 3)).astype(np.float32) for one in (rng, moment))
+    field = cv2.resize(base + 0.3 * change, (width, height), interpolation=cv2.INTER_CUBIC)
+    edge = float(np.quantile(field[::4, ::4, 2], 1 - noise.share))
+    moving = np.clip((field[..., 2:] - edge) * 4, 0, 1)
+    flow = field[..., :2] / max(float(np.abs(field[..., :2]).max()), 1e-6) * moving * np.float32(noise.strengths[frame])
+    painted = flow_to_picture(flow, radius=1.0)
+    return (picture.astype(np.uint16) * painted // 255).astype(np.uint8)
 
 
 def flip(picture: UInt8[np.ndarray, "H W C"], out: UInt8[np.ndarray, "H W C"]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from hmhi_jax.data.augmentation import ClipChange, change_colours, flip
+from hmhi_jax.data.augmentation import ClipChange, add_flow_noise, change_colours, flip
 from hmhi_jax.data.decoding import Picture, PictureError, read_mask, read_picture
 from hmhi_jax.data.flow import NO_MOTION
 from hmhi_jax.data.layouts import VideoRecord
@@ -43,22 +43,33 @@ class ClipArrays:
         return ClipArrays(self.frames[number], self.flows[number], self.masks[number], self.valid[number])
 
 
-def load_clip(video: VideoRecord, numbers: Sequence[int], change: ClipChange, reading: str, out: ClipArrays) -> None:
-    """Read the frames `numbers` of a video into `out` (one clip, which also says the size), changed as drawn.
+def load_clip(
+    video: VideoRecord,
+    numbers: Sequence[int],
+    change: ClipChange,
+    reading: str,
+    out: ClipArrays,
+    other: tuple[VideoRecord, Sequence[int]] | None = None,
+) -> None:
+    """Read the frames `numbers` of a video into `out` (one clip, which also says the size), changed as drawn. Flow
+    pictures are read from the `other` video and its frames, if there is one.
 
     Raises PictureError naming the first picture that cannot be read.
     """
     size = out.frames.shape[1:3]
     decoded: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {}  # a short video repeats its last frame
+    moved, moments = other or (video, numbers)
     for place, number in enumerate(numbers):
         if number not in decoded:
             frame = read_picture(_there(video, number, "frames"), size, reading, change.window)
-            flow = read_picture(_there(video, number, "flows"), size, reading, change.window)
+            flow = read_picture(_there(moved, moments[place], "flows"), size, reading, change.window)
             mask = video.masks[number]
             decoded[number] = frame, flow, None if mask is None else read_mask(mask, size, change.window)
         frame, flow, mask = decoded[number]
         if colours := change.colours[place]:
             frame = change_colours(frame, colours)
+        if change.flow_noise:
+            flow = add_flow_noise(flow, change.flow_noise, place)
         for picture, kept in ((frame, out.frames), (flow, out.flows), (mask, out.masks)):
             if picture is None:
                 kept[place] = 0

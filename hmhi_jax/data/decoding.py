@@ -4,6 +4,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -12,11 +13,18 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from hmhi_jax.data.masks import decode_mask
-from hmhi_jax.data.packing import PackedPicture
 from hmhi_jax.errors import InputError
 
-Picture = Path | PackedPicture
-"""Where an encoded picture is: both kinds have `read_bytes()` and name themselves with `str()`."""
+
+@runtime_checkable
+class Picture(Protocol):
+    """Where an encoded picture is: a `Path`, a record of a packed data set, a frame of a clip yet to be rendered. All
+    name themselves with `str()`."""
+
+    def read_bytes(self) -> bytes:
+        """The picture's file, encoded. Raises OSError."""
+        ...
+
 
 READINGS = ("exact", "fast")
 """How pictures are brought to training size.

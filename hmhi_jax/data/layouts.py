@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 from hmhi_jax.data.layout_rules import FRAME_SUFFIXES, LAYOUTS, MASK_SUFFIXES, Place, visible
 from hmhi_jax.data.natural_order import last_number, natural_key
-from hmhi_jax.data.packing import INDEX, PackedDataset, PackedPictures
+from hmhi_jax.data.packing import INDEX, PackedDataset
 from hmhi_jax.errors import InputError
 
 
@@ -45,6 +45,23 @@ class FolderPictures(Sequence):
             yield f"{name} {path.stat().st_size if path and path.exists() else None}"
 
 
+@runtime_checkable
+class Pictures(Protocol):
+    """The frames, flow pictures or masks of one video, wherever they are: item i is that of frame i, or None."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, frame: SupportsIndex) -> Any: ...
+
+    def has(self, frame: SupportsIndex) -> bool:
+        """Whether frame i has one."""
+        ...
+
+    def stamps(self) -> Iterator[str]:
+        """What tells these pictures from others under the same names."""
+        ...
+
+
 @dataclass(frozen=True)
 class VideoRecord:
     """One video of a data set.
@@ -61,9 +78,9 @@ class VideoRecord:
 
     name: str
     frame_names: tuple[str, ...]
-    frames: FolderPictures | PackedPictures
-    flows: FolderPictures | PackedPictures
-    masks: FolderPictures | PackedPictures
+    frames: Pictures
+    flows: Pictures
+    masks: Pictures
     label: str | None = None
     flow_folder: str = ""
     strays: tuple[str, ...] = ()
@@ -102,6 +119,18 @@ class Dataset:
     def with_videos(self, videos: Iterable[VideoRecord]) -> "Dataset":
         """The same data set with other videos."""
         return dataclasses.replace(self, videos=tuple(videos))
+
+    def chosen(self, videos: Sequence[str] | None = None, without: Sequence[str] = ()) -> "Dataset":
+        """Only the `videos` of these names, in this order (None: all), `without` those. Raises InputError that names
+        what the data set does not have."""
+        known = {video.name: video for video in self.videos}
+        if missing := [name for name in (*(videos or ()), *without) if name not in known]:
+            raise InputError(
+                f"{self.root}: has no video {', '.join(missing)}; it has {', '.join(list(known)[:8])}, ..."
+            )
+        if videos is None and not without:
+            return self
+        return self.with_videos(known[name] for name in (videos or known) if name not in without)
 
 
 def open_dataset(

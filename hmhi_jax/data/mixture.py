@@ -10,7 +10,8 @@ from hmhi_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Source:
-    """A data set of a mixture: arguments of `layouts.open_dataset`, and how often an epoch goes through it."""
+    """A data set of a mixture: arguments of `layouts.open_dataset`, how often an epoch goes through it, and which of
+    its videos are used: only those of `videos` (None: all), but not those of `without`."""
 
     path: str | Path
     repeats: int = 1
@@ -18,6 +19,8 @@ class Source:
     layout: str | None = None
     flows: str | Path | None = None
     name: str | None = None
+    videos: tuple[str, ...] | None = None
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def open_sources(sources: Iterable[Source]) -> list[tuple[Dataset, int]]:
         (
             open_dataset(
                 source.path, layout=source.layout, split=source.split, flows=source.flows, name=source.name
-            ),
+            ).chosen(source.videos, source.without),
             source.repeats,
         )
         for source in sources

@@ -26,13 +26,14 @@ from hmhi_jax.data.augmentation import Augmentation, draw_change
 from hmhi_jax.data.clip_loading import ClipArrays, load_clip
 from hmhi_jax.data.clips import ClipSampling, sample_clip
 from hmhi_jax.data.decoding import READINGS, PictureError
+from hmhi_jax.data.layouts import VideoRecord
 from hmhi_jax.data.mixture import Entry
 from hmhi_jax.errors import InputError
 
 _log = logging.getLogger(__name__)
 
 _ENDLESS = 2**40
-_CLIP, _SUBSTITUTE, _SIZE, _ORDER = range(4)  # streams of random numbers
+_CLIP, _SUBSTITUTE, _SIZE, _ORDER, _OTHER = range(5)  # streams of random numbers
 _ATTEMPTS = 8
 
 
@@ -136,8 +137,9 @@ class BatchLoader:
             rng = self._rng(_CLIP, position, attempt)
             numbers = sample_clip(rng, entry.video, self.config.sampling)
             change = draw_change(rng, self.config.augmentation, len(numbers))
+            other = self._other(position, attempt) if change.other_flow else None
             try:
-                load_clip(entry.video, numbers, change, self.config.reading, out)
+                load_clip(entry.video, numbers, change, self.config.reading, out, other)
             except PictureError as error:
                 if self.config.on_corrupt == "fatal":
                     raise PictureError(f"{error} (a frame of {entry.name})") from error
@@ -145,6 +147,12 @@ class BatchLoader:
             else:
                 return entry.name, numbers
         raise PictureError(f"{_ATTEMPTS} clips in a row cannot be read, the last one because of: {skipped[-1]}")
+
+    def _other(self, position: int, attempt: int) -> tuple[VideoRecord, tuple[int, ...]]:
+        """Any video of the mixture and frames of it, whose flow a clip gets; by chance the clip's own."""
+        rng = self._rng(_OTHER, position, attempt)
+        video = self.entries[rng.integers(len(self.entries))].video
+        return video, sample_clip(rng, video, self.config.sampling)
 
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, *stream])

@@ -57,11 +57,10 @@ def open_sets(
             flows=Path(root).expanduser() / flows if flows else None,
             name=fields.get("name"),
         )
-        if names := fields.get("videos"):
-            known = {video.name: video for video in dataset.videos}
-            if missing := [name for name in names if name not in known]:
-                raise InputError(f"{where}[{i}].videos: {', '.join(missing)} not in {path}")
-            dataset = dataset.with_videos(known[name] for name in names)
+        try:
+            dataset = dataset.chosen(fields.get("videos") or None)
+        except InputError as error:
+            raise InputError(f"{where}[{i}].videos: {error}") from error
         if dataset.name in (other.name for other in sets):
             raise InputError(f"{where}: two data sets are called {dataset.name!r}; give one of them a 'name'")
         protocols = tuple(find_protocol(name) for name in fields["protocol"])

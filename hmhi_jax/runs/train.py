@@ -17,6 +17,7 @@ from hmhi_jax.interop.weights import save_weights
 from hmhi_jax.process import enable_compilation_cache
 from hmhi_jax.runs.validate import Validation, best_metric
 from hmhi_jax.tools.synthetic.moving_blobs import write_moving_blobs
+from hmhi_jax.tools.synthetic.rendering import rendered_sources
 from hmhi_jax.training.assemble import assemble
 from hmhi_jax.training.checkpoints import Checkpoints, code_version
 from hmhi_jax.training.config import flat, is_among, to_plain
@@ -40,7 +41,7 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
         if config.data.generate:
             config = _with_generated_data(config, folder)
     mesh = make_mesh(config.mesh.data, config.mesh.space)
-    parts = assemble(config, mesh)
+    parts = assemble(config, mesh, rendered_sources(config))
     data, when = parts.data, parts.when
     try:
         if config.evaluation.sets and not when.evaluate_every:

@@ -18,7 +18,7 @@ from hmhi_jax.training.initialisation import check_initialisation
 from hmhi_jax.training.loop import Schedule
 from hmhi_jax.training.mesh import DATA, check_rows
 from hmhi_jax.training.optimiser import BACKBONE, check_patterns, learning_rate_schedule, make_optimiser
-from hmhi_jax.training.run_data import Data, open_data, sizes_of
+from hmhi_jax.training.run_data import Data, Rendered, open_data, sizes_of
 from hmhi_jax.training.step import make_train_step
 
 
@@ -51,12 +51,18 @@ class Parts:
 
 
 def assemble(
-    config: ConfigDict, mesh: Mesh | None = None, *, steps: int | None = None, platform: str | None = None
+    config: ConfigDict,
+    mesh: Mesh | None = None,
+    rendered: Rendered = (),
+    *,
+    steps: int | None = None,
+    platform: str | None = None,
 ) -> Parts:
     """The parts of the run that a config describes.
 
     Args:
         mesh: where it trains; data is opened for this process, and belongs to the caller to close. None opens none.
+        rendered: data sets that are trained on besides those of the config, see `open_data`.
         steps: its length, where the config's is of no interest; without it, epochs are counted in the data opened.
         platform: that it trains on; None: the one that runs this.
 
@@ -69,7 +75,7 @@ def assemble(
     model = model_of(config)
     check_initialisation(config.initialisation)
     arguments = step_arguments(config, platform)
-    data = None if mesh is None else open_data(config, mesh)
+    data = None if mesh is None else open_data(config, mesh, rendered)
     try:
         clips = 0 if data is None else data.clips_per_epoch
         total, evaluate_every = (steps, 0) if steps is not None else steps_of(config, clips)

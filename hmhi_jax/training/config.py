@@ -37,7 +37,10 @@ def default_config() -> ConfigDict:
     c.data = ConfigDict()
     c.data.make = ""  # "module:function" that makes the batches from (config, mesh); "": from `sources`
     c.data.root = ""  # what relative paths of `sources` start from
-    c.data.sources = ()  # of {"path": ..., "repeats": 1, "split": None, "layout": None, "flows": None, "name": None}
+    c.data.sources = ()  # of {"path": ..., "repeats": 1, "split": None, "layout": None, "flows": None, "name": None,
+    # "videos": None (all), "without": ()}
+    c.data.rendered = ()  # made-up clips, rendered while training, of {"clips": ..., "repeats": 1, "seed": 0,
+    # "preset": "photographic", "pictures": (folders,), "settings": {...}}: see tools/synthetic/rendering.py
     c.data.generate = 0  # videos of moving blobs to write into the work directory and train on
     c.data.batch_size = 8  # clips of a step, over all devices
     c.data.frames = 5
@@ -48,6 +51,9 @@ def default_config() -> ConfigDict:
     c.data.photometric = True
     c.data.hue = 18  # +- degrees of 180 that hues are shifted by
     c.data.still = 0.0  # share of frames after a clip's first whose flow picture is made to say "nothing moves"
+    c.data.no_flow = 0.0  # share of clips without any flow picture, likewise
+    c.data.other_flow = 0.0  # share of clips with the flow pictures of another video
+    c.data.flow_noise = 0.0  # share of clips with noise on their flow pictures
     c.data.augment_per = "clip"  # "frame": as the release
     c.data.crop = config_dict.placeholder(tuple)  # (least, largest) share of the area a random window keeps
     c.data.reading = "exact"

@@ -23,6 +23,8 @@ from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig
 from hmhi_jax.errors import InputError
 from hmhi_jax.training.loop import Batches
 
+Rendered = Sequence[tuple[Dataset, int, FlowRecipe]]  # data set, repeats, how its flow pictures are made
+
 
 @dataclass(frozen=True)
 class Data:
@@ -33,18 +35,22 @@ class Data:
     flow_recipe: FlowRecipe
 
 
-def open_data(config: ConfigDict, mesh: Mesh) -> Data:
-    """The batches `config.data` describes, for this process."""
+def open_data(config: ConfigDict, mesh: Mesh, rendered: Rendered = ()) -> Data:
+    """The batches `config.data` describes, for this process. `rendered`: data sets, with repeats and flow recipe, that
+    are trained on besides `config.data.sources` and need no looking through."""
     if config.data.make:
         batches = _function(config.data.make)(config, mesh)
         return Data(batches, getattr(batches, "clips_per_epoch", 0), FlowRecipe())
-    opened = open_sources(sources_of(config))
+    opened = open_sources(sources_of(config)) if config.data.sources or not rendered else []
     datasets = [(checked(dataset, config.data.skip_bad), repeats) for dataset, repeats in opened]
+    recipes = {dataset.name: recipe for dataset, _ in datasets if (recipe := flow_recipe_of(dataset))}
+    recipes |= {dataset.name: recipe for dataset, _, recipe in rendered}
+    datasets += [(dataset, repeats) for dataset, repeats, _ in rendered]
     pipeline = ClipPipeline(
         entries_of(datasets), pipeline_config(config), shard=jax.process_index(), shards=jax.process_count()
     )
     batches = DeviceBatches(pipeline, batch_shardings(mesh))
-    recipe = FlowRecipe() if config.data.generate else flow_recipe([dataset for dataset, _ in datasets])
+    recipe = FlowRecipe() if config.data.generate else flow_recipe(recipes)
     return Data(batches, pipeline.clips_per_epoch, recipe)
 
 
@@ -76,10 +82,10 @@ def sources_of(config: ConfigDict) -> list[Source]:
     return sources
 
 
-def flow_recipe(datasets: Sequence[Dataset]) -> FlowRecipe:
-    """How the flow pictures of a mixture were made; weights trained on them want the same when they are used."""
+def flow_recipe(known: Mapping[str, FlowRecipe]) -> FlowRecipe:
+    """How the flow pictures of a mixture were made, from what is known of its data sets, by name; weights trained on
+    them want the same when they are used."""
     log = logging.getLogger(__name__)
-    known = {dataset.name: recipe for dataset in datasets if (recipe := flow_recipe_of(dataset))}
     if not known:
         log.warning("how the flow pictures were made is not known (no %s beside them); default assumed", RECIPE_FILE)
         return FlowRecipe()
@@ -113,6 +119,9 @@ def pipeline_config(config: ConfigDict) -> PipelineConfig:
             per=d.augment_per,
             crop=tuple(d.crop) if d.crop else None,
             still=d.still,
+            no_flow=d.no_flow,
+            other_flow=d.other_flow,
+            flow_noise=d.flow_noise,
         ),
         reading=d.reading,
         on_corrupt=d.on_corrupt,

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from made_datasets import noise_scene
 
-from hmhi_jax.data.augmentation import NONE, Augmentation, ColourChange, change_colours, draw_change, flip
+from hmhi_jax.data.augmentation import (
+    NONE,
+    Augmentation,
+    ColourChange,
+    FlowNoise,
+    add_flow_noise,
+    change_colours,
+    draw_change,
+    flip,
+)
 from hmhi_jax.errors import InputError
 
 
@@ -43,6 +52,41 @@ def test_nothing_is_drawn_when_off():
         assert change.window is None
         assert not any(change.flips)
         assert not any(change.colours)
+
+
+def test_flow_that_says_nothing_comes_as_often_as_asked():
+    drawn = changes(Augmentation(no_flow=0.2, other_flow=0.3, flow_noise=0.4, still=0.1))
+    assert 0.14 < np.mean([all(change.still) for change in drawn]) < 0.26
+    assert 0.23 < np.mean([change.other_flow for change in drawn]) < 0.37
+    assert 0.33 < np.mean([change.flow_noise is not None for change in drawn]) < 0.47
+    assert len({change.flow_noise.seed for change in drawn if change.flow_noise}) > 100
+    assert all(len(change.flow_noise.strengths) == 5 for change in drawn if change.flow_noise)
+    # Everything else is drawn as without them.
+    for with_flow, without in zip(drawn, changes(Augmentation(still=0.1)), strict=True):
+        assert (with_flow.window, with_flow.flips, with_flow.colours) == (
+            without.window,
+            without.flips,
+            without.colours,
+        )
+        assert with_flow.still == without.still or all(with_flow.still)
+        assert (without.other_flow, without.flow_noise) == (False, None)
+
+
+def test_flow_noise_paints_over_the_share_asked_for_and_is_the_same_each_time():
+    white, motion = np.full((48, 80, 3), 255, np.uint8), noise_scene(48, 80)
+    noise = FlowNoise(seed=7, grain=0.1, share=0.3, strengths=(1.0, 1.0, 0.2))
+    first, second, pale = (add_flow_noise(white, noise, frame) for frame in range(3))
+    assert 0.15 < (first.min(-1) < 250).mean() < 0.45
+    assert (first != second).any()
+    assert pale.min() > first.min() + 50
+    # Patches stay where they are from frame to frame, more or less.
+    overlap = ((first.min(-1) < 250) & (second.min(-1) < 250)).sum() / (first.min(-1) < 250).sum()
+    assert overlap > 0.5
+    np.testing.assert_array_equal(first, add_flow_noise(white, noise, 0))
+    # Where the noise is white the flow stays, where it is not the flow is darker.
+    over = add_flow_noise(motion, noise, 0)
+    np.testing.assert_array_equal(over[first.min(-1) == 255], motion[first.min(-1) == 255])
+    assert (over <= motion).all()
 
 
 def test_windows_keep_the_shares_asked_for():
@@ -92,7 +136,16 @@ def test_flip(channels):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("flip", 2.0), ("per", "video"), ("crop", (0.0, 1.0)), ("crop_aspect", (2.0, 1.0))]
+    ("field", "value"),
+    [
+        ("flow_noise", -0.1),
+        ("other_flow", 1.5),
+        ("no_flow", 2),
+        ("flip", 2.0),
+        ("per", "video"),
+        ("crop", (0.0, 1.0)),
+        ("crop_aspect", (2.0, 1.0)),
+    ],
 )
 def test_nonsense_is_refused(field, value):
     with pytest.raises(InputError, match=field):

@@ -105,6 +105,49 @@ def test_frames_that_seem_to_stand_still_keep_all_but_their_flow(entries):
     assert 0.3 < np.mean(gone) < 0.7
 
 
+def test_flow_of_other_videos_changes_nothing_else(entries):
+    """A clip's flow pictures come from any video then, windowed and mirrored like the clip's own."""
+    swapped = dataclasses.replace(CONFIG, augmentation=dataclasses.replace(CONFIG.augmentation, other_flow=0.5))
+    whole, changed = (batches(entries, 8, config=config) for config in (CONFIG, swapped))
+    others = []
+    for one, other in zip(whole, changed, strict=True):
+        for name in ("frames", "masks", "index", "valid"):
+            np.testing.assert_array_equal(one[name], other[name])
+        others.append((one["flows"] != other["flows"]).any((1, 2, 3, 4)))
+    assert 0.2 < np.mean(others) < 0.7  # a quarter of those drawn get their own video, and perhaps the same frames
+    assert_equal(changed, batches(entries, 8, config=dataclasses.replace(swapped, workers=1)))
+    # With a single video, whose frames are all taken, the other one is itself.
+    alone = [entry for entry in entries if entry.name == "set/video0"]
+    every = dataclasses.replace(CONFIG, sampling=ClipSampling(frames=9, reach=9), batch_size=1)
+    always = dataclasses.replace(every, augmentation=dataclasses.replace(every.augmentation, other_flow=1.0))
+    assert_equal(batches(alone, 2, config=every), batches(alone, 2, config=always))
+
+
+def test_lost_and_noisy_flow_change_nothing_else(entries):
+    changes = {"no_flow": 0.4, "flow_noise": 0.4}
+    wary = dataclasses.replace(CONFIG, augmentation=dataclasses.replace(CONFIG.augmentation, **changes))
+    whole, changed = (batches(entries, 8, config=config) for config in (CONFIG, wary))
+    lost, noisy = [], []
+    for one, other in zip(whole, changed, strict=True):
+        for name in ("frames", "masks", "index", "valid"):
+            np.testing.assert_array_equal(one[name], other[name])
+        lost.append((other["flows"] == 255).all((1, 2, 3, 4)))
+        noisy.append((one["flows"] != other["flows"]).any((1, 2, 3, 4)) & ~lost[-1])
+    assert 0.2 < np.mean(lost) < 0.6
+    assert np.mean(noisy) > 0.1
+
+
+def test_some_videos_of_a_data_set(folder):
+    (only,), (rest,) = (
+        open_sources([Source(folder, **choice)])
+        for choice in ({"videos": ("video2", "video0")}, {"without": ("video1", "video2")})
+    )
+    assert [video.name for video in only[0].videos] == ["video2", "video0"]
+    assert [video.name for video in rest[0].videos] == ["video0", "video3"]
+    with pytest.raises(InputError, match=r"has no video cat; it has video0, video1"):
+        open_sources([Source(folder, without=("cat",))])
+
+
 def test_an_epoch_has_every_video_as_often_as_repeated(folder, tmp_path):
     other = release_tree(tmp_path / "other", videos=3, count=4)
     sources = [Source(folder, repeats=2), Source(other, repeats=3, split="train", name="more")]

@@ -1,5 +1,6 @@
 """Configs: every file gives one, and what may not change is named."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -31,6 +32,33 @@ def test_every_training_config_assembles(name, monkeypatch):
     assert parts.evaluated_model.memory_frames == (config.evaluation.memory_frames or config.model.memory_frames)
     total, every = assemble.steps_of(config, clips_per_epoch=160)
     assert 0 < every <= total
+
+
+@pytest.mark.parametrize("name", ["small_synthetic", "small_davis"])
+def test_stages_differ_in_length_and_data_alone(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(CONFIGS.parent))
+    module = importlib.import_module(f"configs.{name}")
+    for stage in module.STAGES:
+        config = module.get_config(stage)
+        pipeline = assemble.pipeline_config(config)
+        assert pipeline.sampling.frames == (12 if "long" in stage else 6)
+        assert bool(config.data.rendered) == ("rendered" in stage)
+        assert config.data.sources or config.data.rendered
+        for source in assemble.sources_of(config) if config.data.sources else ():
+            assert source.path.name != "davis" or bool(source.without) == ("all" not in stage)
+    with pytest.raises(ValueError, match=f"write configs/{name}.py:short or :long"):
+        module.get_config("middle")
+
+
+def test_the_videos_to_choose_by_are_not_trained_on(monkeypatch):
+    monkeypatch.syspath_prepend(str(CONFIGS.parent))
+    config = importlib.import_module("configs.small_davis").get_config("long-rendered")
+    (davis,) = assemble.sources_of(config)
+    (held_out,) = config.evaluation.sets
+    assert set(davis.without) == set(held_out["videos"])
+    assert len(davis.without) == 5
+    # As many clips of DAVIS as made-up ones, within one video's share.
+    assert abs(davis.repeats * 25 - config.data.rendered[0]["clips"]) < 25
 
 
 def test_differences_are_named_and_free_fields_are_not():

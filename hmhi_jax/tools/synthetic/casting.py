@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from hmhi_jax.tools.synthetic.cut_outs import paint_cut_out
 from hmhi_jax.tools.synthetic.layers import Patch
 from hmhi_jax.tools.synthetic.shapes import (
     Body,
@@ -17,7 +18,7 @@ from hmhi_jax.tools.synthetic.shapes import (
     silhouette,
     translation,
 )
-from hmhi_jax.tools.synthetic.textures import Picture, TextureMaker, noise_field, random_colours
+from hmhi_jax.tools.synthetic.textures import Picture, TextureMaker, noise_field, piece_of, random_colours
 
 _LARGEST_PATCH = 420
 _PLAIN_COLOURS = ("dark", "light", "any", "vivid", "warm", "dry", "stone")
@@ -44,7 +45,7 @@ def object_materials(
     uniform = rng.random() < 0.3
     for number in numbers:
         if hidden:
-            materials[number] = _piece(rng, backdrop, size)
+            materials[number] = piece_of(rng, backdrop, (size, size))
         elif uniform and materials:
             materials[number] = np.clip(materials[numbers[0]] * rng.uniform(0.6, 1.3), 0, 255).astype(np.uint8)
         elif blends or rng.random() < 0.45:
@@ -61,6 +62,29 @@ def object_materials(
     return materials
 
 
+def paint_body(
+    rng: np.random.Generator,
+    textures: TextureMaker,
+    body: Body,
+    pixels: Number,
+    backdrop: Picture,
+    *,
+    camouflage: Number = 0.0,
+    blending: Number = 0.0,
+    markings: Number = 0.0,
+    retextured: Number = 0.0,
+) -> tuple[tuple[Patch, ...], tuple[Matrix, ...]]:
+    """Patches of all parts of any body, made by `paint_parts` or `paint_cut_out`, whose probabilities these are."""
+    if body.picture is not None:
+        return paint_cut_out(
+            rng, textures, body, pixels, backdrop, camouflage=camouflage, blending=blending, retextured=retextured
+        )
+    materials = object_materials(
+        rng, textures, body, pixels, backdrop, camouflage=camouflage, blending=blending, markings=markings
+    )
+    return paint_parts(rng, body, materials, pixels)
+
+
 def _mottled(
     rng: np.random.Generator, size: tuple[int, int], colour: Float[np.ndarray, "3"], most: Number
 ) -> Float[np.ndarray, "h w 3"]:
@@ -70,7 +94,7 @@ def _mottled(
 
 
 def _mean_colour(rng: np.random.Generator, picture: Picture) -> Float[np.ndarray, "3"]:
-    return _piece(rng, picture, 12).reshape(-1, 3).mean(0)
+    return piece_of(rng, picture, (12, 12)).reshape(-1, 3).mean(0)
 
 
 def _mark(rng: np.random.Generator, textures: TextureMaker, material: Picture, backdrop: Picture) -> Picture:
@@ -93,16 +117,6 @@ def _mark(rng: np.random.Generator, textures: TextureMaker, material: Picture, b
         field, covered = 1 - np.abs(across - np.float32(rng.uniform(-1, 1))), 1 - rng.uniform(0.05, 0.5)
     share = np.clip((field - np.float32(covered)) * np.float32(rng.uniform(15, 80)) + 0.5, 0, 1)[..., None]
     return np.clip(material + (other - material) * share, 0, 255).astype(np.uint8)
-
-
-def _piece(rng: np.random.Generator, picture: Picture, size: int) -> Picture:
-    height, width = picture.shape[:2]
-    if min(height, width) < size:
-        factor = size / min(height, width)
-        picture = cv2.resize(picture, None, fx=factor + 0.01, fy=factor + 0.01)
-        height, width = picture.shape[:2]
-    top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
-    return picture[top : top + size, left : left + size]
 
 
 def paint_parts(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 
 import cv2
 import numpy as np
@@ -10,13 +11,16 @@ from jaxtyping import Float, UInt8
 from hmhi_jax.data.flow import draw_flow, flow_picture, remove_camera
 from hmhi_jax.tools.synthetic.layers import Target
 from hmhi_jax.tools.synthetic.motion import Wander, log_uniform
-from hmhi_jax.tools.synthetic.pictures import find_pictures
+from hmhi_jax.tools.synthetic.pictures import find_backdrops, find_cut_outs, find_pictures
 from hmhi_jax.tools.synthetic.scene import Scene, SceneMaker
 from hmhi_jax.tools.synthetic.settings import DEFAULTS, Settings
 from hmhi_jax.tools.synthetic.textures import TextureMaker
 
+_log = logging.getLogger(__name__)
+
 # The salient object must be seen: at least this share of the picture in the middle of the clip, and not more than that.
 _LEAST_AREA, _MOST_AREA = 0.008, 0.6
+_LEAST_SMALL, _MOST_FILLING = 0.001, 0.92  # for scenes of which just that was asked
 # And it must move by itself: half of its pixels at least this far between the two frames of its flow, as a fraction of
 # the picture's diagonal. Without a visible motion nothing says which of the things in a picture is the salient one.
 _LEAST_MOTION = 0.003
@@ -37,12 +41,18 @@ class Clip:
 
 
 class ClipMaker:
-    """Makes clip `index` of `seed`; the same for any process, order or number of clips."""
+    """Makes clip `index` of `seed`; the same for any process, order or number of clips. `pictures`: files in use."""
 
     def __init__(self, settings: Settings = DEFAULTS, folders: tuple[str, ...] = ()) -> None:
         self.settings = settings
         pictures = find_pictures(folders) if settings.pictures else []
-        self.scenes = SceneMaker(settings, TextureMaker(pictures, settings.pictures))
+        cut_outs = find_cut_outs(folders) if settings.cut_outs else []
+        backdrops = find_backdrops(folders) if settings.scenes else []
+        for found, share, what in ((cut_outs, settings.cut_outs, "cut_outs"), (backdrops, settings.scenes, "scenes")):
+            if share and not found:
+                _log.warning("%s is %s, but there are no such pictures: see synthetic/pictures.py", what, share)
+        self.pictures = [*pictures, *cut_outs, *backdrops]
+        self.scenes = SceneMaker(settings, TextureMaker(pictures, settings.pictures, backdrops), cut_outs)
 
     def _start(self, seed: int, index: int) -> tuple[np.random.Generator, int]:
         rng = np.random.default_rng([seed, index])
@@ -56,7 +66,8 @@ class ClipMaker:
         s = self.settings
         rng, count = self._start(seed, index)
         gap = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
-        stride = gap if rng.random() < 0.55 else int(rng.integers(1, 8))
+        gap = min(gap, s.longest_stride)
+        stride = gap if rng.random() < 0.55 else int(rng.integers(1, s.longest_stride + 1))
         backward = rng.random() < s.backward_flow
         times = [float(stride * i) for i in range(count)]
         gaps = [-float(gap) if backward else float(gap)] * count
@@ -95,10 +106,12 @@ class ClipMaker:
         middle = len(times) // 2
         for _ in range(10):
             scene = self.scenes.draw(rng, first, last)
-            if not _LEAST_AREA <= float((scene.render(times[middle]).mask > 0.5).mean()) <= _MOST_AREA:
+            least = _LEAST_SMALL if scene.traits["small"] else _LEAST_AREA
+            most = _MOST_FILLING if scene.traits["fills"] else _MOST_AREA
+            if not least <= float((scene.render(times[middle]).mask > 0.5).mean()) <= most:
                 continue
             opening = scene.render(times[0], times[0] + gaps[0])
-            if (opening.mask > 0.5).mean() < _LEAST_AREA / 2:
+            if (opening.mask > 0.5).mean() < least / 2:
                 if rng.random() < 0.3:  # it enters later
                     break
                 continue

@@ -68,19 +68,24 @@ def _over(below: Float[np.ndarray, "h w c"], colour: np.ndarray, opacity: Float[
 
 @dataclasses.dataclass(frozen=True)
 class Sprite:
-    """A flat picture with opacity that moves as a whole: poles, bushes, small distractors."""
+    """A flat picture with opacity that moves as a whole: poles, bushes, wakes, puffs of smoke, which `fade`: a factor
+    on the opacity at a time, 0 where the sprite is not there."""
 
     patch: Patch
     pose: Pose
     opacity: float = 1.0
+    fade: Callable[[float], float] | None = None
 
     def paint(self, target: Target) -> None:
+        strength = self.opacity * (1.0 if self.fade is None else self.fade(target.time))
+        if strength <= 0:
+            return
         matrix = self.pose(target.time)
         window = _window(matrix, self.patch.shape[:2], target.size)
         if window is None:
             return
         moved = _warp(self.patch, matrix, window)
-        opacity = moved[..., 3].astype(np.float32) * np.float32(self.opacity / 255)
+        opacity = moved[..., 3].astype(np.float32) * np.float32(strength / 255)
         _over(target.colour[window], moved[..., :3], opacity)
         target.mask[window] *= 1 - opacity
         if target.flow is not None:
@@ -212,6 +217,7 @@ class Actor:
     reflection: Reflection | None = None
     wake: Sprite | None = None
     bend: Waves | None = None  # in object units
+    hip: float | None = None  # y in the object's frame: only what is below bends, the feet most; None: all of it
 
     def _places(self, time: float) -> list[Matrix]:
         plane = self.plane(time)
@@ -256,7 +262,10 @@ class Actor:
         plane = self.plane(time)
         here = _pixels(opacity.shape)
         inside = _apply(np.linalg.inv(plane), here)
-        shifted, _ = self.bend.displacement(inside, np.ones(opacity.shape, np.float32), self.gait(time))
+        strength = np.ones(opacity.shape, np.float32)
+        if self.hip is not None:
+            strength = np.clip((inside[..., 1] - np.float32(self.hip)) / np.float32(self.base - self.hip), 0, 1)
+        shifted, _ = self.bend.displacement(inside, strength, self.gait(time))
         at = _apply(plane, inside + shifted)
         return tuple(cv2.remap(picture, at, None, cv2.INTER_LINEAR) for picture in (colour, opacity))
 

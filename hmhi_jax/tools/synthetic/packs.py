@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from hmhi_jax.data.packing import EncodedVideo, PackedDataset, PackedVideo, write_packed
 from hmhi_jax.tools.synthetic.clips import Clip, ClipMaker, decode_jpeg, encode_jpeg
-from hmhi_jax.tools.synthetic.pictures import find_pictures, fingerprint
+from hmhi_jax.tools.synthetic.pictures import fingerprint
 from hmhi_jax.tools.synthetic.settings import DEFAULTS, Settings
 
 FLOW_QUALITY = 95
@@ -85,7 +85,7 @@ def write_pack(
         "seed": seed,
         "settings": settings.to_json(),
         "flow": settings.recipe.to_json(),
-        "pictures": fingerprint(find_pictures(pictures)) if settings.pictures else None,
+        "pictures": fingerprint(maker.pictures) if maker.pictures else None,
     }
     encode = ClipEncoder(seed, settings, pictures)
     return write_packed(

@@ -1,22 +1,19 @@
 """A random scene: backdrop, camera, the salient object, and what distracts from it."""
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from hmhi_jax.tools.synthetic.bodies import random_body
-from hmhi_jax.tools.synthetic.casting import (
-    body_extent,
-    flatten_body,
-    object_materials,
-    paint_parts,
-    prop_patch,
-    wake_patch,
-)
+from hmhi_jax.tools.synthetic.casting import body_extent, flatten_body, paint_body, prop_patch, wake_patch
+from hmhi_jax.tools.synthetic.cut_outs import cut_out_body, leg_swing
 from hmhi_jax.tools.synthetic.layers import Actor, Backdrop, Reflection, Shadow, Sprite, Target, Waves
 from hmhi_jax.tools.synthetic.motion import Camera, ObjectMotion, Progress, Wander, draw_camera, log_uniform
 from hmhi_jax.tools.synthetic.settings import Settings
 from hmhi_jax.tools.synthetic.shapes import Body, scaling, translation
+from hmhi_jax.tools.synthetic.smoke import draw_puffs
 from hmhi_jax.tools.synthetic.textures import Picture, TextureMaker, noise_field
 
 _MARGIN = 0.25  # the backdrop's canvas reaches this far beyond the picture, as a fraction of its size
@@ -39,11 +36,13 @@ class Scene:
 
 
 class SceneMaker:
-    """Draws scenes for `settings`; `first` and `last` are the earliest and latest moments that will be looked at."""
+    """Draws scenes for `settings`; `first` and `last` are the earliest and latest moments that will be looked at.
+    `cut_outs` are the pictures that objects are taken from; without any, all objects are made of parts."""
 
-    def __init__(self, settings: Settings, textures: TextureMaker) -> None:
+    def __init__(self, settings: Settings, textures: TextureMaker, cut_outs: Sequence[Path] = ()) -> None:
         self.settings = settings
         self.textures = textures
+        self.cut_outs = list(cut_outs)
 
     def draw(self, rng: np.random.Generator, first: float, last: float) -> Scene:
         s = self.settings
@@ -52,17 +51,26 @@ class SceneMaker:
         horizon = rng.uniform(0.05, 0.65) if rng.random() < 0.6 else None
         canvas_size = (int(height * (1 + 2 * _MARGIN)), int(width * (1 + 2 * _MARGIN)))
         lifted = None if horizon is None else (horizon + _MARGIN) / (1 + 2 * _MARGIN)
-        canvas = self.textures.background(rng, canvas_size, lifted)
+        if self.textures.backdrops and _happens(rng, s.scenes):
+            canvas = self.textures.scene(rng, canvas_size)
+        else:
+            canvas = self.textures.background(rng, canvas_size, lifted)
         plain = canvas.copy()  # what the objects' colours are taken from: before any is pasted into it
         camouflaged = rng.random() < s.same_texture
         if rng.random() < s.static_distractors:
             for _ in range(rng.integers(1, 5)):
                 self._paste_distractor(rng, canvas)
 
-        body = random_body(rng, articulated=rng.random() < s.articulated)
+        body = self._body(rng, articulated=rng.random() < s.articulated)
         close = rng.random() < s.close
         share = float(rng.uniform(0.25, 0.55)) if close else log_uniform(rng, 0.015, 0.32)
-        motion = self._object_motion(rng, body, share, middle, duration, horizon)
+        slowest = 1.0
+        fills, small = _happens(rng, s.fills), _happens(rng, s.small_fast)
+        if fills:
+            share = float(rng.uniform(0.45, 0.8))
+        elif small:
+            share, slowest = log_uniform(rng, 0.0015, 0.01), 4.0
+        motion = self._object_motion(rng, body, share, middle, duration, horizon, slowest)
         depth = rng.uniform(1.0, 1.5)
         tracked = rng.random() < s.tracking
         camera = draw_camera(rng, s.size, middle, motion if tracked else None, depth)
@@ -99,28 +107,40 @@ class SceneMaker:
         if several:
             for _ in range(rng.integers(1, 3)):
                 actors.append(self._companion(rng, motion, camera, depth, plain, camouflaged))
-        layers += actors
-        layers += before
+        smoke: tuple[Sprite, ...] = ()
+        if _happens(rng, s.smoke):
+            *_, base = body_extent(body)
+            smoke = draw_puffs(rng, motion, camera, depth, base, plain, first, last)
+        in_front = bool(smoke) and rng.random() < 0.5
+        layers += actors if in_front else [*smoke, *actors]
+        layers += [*smoke, *before] if in_front else before
         traits = {
             "body": body.kind, "area": share, "speed": float(np.linalg.norm(motion.velocity)), "tracked": bool(tracked),
             "camouflage": bool(camouflaged), "relief": bool(relief), "waves": bool(waves),
             "occluders": len(before), "objects": len(actors), "close": bool(close),
-            "stops": motion.progress.moment is not None,
+            "stops": motion.progress.moment is not None, "fills": fills, "small": small and not fills,
+            "smoke": bool(smoke),
         }  # fmt: skip
         return Scene(s.size, tuple(layers), traits)
+
+    def _body(self, rng: np.random.Generator, articulated: bool = True) -> Body:
+        if self.cut_outs and _happens(rng, self.settings.cut_outs):
+            return cut_out_body(rng, self.cut_outs[rng.integers(len(self.cut_outs))])
+        return random_body(rng, articulated=articulated)
 
     # --- the object ---------------------------------------------------------------------------------------------
 
     def _object_motion(
-        self, rng: np.random.Generator, body: Body, share: float, middle: float, duration: float, horizon: float | None
-    ) -> ObjectMotion:
+        self, rng: np.random.Generator, body: Body, share: float, middle: float, duration: float,
+        horizon: float | None, slowest: float = 1.0,
+    ) -> ObjectMotion:  # fmt: skip
         s = self.settings
         height, width = s.size
         scale = width / 288
         area, top, base = body_extent(body)
         squash = 1.0 if body.upright else float(rng.uniform(0.6, 1))
         unit = float(np.sqrt(share * height * width / (area * squash)))
-        speed = min(log_uniform(rng, 1.0, 10) * scale, 0.8 * width / duration)
+        speed = min(log_uniform(rng, slowest, 10) * scale, 0.8 * width / duration)
         sideways = rng.choice([0.0, np.pi])
         heading = sideways + rng.normal(0, 0.3) if body.upright or rng.random() < 0.4 else rng.uniform(0, 2 * np.pi)
         velocity = speed * np.array([np.cos(heading), np.sin(heading)])
@@ -162,13 +182,12 @@ class SceneMaker:
         backdrop: Picture, camouflaged: bool, salient: bool = True,
     ) -> Actor:  # fmt: skip
         s = self.settings
-        materials = object_materials(
-            rng, self.textures, body, motion.unit, backdrop,
-            camouflage=float(camouflaged), blending=s.blending, markings=s.markings,
+        patches, fits = paint_body(
+            rng, self.textures, body, motion.unit, backdrop, camouflage=float(camouflaged), blending=s.blending,
+            markings=s.markings, retextured=s.retextured,
         )  # fmt: skip
-        patches, fits = paint_parts(rng, body, materials, motion.unit)
         *_, base = body_extent(body)
-        shadow = reflection = wake = bend = None
+        shadow = reflection = wake = bend = hip = None
         if rng.random() < s.shadows:
             shadow = Shadow(
                 float(rng.uniform(0.2, 0.75)), float(rng.normal(0, 1)),
@@ -185,17 +204,19 @@ class SceneMaker:
                 np.ones((1, 1), np.float32), rng.normal(0, max(body.soft, log_uniform(rng, 0.005, 0.04)), (2, 2)),
                 rng.normal(0, 4, (2, 2)), rng.uniform(0.3, 1.5, 2), rng.uniform(0, 6, 2),
             )  # fmt: skip
+        if body.picture is not None and body.upright and rng.random() < s.limbs:
+            bend, hip = leg_swing(rng), float(base * rng.uniform(-0.1, 0.5))
         order = tuple(int(i) for i in np.argsort([part.depth for part in body.parts], kind="stable"))
         return Actor(
             body, patches, fits, order, lambda time: camera.matrix(time, depth) @ motion.matrix(time), motion.gait,
-            motion.distance, salient, base, shadow, reflection, wake, bend,
+            motion.distance, salient, base, shadow, reflection, wake, bend, hip,
         )  # fmt: skip
 
     def _companion(
         self, rng, motion: ObjectMotion, camera: Camera, depth: float, backdrop: Picture, camouflaged: bool
     ) -> Actor:
         """Another salient object that goes the same way."""
-        body = random_body(rng)
+        body = self._body(rng)
         area, _, _ = body_extent(body)
         mine = motion.unit**2 * area
         unit = motion.unit * float(np.sqrt(rng.uniform(0.3, 1.1) * motion.unit**2 * 0.25 / mine))
@@ -226,12 +247,14 @@ class SceneMaker:
 
     def _paste_distractor(self, rng: np.random.Generator, canvas: Picture) -> None:
         """Paint an object that stands still onto the backdrop itself."""
-        body = random_body(rng)
+        s = self.settings
+        body = self._body(rng)
         area, _, _ = body_extent(body)
         share = log_uniform(rng, 0.002, 0.12)
-        pixels = float(np.sqrt(share * self.settings.size[0] * self.settings.size[1] / area))
-        materials = object_materials(rng, self.textures, body, pixels, canvas, markings=self.settings.markings)
-        patches, fits = paint_parts(rng, body, materials, pixels)
+        pixels = float(np.sqrt(share * s.size[0] * s.size[1] / area))
+        patches, fits = paint_body(
+            rng, self.textures, body, pixels, canvas, markings=s.markings, retextured=s.retextured
+        )
         patch, _ = flatten_body(body, patches, fits, pixels, float(rng.uniform(0, 6)))
         if rng.random() < 0.5:
             patch = patch[:, ::-1]
@@ -245,7 +268,7 @@ class SceneMaker:
     def _small_mover(
         self, rng, camera: Camera, share: float, middle: float, duration: float, backdrop: Picture
     ) -> Actor:
-        body = random_body(rng)
+        body = self._body(rng)
         small = min(share * rng.uniform(0.01, 0.12), 0.006)
         motion = self._object_motion(rng, body, small, middle, duration, None)
         height, width = self.settings.size
@@ -291,3 +314,8 @@ class SceneMaker:
             rng.uniform(0, 2 * np.pi, count),
             float(rng.uniform(0, 14)) if watery else 0.0,
         )
+
+
+def _happens(rng: np.random.Generator, probability: float) -> bool:
+    """A draw for what is off by default: at 0 nothing is drawn, so that older seeds keep their clips."""
+    return probability > 0 and bool(rng.random() < probability)

@@ -7,16 +7,18 @@ from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 
 # Flow that shows what moves by itself: the camera is taken away, noise of still scenes stays pale.
-COMPENSATED = FlowRecipe(size=(160, 288), neighbours="both", camera="affine", normalisation="robust")
+COMPENSATED = FlowRecipe(size=(160, 288), neighbours="next", camera="affine", normalisation="robust")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`size` is (height, width) of frames in pixels. Everything after `recipe` is a probability in [0, 1]."""
+    """`size` is (height, width) of frames in pixels; frames follow each other at up to `longest_stride` moments.
+    Everything after `recipe` is a probability in [0, 1]; those of the second group are 0 in `DEFAULTS`."""
 
     size: tuple[int, int] = (160, 288)
     least_frames: int = 5
     most_frames: int = 6
+    longest_stride: int = 7
     recipe: FlowRecipe = COMPENSATED
     articulated: float = 1.0  # bodies with joints among the objects (else only blobs and polygons)
     same_texture: float = 0.08  # object and background share a texture: motion alone decides
@@ -46,6 +48,14 @@ class Settings:
     one_sided: float = 0.15  # frames whose flow looks at one neighbour alone, as at a video's ends
     pictures: float = 0.5  # share of textures that are photographs
 
+    cut_outs: float = 0.0  # objects are pictures with opacity (`pictures.find_cut_outs`) instead of made of parts
+    retextured: float = 0.5  # of those: they keep shape and shading and wear another surface
+    limbs: float = 0.5  # of those: what is below the middle swings as legs do
+    scenes: float = 0.0  # the backdrop is one photograph
+    fills: float = 0.0  # the object fills half of the picture and more
+    small_fast: float = 0.0  # the object is a few pixels wide, and fast
+    smoke: float = 0.0  # smoke, dust or spray that moves with the object and is not part of it
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -55,6 +65,8 @@ class Settings:
             raise InputError(
                 f"synthetic settings: {self.least_frames} to {self.most_frames} frames, expected 2 or more, least first"
             )
+        if self.longest_stride < 1:
+            raise InputError(f"synthetic settings: longest_stride is {self.longest_stride}, expected 1 or more")
         if min(self.size) < 64:
             raise InputError(f"synthetic settings: size is {self.size}, expected at least 64 pixels each way")
 
@@ -75,3 +87,22 @@ class Settings:
 
 
 DEFAULTS = Settings()
+
+# For an encoder that already knows what things look like: real surfaces, shapes of real things, longer clips.
+PHOTOGRAPHIC = Settings(
+    size=(192, 352),
+    least_frames=12,
+    most_frames=12,
+    longest_stride=3,
+    recipe=dataclasses.replace(COMPENSATED, size=(192, 352)),
+    same_texture=0.12,
+    tracking=0.6,
+    edge=0.15,
+    pictures=0.7,
+    cut_outs=0.6,
+    scenes=0.5,
+    fills=0.08,
+    small_fast=0.1,
+    smoke=0.15,
+)
+PRESETS = {"default": DEFAULTS, "photographic": PHOTOGRAPHIC}

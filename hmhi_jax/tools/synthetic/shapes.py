@@ -40,12 +40,16 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Body:
-    """An object's parts, how softly it ripples (0: not at all), and whether it stays upright or turns freely."""
+    """An object's parts, how softly it ripples (0: not at all), and whether it stays upright or turns freely.
+
+    A cut-out has one part, whose outline spans `picture` (RGB and opacity).
+    """
 
     kind: str
     parts: tuple[Part, ...]
     soft: Number = 0.0
     upright: bool = True
+    picture: UInt8[np.ndarray, "h w 4"] | None = None
 
 
 def translation(x: Number, y: Number) -> Matrix:

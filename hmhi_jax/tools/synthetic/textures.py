@@ -1,5 +1,6 @@
 """Textures: procedural patterns, crops of photographs, and backgrounds that resemble outdoor and indoor scenes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -165,10 +166,12 @@ _PROCEDURAL = {clouds: 0.25, dead_leaves: 0.3, strokes: 0.17, stripes: 0.08, til
 
 
 class TextureMaker:
-    """Draws textures of any size. `pictures` are photograph files; `picture_share` of textures are crops of them."""
+    """Draws textures of any size. `pictures` are photograph files; `picture_share` of textures are crops of them.
+    `backdrops` are those that `scene` takes."""
 
-    def __init__(self, pictures: list[Path], picture_share: Number = 0.35) -> None:
+    def __init__(self, pictures: list[Path], picture_share: Number = 0.35, backdrops: Sequence[Path] = ()) -> None:
         self.pictures = pictures
+        self.backdrops = list(backdrops)
         self.picture_share = picture_share if pictures else 0.0
 
     def surface(self, rng: np.random.Generator, size: tuple[int, int], palette: str | None = None) -> Picture:
@@ -216,6 +219,19 @@ class TextureMaker:
             picture = picture[:, ::-1]
         return recolour(rng, np.ascontiguousarray(picture))
 
+    def scene(self, rng: np.random.Generator, size: tuple[int, int]) -> Picture:
+        """The larger part of a photograph, upright, mirrored or not, its colours and light changed a little."""
+        source = load_picture(self.backdrops[rng.integers(len(self.backdrops))])
+        height, width = size
+        fits = min(source.shape[0] / height, source.shape[1] / width) * np.exp(rng.uniform(np.log(0.55), 0))
+        rows, columns = int(height * fits), int(width * fits)
+        top, left = rng.integers(source.shape[0] - rows + 1), rng.integers(source.shape[1] - columns + 1)
+        cut = source[top : top + rows, left : left + columns]
+        picture = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA if fits > 1 else cv2.INTER_CUBIC)
+        if rng.random() < 0.5:
+            picture = np.ascontiguousarray(picture[:, ::-1])
+        return jitter_colours(rng, picture)
+
     def background(self, rng: np.random.Generator, size: tuple[int, int], horizon: float | None) -> Picture:
         """A whole backdrop. With a `horizon` (fraction of the height), bands of sky, a far border and ground."""
         if horizon is None:
@@ -255,6 +271,26 @@ class TextureMaker:
         x = (np.arange(width, dtype=np.float32) - width / 2)[None] * zoom[:, None] + flat.shape[1] / 2
         rows_map = np.ascontiguousarray(np.broadcast_to(y[:, None], size))
         return cv2.remap(flat, x, rows_map, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def piece_of(rng: np.random.Generator, picture: Picture, size: tuple[int, int]) -> Picture:
+    """A random window of `size` = (height, width) of a picture, which is enlarged if it has no such window."""
+    height, width = size
+    factor = max(height / picture.shape[0], width / picture.shape[1])
+    if factor > 1:
+        picture = cv2.resize(picture, None, fx=factor + 0.01, fy=factor + 0.01)
+    top, left = rng.integers(picture.shape[0] - height + 1), rng.integers(picture.shape[1] - width + 1)
+    return picture[top : top + height, left : left + width]
+
+
+def jitter_colours(rng: np.random.Generator, picture: Picture, turn: Number = 12) -> Picture:
+    """Other light: hue turned by up to `turn` of 180, more or less saturated, brighter or darker, warmer or colder."""
+    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0].astype(np.int16) + int(rng.integers(-turn, turn + 1))) % 180
+    hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(0.5, 1.3), 0, 255).astype(np.uint8)
+    picture = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    gain, lift = rng.uniform(0.6, 1.25) * (1 + rng.normal(0, 0.05, 3)), rng.uniform(-15, 25)
+    return np.clip(picture * gain.astype(np.float32) + np.float32(lift), 0, 255).astype(np.uint8)
 
 
 def recolour(rng: np.random.Generator, picture: Picture) -> Picture:

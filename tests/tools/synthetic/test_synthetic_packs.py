@@ -68,6 +68,10 @@ def test_command_packs_clips_and_explains_mistakes(tmp_path):
     index = json.loads((tmp_path / "out" / "index.json").read_text())
     assert Settings.from_json(index["details"]["settings"]).pictures == 0
     assert Image.open(tmp_path / "out" / "sheet.png").size == (6 * 96, 3 * 64)
+    assert json.loads(index["details"]["flow"])["neighbours"] == "next"
+    other = run(*small, "--preset", "photographic")
+    assert other.returncode == 2
+    assert "already holds" in other.stderr  # clips of other settings
     wrong = run(*small, "--without", "shadow")
     assert wrong.returncode == 2
     assert "no such feature, expected one of" in wrong.stderr
