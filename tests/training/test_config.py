@@ -40,11 +40,11 @@ def test_stages_differ_in_length_and_data_alone(name, monkeypatch):
     module = importlib.import_module(f"configs.{name}")
     for stage in module.STAGES:
         config = module.get_config(stage)
-        pipeline = assemble.pipeline_config(config)
+        pipeline = run_data.pipeline_config(config)
         assert pipeline.sampling.frames == (12 if "long" in stage else 6)
         assert bool(config.data.rendered) == ("rendered" in stage)
         assert config.data.sources or config.data.rendered
-        for source in assemble.sources_of(config) if config.data.sources else ():
+        for source in run_data.sources_of(config) if config.data.sources else ():
             assert source.path.name != "davis" or bool(source.without) == ("all" not in stage)
     with pytest.raises(ValueError, match=f"write configs/{name}.py:short or :long"):
         module.get_config("middle")
@@ -53,7 +53,7 @@ def test_stages_differ_in_length_and_data_alone(name, monkeypatch):
 def test_the_videos_to_choose_by_are_not_trained_on(monkeypatch):
     monkeypatch.syspath_prepend(str(CONFIGS.parent))
     config = importlib.import_module("configs.small_davis").get_config("long-rendered")
-    (davis,) = assemble.sources_of(config)
+    (davis,) = run_data.sources_of(config)
     (held_out,) = config.evaluation.sets
     assert set(davis.without) == set(held_out["videos"])
     assert len(davis.without) == 5
