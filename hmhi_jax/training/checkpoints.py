@@ -15,8 +15,10 @@ Order of restoring: the run's own checkpoints, newest first; else `init_from`; e
 import contextlib
 import errno
 import json
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +144,7 @@ class Checkpoints:
                     run=ocp.args.JsonSave(run | {CHECKSUM: int(checksum(state))}),
                 )
                 self._manager.wait_until_finished()  # the one before is sealed under its own step
+                _ask_for_room(self.folder, sum(x.nbytes for x in jax.tree.leaves(state)))
                 self._saving = step
                 self._manager.save(step, args=parts, force=True)
             if wait:
@@ -267,6 +270,18 @@ def _explained(folder: Path) -> Iterator[None]:
         if isinstance(error, OSError):
             raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
         raise
+
+
+def _ask_for_room(folder: Path, size: int) -> None:
+    """Have the disk set a checkpoint's bytes aside and give them back: a full one is known before anything is written,
+    and Orbax, whose writers do not stop quietly where one of them fails, does not begin. Raises `OSError`."""
+    if jax.process_index() == 0 and hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):  # a file system that cannot
+                    raise
 
 
 @jax.jit

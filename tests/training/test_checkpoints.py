@@ -1,6 +1,8 @@
 """Which checkpoints a run goes on from, which are set aside, and which stop it and stay as they are."""
 
+import errno
 import logging
+import os
 import re
 import shutil
 import sys
@@ -166,6 +168,23 @@ def test_hooks_and_loggers_of_others_stay_as_they_are(tmp_path):
     checkpoints.close()
     restored(tmp_path)
     assert everything() == before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_without_room_is_known_before_anything_is_written(run, monkeypatch, number):
+    def full(descriptor, offset, size):
+        assert size == sum(x.nbytes for x in jax.tree.leaves(state_at(9)))
+        raise OSError(number, os.strerror(number))
+
+    before, checkpoints = names(run), Checkpoints(run)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        with pytest.raises(InputError, match=r"the disk is full, .*complete ones: 3, 6\); free space"):
+            checkpoints.save(state_at(9), {"position": 9}, {"config": {}})
+    assert names(run) == before
+    checkpoints.save(state_at(9), {"position": 9}, {"config": {}}, wait=True)  # when there is room
+    checkpoints.close()
+    assert restored(run)[0].step == 9
 
 
 def test_the_checkpoint_that_evaluations_found_best_stands_for_a_run(tmp_path):
