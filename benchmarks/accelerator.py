@@ -52,6 +52,8 @@ def main() -> None:
     environment = os.environ | {
         "HMHI_BENCHMARK_CACHE": str((arguments.out.parent / "programs").resolve()),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        # Trying out Triton's matrix products takes minutes for every program.
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS") or ("" if arguments.small else "--xla_gpu_enable_triton_gemm=false"),
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
     }

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from accelerator_sections import setup
+from accelerator_sections import read_trace, setup
 
 import hmhi_jax as hmhi
 from hmhi_jax.data.preprocessing import normalise
@@ -167,16 +167,28 @@ class TrainingProgram:
 def frames(request: dict) -> None:
     """Get ready, then serve."""
     answers = sys.stdout
-    programs = FramePrograms(request)
+    # Every program takes a minute to compile: all of them in one kind of numbers, one of them in the others.
+    fewer = {} if request["dtype"] == "bfloat16" else {"memories": (5,), "lanes": (1,), "chunk": 0}
+    programs = FramePrograms(request, **fewer)
     told = {"parts": programs.parts, "tracing and compiling s": round(programs.seconds, 1)}
     print(json.dumps(told), file=answers, flush=True)
     for command in sys.stdin:
         name, count = command.rsplit(maxsplit=1)
+        if name.startswith("profile "):
+            print(json.dumps(_profiled(programs, name.removeprefix("profile "), int(count))), file=answers, flush=True)
+            continue
         begin = time.perf_counter()
         jax.block_until_ready(programs.run(name, int(count)))
         seconds = (time.perf_counter() - begin) / int(count)
         told = {"seconds": seconds, "videos": programs.videos(name), "peak MiB": peak_mib()}
         print(json.dumps(told), file=answers, flush=True)
+
+
+def _profiled(programs: FramePrograms, name: str, count: int) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            jax.block_until_ready(programs.run(name, count))
+        return read_trace(Path(folder), count)
 
 
 def training(request: dict) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import statistics
 import subprocess
 import sys
@@ -24,6 +25,7 @@ FORMS_OF_TRAINING = (
     ("bfloat16", "read_outs", False, 8),
     ("tensorfloat32", "cheap", False, 8),
 )
+WARM_UP = 130.0  # seconds for the sides to get ready
 DTYPES = ("float32", "tensorfloat32", "bfloat16")
 
 
@@ -201,11 +203,14 @@ class Side:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
         )  # fmt: skip
 
-    def answer(self) -> dict:
+    def answer(self, patience: float = 60.0) -> dict:
+        if not select.select([self.process.stdout], [], [], max(0.0, patience))[0]:
+            return {"error": "not ready in time"}
         line = self.process.stdout.readline()
         return json.loads(line) if line else {"error": f"ended, see {self.log.name}"}
 
     def do(self, part: str, count: int) -> dict:
+        """Of a part, so many calls; what the side says of them."""
         try:
             print(part, count, file=self.process.stdin, flush=True)
         except OSError:
@@ -242,7 +247,7 @@ def frames(request: dict) -> None:
     begin = time.perf_counter()
     ready: dict[Side, list[str]] = {}
     for side in sides:
-        told = side.answer()
+        told = side.answer(WARM_UP - (time.perf_counter() - begin))
         results.put("ready", side.name, value={"seconds": time.perf_counter() - begin, **told})
         ready[side] = told.get("parts", [])
     parts = list(dict.fromkeys(part for names in ready.values() for part in names))
@@ -261,6 +266,9 @@ def frames(request: dict) -> None:
             rest = {key: value for key, value in told.items() if key not in ("seconds", "videos")}
             results.put(part, name, value={**times, **rest})
     for side in sides:
+        if side.name == "bfloat16" and ready[side]:
+            for part in ready[side]:
+                results.put("profile", part, value=side.do(f"profile {part}", 3))
         side.close()
 
 
@@ -293,7 +301,7 @@ def training(request: dict) -> None:
                 break
         side.close()
     for (dtype, policy, unroll, _), side in sides.items():
-        ready = side.answer()
+        ready = side.answer(120.0)
         told = side.do("steps", 2 if request["small"] else 8) if "error" not in ready else {}
         results.put(f"{dtype}, {policy}, {'written out' if unroll else 'scanned'}", value=ready | told)
         side.close()
@@ -439,11 +447,11 @@ def profile(request: dict) -> None:
         with jax.profiler.trace(str(folder)):
             for _ in range(repeats):
                 jax.block_until_ready(run())
-        for key, value in _read_trace(folder, repeats).items():
+        for key, value in read_trace(folder, repeats).items():
             results.put(name, key, value=value)
 
 
-def _read_trace(folder: Path, repeats: int) -> dict[str, Any]:
+def read_trace(folder: Path, repeats: int) -> dict[str, Any]:
     from jax.profiler import ProfileData
 
     (file,) = sorted(folder.rglob("*.xplane.pb"))[-1:]

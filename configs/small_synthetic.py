@@ -45,7 +45,7 @@ def get_config(stage: str = "short") -> ConfigDict:
 def small(*, long: bool) -> ConfigDict:
     """Everything but the data: the network, `long` clips or short ones, how it learns."""
     c = default_config()
-    c.model.backbone = "efficientnet_lite0"
+    c.model.backbone = "efficientnet_lite0_160"
     c.model.memory_frames = 5
     c.model.feedforward = 256
     c.model.subpixels = 4

@@ -37,7 +37,8 @@ from hmhi_jax.training.mesh import replicated
 from hmhi_jax.training.state import TrainState, make_state
 
 # What an ImageNet backbone has never seen, and so may be missing from a source that otherwise has the encoder.
-_OPTIONAL = re.compile(r"(^|/)(\w*_)?adapter(/|$)")
+_OPTIONAL = re.compile(r"(^|/)(\w*_)?adapter(/|$)|encoder/reduction/")
+_BLOCK = re.compile(r"encoder/stage\d+_block\d+")  # one of an encoder's, which may have more than this network's
 
 
 def starting_state(
@@ -118,6 +119,11 @@ def overlay(fresh: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> t
     def part(text: str) -> str:
         return "/".join(text.split("/")[:2])
 
+    mine_blocks = {found[0] for text in mine if (found := _BLOCK.search(text))}
+    beyond = (
+        sorted({found[0] for text in theirs if (found := _BLOCK.search(text))} - mine_blocks) if mine_blocks else []
+    )
+    theirs = {text: leaf for text, leaf in theirs.items() if not ((f := _BLOCK.search(text)) and f[0] in beyond)}
     present = {part(text) for text in theirs}
     compared = fit(mine, theirs)
     problems = [f"{text} is not in this network" for text in compared.unused]
@@ -134,6 +140,8 @@ def overlay(fresh: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> t
         raise InputError(f"init_from {name}: {len(broken)} arrays are not finite, first {broken[0]}")
     merged = [jnp.asarray(np.asarray(theirs.get(text, leaf)), leaf.dtype) for text, leaf in mine.items()]
     notes = [f"{len(theirs)} of {len(mine)} arrays from {name}"]
+    if beyond:
+        notes.append(f"left out, beyond this network's encoder: {', '.join(beyond)}")
     if stay := sorted({part(text) for text in compared.missing if part(text) not in present}):
         notes.append(f"fresh: {', '.join(text.split('/', 1)[-1] for text in stay)}")
     if any(part(text) in present for text in compared.missing):

@@ -23,7 +23,7 @@ from hmhi_jax.kernels.inverted_residual import (
 from hmhi_jax.models.backbones.batch_norm import BatchNorm, FrozenBatchNorm, check_batch_norm
 from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows
 from hmhi_jax.models.backbones.registry import BackboneSpec, register
-from hmhi_jax.models.layers import Kernel, segformer_conv, segformer_depthwise
+from hmhi_jax.models.layers import Kernel, conv, segformer_conv, segformer_depthwise
 
 # What the networks of TensorFlow's reference implementation train with (its momentum .99 is the old statistics' share).
 EPSILON, MOMENTUM = 1e-3, 0.01
@@ -85,6 +85,8 @@ class EfficientNetLite(nn.Module):
         groups: of every stage its groups of blocks: features, kernel, stride of the first block, ratio, blocks.
         stem: channels of the first convolution.
         batch_norm: what training does with batch norm, as for ResNets.
+        reduction: channels that the last map is brought to by a 1x1 convolution; None leaves it. The modules on the
+            deepest map grow with the square of its channels, and their number must be a multiple of the shallow map's.
         unit_maps: whether every map is divided by its root mean square over a picture. Trained weights give values of
             deviation 3 to 9, beside which what the memory's layers add would be lost; frame and flow count alike.
     """
@@ -94,6 +96,7 @@ class EfficientNetLite(nn.Module):
     drop_path: float = 0.0
     flow_adapters: bool = False
     batch_norm: str = "frozen"
+    reduction: int | None = None
     unit_maps: bool = True
     dtype: jnp.dtype = jnp.float32
 
@@ -126,6 +129,8 @@ class EfficientNetLite(nn.Module):
             if self.flow_adapters:
                 adapter = FlowAdapter(x.shape[-1], self.dtype, name=f"stage{index}_adapter")
                 x = add_to_flow_rows(x, x, flow_rows, adapter)
+            if self.reduction and index == len(self.groups):
+                x = conv(self.reduction, 1, dtype=self.dtype, kernel_init=segformer_conv, name="reduction")(x)
             maps.append(_of_unit_size(x) if self.unit_maps else x)
         return tuple(maps)
 
@@ -149,22 +154,27 @@ def _as_trained(pictures: Float[Array, "N H W 3"]) -> Float[Array, "N H W 3"]:
     return pictures.astype(jnp.float32) * factor + shift
 
 
-register(
-    "efficientnet_lite0",
-    BackboneSpec(
-        (24, 40, 112, 320),
+_GROUPS = (
+    ((16, 3, 1, 1, 1), (24, 3, 2, 6, 2)),
+    ((40, 5, 2, 6, 2),),
+    ((80, 3, 2, 6, 3), (112, 5, 1, 6, 3)),
+    ((192, 5, 2, 6, 4), (320, 3, 1, 6, 1)),
+)
+
+
+def _register(name: str, deepest: int, groups: tuple, reduction: int | None = None) -> None:
+    spec = BackboneSpec(
+        (24, 40, 112, deepest),
         64,
         EfficientNetLite,
         decoder_norm=True,
         batch_norm=True,
-        arguments={
-            "stem": 32,
-            "groups": (
-                ((16, 3, 1, 1, 1), (24, 3, 2, 6, 2)),
-                ((40, 5, 2, 6, 2),),
-                ((80, 3, 2, 6, 3), (112, 5, 1, 6, 3)),
-                ((192, 5, 2, 6, 4), (320, 3, 1, 6, 1)),
-            ),
-        },
-    ),
-)
+        arguments={"stem": 32, "groups": groups, "reduction": reduction},
+    )
+    register(name, spec)
+
+
+_register("efficientnet_lite0", 320, _GROUPS)
+# Without the last block, which widens 192 channels to 320 for the classifier, and reduced: with 320 channels the modules
+# on the deepest map would have most of the network's weights.
+_register("efficientnet_lite0_160", 160, (*_GROUPS[:3], _GROUPS[3][:1]), 160)
