@@ -224,7 +224,7 @@ def compile(request: dict) -> None:
 def weights(request: dict) -> None:
     """Weights of MiT-b1 for 512 x 512, drawn: they say nothing, and take as long as trained ones."""
     from hmhi_jax.data.flow import FlowRecipe
-    from hmhi_jax.interop.weights_file import save_weights
+    from hmhi_jax.interop.weights import save_weights
 
     arguments = {"backbone": "mit_tiny" if request["small"] else "mit_b1", "memory_frames": 3}
     side = 64 if request["small"] else 512

@@ -30,7 +30,7 @@ def ours(request_path: str) -> None:
     import jax
 
     from hmhi_jax import process
-    from hmhi_jax.interop.weights_file import load_weights
+    from hmhi_jax.interop.weights import load_weights
     from hmhi_jax.models import build_model
     from hmhi_jax.training.mesh import make_mesh
     from hmhi_jax.training.optimiser import learning_rate_schedule, make_optimiser
@@ -119,7 +119,7 @@ def _measure(arguments: argparse.Namespace, forms: list[tuple[str, str]], folder
 
     from hmhi_jax import process
     from hmhi_jax.data.flow import FlowRecipe
-    from hmhi_jax.interop.weights_file import save_weights
+    from hmhi_jax.interop.weights import save_weights
     from hmhi_jax.models import build_model
     from hmhi_jax.training.initialisation import init_variables
 

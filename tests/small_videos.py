@@ -9,7 +9,7 @@ from small_network import ARGUMENTS as NETWORK
 from small_network import random_variables
 
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.interop.weights_file import save_weights
+from hmhi_jax.interop.weights import save_weights
 from hmhi_jax.models import HMHINet, build_model
 
 ARGUMENTS = {**NETWORK, "memory_frames": 3, "top_k": 8}

@@ -26,7 +26,7 @@ from hmhi_jax.inference.network_input import FlowOf, jobs, prepare
 from hmhi_jax.inference.network_run import NetworkRun, Result
 from hmhi_jax.inference.pipeline import Pipeline, StageTimes
 from hmhi_jax.inference.stream_state import StreamState
-from hmhi_jax.interop.weights_file import check_variables, load_weights
+from hmhi_jax.interop.weights import load_weights
 from hmhi_jax.models import HMHINet, build_model
 
 STRIDE = 32  # the network's coarsest map
@@ -128,10 +128,9 @@ class VideoSegmenter:
             model = build_model(**{**arguments, "dtype": jnp.dtype(dtype or "float32")})
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(f"{weights.path}: its metadata describes no network of this version ({error})") from error
-        check_variables(model, weights.variables, weights.path)
         return cls(
             model,
-            weights.variables,
+            weights.fit(model),
             size=weights.input_size if size is None else size,
             input_size=weights.input_size,
             flow_recipe=weights.flow_recipe,

@@ -1,5 +1,5 @@
 from .torch_weights import from_torch, to_torch
-from .weights_file import load_weights, save_weights
+from .weights import load_weights, save_weights
 
 __all__ = [
     "from_torch",

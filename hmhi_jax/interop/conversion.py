@@ -5,17 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.identify import Identity
+from hmhi_jax.interop.storage import as_float32, stored
 from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.torch_weights import encoder_from_torch, from_torch, to_torch
-from hmhi_jax.interop.weight_places import METADATA, ORBAX_HEADER, ORBAX_VARIABLES
-from hmhi_jax.interop.weights_file import save_weights
+from hmhi_jax.interop.weight_places import ORBAX_HEADER, ORBAX_VARIABLES
+from hmhi_jax.interop.weights import write_arrays
+from hmhi_jax.leaf_paths import leaves_by_path
+from hmhi_jax.models import build_model
 
 FORMATS = ("safetensors", "npz", "pth", "orbax")
 _SUFFIXES = {".safetensors": "safetensors", ".npz": "npz", ".pth": "pth", ".pt": "pth", ".bin": "pth", "": "orbax"}
@@ -37,13 +39,9 @@ def variables_of(identity: Identity) -> dict[str, Any]:
     Raises:
         InputError: if the entries do not fit.
     """
-    from flax.traverse_util import unflatten_dict
-
-    from hmhi_jax.models import build_model
-
     identity.require_fit()
     if identity.source.ours:
-        return unflatten_dict({name: _wide(array) for name, array in identity.entries.items()}, sep="/")
+        return unflatten_dict({name: as_float32(array) for name, array in identity.entries.items()}, sep="/")
     if identity.whole:
         return from_torch(build_model(**identity.model_arguments), identity.entries)
     return encoder_from_torch(identity.backbone, identity.entries, identity.model_arguments.get("flow_adapters"))
@@ -58,7 +56,7 @@ def header_of(
 ) -> dict[str, Any]:
     """What our files say about themselves: what the source said, else the release's defaults, else what is given.
 
-    Keys: `model`, `input_size`, `flow`, `extra`; see `weights_file`.
+    Keys: `model`, `input_size`, `flow`, `extra`; see `weights`.
     """
     known = identity.source.header
     model = dict(identity.model_arguments)
@@ -96,58 +94,25 @@ def write_weights(
     if kind == "npz" and dtype == "bfloat16":
         raise InputError(f"{target}: NumPy archives cannot hold bfloat16; take float16, or .safetensors")
     variables = variables_of(identity)
-    stored = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    if kind == "safetensors" and not torch_names:
-        recipe = FlowRecipe.from_json(json.dumps(header["flow"]))
-        size = tuple(header["input_size"])
-        save_weights(target, variables, header["model"], size, recipe, header["extra"], dtype=dtype)
-        return
     if kind == "orbax":
-        _write_orbax(target, _stored(variables, stored), header)
-        return
-    if kind == "npz" and not torch_names:
-        from flax.traverse_util import flatten_dict
-
-        entries = flatten_dict(_stored(variables, stored), sep="/")
+        _write_orbax(target, unflatten_dict(stored(leaves_by_path(variables), dtype), sep="/"), header)
+    elif kind != "pth" and not torch_names:
+        write_arrays(target, kind, stored(leaves_by_path(variables), dtype), header)
     else:
-        entries = _stored(to_torch(identity.backbone, variables), stored)
+        try:
+            entries = stored(to_torch(identity.backbone, variables), dtype)
+        except KeyError:
+            raise InputError(
+                f"{target}: PyTorch has no names for {identity.backbone}; write our own: .safetensors, .npz or a "
+                "folder, with --names ours"
+            ) from None
         if not identity.whole:  # ImageNet files name their entries from the encoder's root
             entries = {name.removeprefix("backbone."): array for name, array in entries.items()}
-    if kind == "pth":
-        wrapper = "network" if identity.whole else "model" if identity.backbone.startswith("swin") else ""
-        write_torch_checkpoint(target, {wrapper: entries} if wrapper else entries)
-    else:
-        _write_named(target, kind, entries, json.dumps(header))
-
-
-def _wide(array: np.ndarray) -> np.ndarray:
-    return array if array.dtype.kind in "iub" else array.astype(np.float32)
-
-
-def _stored(tree: Mapping[str, Any], dtype: np.dtype) -> dict[str, Any]:
-    def converted(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: converted(item) for name, item in value.items()}
-        array = np.asarray(value)
-        return array if array.dtype.kind in "iub" else array.astype(dtype, copy=False)
-
-    return converted(tree)
-
-
-def _write_named(target: Path, kind: str, entries: Mapping[str, np.ndarray], metadata: str) -> None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    try:
-        with completed(target) as partial:
-            if kind == "safetensors":
-                arrays = {name: np.asarray(array, order="C") for name, array in entries.items()}
-                save_file(arrays, partial, metadata={"hmhi": metadata})
-            else:
-                with partial.open("wb") as file:
-                    np.savez(file, **{METADATA: np.asarray(metadata)}, **entries)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{target}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+        if kind == "pth":
+            wrapper = "network" if identity.whole else "model" if identity.backbone.startswith("swin") else ""
+            write_torch_checkpoint(target, {wrapper: entries} if wrapper else entries)
+        else:
+            write_arrays(target, kind, entries, header)
 
 
 def _write_orbax(target: Path, variables: Mapping[str, Any], header: Mapping[str, Any]) -> None:

@@ -49,12 +49,19 @@ def rename_encoder(entries: Mapping[str, np.ndarray], source: str) -> Renamed:
     Raises:
         InputError: if no dialect fits, or an entry cannot be taken apart as its name asks.
     """
+    unmarked = []
     for prefix in ("", *_CONTAINERS):
         inside = {n.removeprefix(prefix): a for n, a in entries.items() if n.startswith(prefix)}
         outside = [n for n in entries if not n.startswith(prefix)]
         for dialect in DIALECTS:
             if any(re.fullmatch(dialect.marker, name) for name in inside):
                 return _renamed(dialect, inside, outside, source)
+            known = sum(any(re.fullmatch(rule.pattern, name) for rule in dialect.rules) for name in inside)
+            unmarked.append((known, dialect, inside, outside))
+    # The layer that tells may be the one that is missing: then whose rules most names fit, if they are many.
+    known, dialect, inside, outside = max(unmarked, key=lambda one: one[0])
+    if known > len(entries) / 2:
+        return _renamed(dialect, inside, outside, source)
     shown = ", ".join(list(entries)[:4])
     raise InputError(
         f"{source}: {len(entries)} entries under names of no source that is known ({shown}, ...); expected a MiT, "

@@ -1,5 +1,6 @@
 """What a file of weights is, which network it fits and what is missing or left over, before anything is built."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,12 +10,13 @@ import numpy as np
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.dialects import rename_encoder
+from hmhi_jax.interop.fit import Fit, fit
+from hmhi_jax.interop.model_shapes import variable_shapes
 from hmhi_jax.interop.torch_names import UNUSED
-from hmhi_jax.interop.torch_weights import Fit, expected_encoder_entries, expected_entries, fit, variable_shapes
-from hmhi_jax.interop.weight_sources import Source
+from hmhi_jax.interop.torch_weights import expected_encoder_entries, expected_entries
+from hmhi_jax.interop.weight_sources import WHOLE, Source
+from hmhi_jax.models import build_model
 from hmhi_jax.models.backbones import backbone_names, spec
-
-_WHOLE = "decode_head.cbam1."  # only HMHI-Net's decoder has it
 
 
 @dataclass(frozen=True)
@@ -56,28 +58,24 @@ def identify(source: Source, backbone: str | None = None) -> Identity:
         raise InputError(f"backbone {backbone!r} is not known, expected one of {', '.join(backbone_names())}")
     if source.ours:
         return _identify_ours(source, backbone)
-    if any(name.startswith(_WHOLE) for name in source.entries):
+    if any(name.startswith(WHOLE) for name in source.entries):
         return _identify_release(source, backbone)
     renamed = rename_encoder(source.entries, str(source.path))
     name = backbone or guess_backbone(renamed.family, renamed.entries, str(source.path))
     entries = {f"backbone.{key}": array for key, array in renamed.entries.items()}
     adapters = any("adapter." in key for key in entries)
-    expected = {key: entry.shape for key, entry in expected_encoder_entries(name, adapters).items()}
-    compared = fit(expected, entries)
-    compared = Fit(compared.missing, compared.unused + renamed.unknown, compared.misshapen)
+    compared = fit(expected_encoder_entries(name, adapters), entries)
+    compared = dataclasses.replace(compared, unused=compared.unused + renamed.unknown)
     # Without adapters in the file the network keeps its default, and fresh ones.
     arguments = {"backbone": name, **({"flow_adapters": True} if adapters else {})}
     return Identity(source, renamed.dialect, False, arguments, entries, compared, renamed.dropped)
 
 
 def _identify_release(source: Source, backbone: str | None) -> Identity:
-    from hmhi_jax.models import build_model
-
     entries = dict(source.entries)
     inside = {n.removeprefix("backbone."): a for n, a in entries.items() if n.startswith("backbone.")}
     name = backbone or guess_backbone(rename_encoder(inside, str(source.path)).family, inside, str(source.path))
     arguments = release_arguments(name, entries)
-    expected = {key: entry.shape for key, entry in expected_entries(build_model(**arguments)).items()}
     unread = [key for key in entries if UNUSED.fullmatch(key)]
     dropped: dict[str, list[str]] = {}
     for key in unread:
@@ -87,7 +85,8 @@ def _identify_release(source: Source, backbone: str | None) -> Identity:
         }.get(key.rsplit(".", 1)[-1], "cross-attention that the release never reads (copies of it live elsewhere)")
         dropped.setdefault(reason, []).append(key)
     kept = {key: array for key, array in entries.items() if key not in unread}
-    return Identity(source, "HMHI-Net's authors", True, arguments, kept, fit(expected, kept), dropped)
+    compared = fit(expected_entries(build_model(**arguments)), kept)
+    return Identity(source, "HMHI-Net's authors", True, arguments, kept, compared, dropped)
 
 
 def release_arguments(backbone: str, entries: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -117,8 +116,6 @@ def release_arguments(backbone: str, entries: Mapping[str, np.ndarray]) -> dict[
 
 
 def _identify_ours(source: Source, backbone: str | None) -> Identity:
-    from hmhi_jax.models import build_model
-
     arguments = dict(source.header.get("model", {}))
     if backbone is not None:
         arguments["backbone"] = backbone
@@ -126,7 +123,7 @@ def _identify_ours(source: Source, backbone: str | None) -> Identity:
         raise InputError(f"{source.path}: its metadata does not name the network; say it with --backbone")
     whole = not all(name.split("/")[1] == "encoder" for name in source.entries)
     try:
-        expected = {path: leaf.shape for path, leaf in variable_shapes(build_model(**arguments)).items()}
+        expected = variable_shapes(build_model(**arguments))
     except (TypeError, ValueError) as error:
         raise InputError(f"{source.path}: its metadata describes no network of ours: {error}") from None
     if not whole:
@@ -146,13 +143,22 @@ def guess_backbone(family: str, entries: Mapping[str, np.ndarray], source: str) 
     """
     found = _signature(family, entries)
     for name in backbone_names():
-        if _family_of(name) == family and _registered_signature(name) == found:
+        if _family_of(name) == family and _agree(found, _registered_signature(name)):
             return name
     described = ", ".join(f"{key} {value}" for key, value in found.items())
     known = ", ".join(name for name in backbone_names() if _family_of(name) == family)
     raise InputError(
         f"{source}: a {family} encoder with {described}, which none of {known} has; name one by --backbone"
     )
+
+
+def _agree(found: Any, registered: Any) -> bool:
+    """Whether all that is known of an encoder is so; a width is 0 where the layer that would show it is missing."""
+    if isinstance(found, dict):
+        return all(_agree(value, registered[name]) for name, value in found.items())
+    if isinstance(found, tuple):
+        return len(found) == len(registered) and all(map(_agree, found, registered))
+    return found in (0, registered)
 
 
 def _family_of(backbone: str) -> str | None:
@@ -197,13 +203,13 @@ def _signature(family: str, entries: Mapping[str, np.ndarray]) -> dict[str, Any]
             "stem": _width(entries, "_conv_stem.weight"),
             "blocks": tuple(_width(entries, projected[block]) for block in sorted(projected)),
         }
-    bottleneck = "layer1.0.conv3.weight" in entries
+    bottleneck, group = "layer1.0.conv3.weight" in entries, _width(entries, "layer1.0.conv2.weight", 1)
     return {
         "depths": _depths(entries, r"layer(\d)\.(\d+)\."),
         "blocks": "bottleneck" if bottleneck else "basic",
-        "stem": "7x7" if _width(entries, "conv1.weight", 3) == 7 else "deep",
+        "stem": {0: 0, 7: "7x7"}.get(_width(entries, "conv1.weight", 3), "deep"),
         "width": _width(entries, "layer1.0.conv2.weight"),
-        "groups": _width(entries, "layer1.0.conv1.weight") // max(1, _width(entries, "layer1.0.conv2.weight", 1)),
+        "groups": _width(entries, "layer1.0.conv1.weight") // group if group else 0,
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.torch_pickle import Constant, MalformedPickle, load_plain_pickle
+from hmhi_jax.interop.torch_pickle import Constant, MalformedPickle, checked_keys, load_plain_pickle
 from hmhi_jax.interop.torch_tensors import Storage, StorageType, builders
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -29,8 +29,10 @@ class LegacyFile:
         self.path = path
         content.seek(len(LEGACY_MAGIC))
         protocol = load_plain_pickle(content, {}, _no_reference)
+        if not isinstance(protocol, int):
+            raise MalformedPickle("a version that is no number")
         if protocol != _PROTOCOL:
-            raise InputError(f"{path}: PyTorch's old format in version {protocol!r}, expected {_PROTOCOL}")
+            raise InputError(f"{path}: PyTorch's old format in version {protocol}, expected {_PROTOCOL}")
         load_plain_pickle(content, {}, _no_reference)  # about the machine, of which only the byte order could matter
         begin = content.tell()
         announced: dict[str, tuple[int, int]] = {}  # key -> elements, bytes of one
@@ -44,7 +46,7 @@ class LegacyFile:
         load_plain_pickle(content, _without_tensors(), noted)
         self._pickle = content[begin : content.tell()]
         keys = load_plain_pickle(content, {}, _no_reference)
-        if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(announced):
+        if not isinstance(keys, list) or sorted(checked_keys(keys), key=str) != sorted(announced):
             raise MalformedPickle("its list of storages is not that of its tensors")
         self._storages = self._located(content, keys, announced)
 

@@ -1,15 +1,19 @@
-"""The pickle inside a PyTorch checkpoint, read by a machine that can build nothing but plain values.
+"""The pickle inside a PyTorch checkpoint, read by Python's machine with everything that could act taken out of it.
 
-Python's own unpickler calls whatever a file names. This one knows the instructions that build numbers, strings and
-containers, and a closed table of names (`Builders`); a name outside the table ends the reading with `ForbiddenName`
-before anything is called. Nothing is imported and no attribute is set: there is no object an instruction could act on.
-Dictionary keys are restricted to flat values because hashing a deeply nested tuple overflows the C stack.
+Python's own unpickler imports and calls whatever a file names. Here a name is looked up in a closed table (`Builders`),
+and one outside it ends the reading with `ForbiddenName` before anything is called. Nothing is imported, no class is
+ever on the stack, and no attribute is set. It is the unpickler written in Python, since only there single instructions
+can be replaced: the one in C would set attributes, hash keys that overflow its stack and reserve what a file asks for.
 """
 
+import io
 import mmap
-import pickletools
-from collections.abc import Callable, Mapping
+import pickle
+import struct
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class Constant(NamedTuple):
@@ -23,36 +27,40 @@ Builders = Mapping[str, Callable[..., Any] | Constant]
 
 
 class ForbiddenName(Exception):
-    """The pickle names a callable outside the table; `args[0]` is `module.name`."""
+    """The pickle names a callable outside the table, or one that it should have called; `args[0]` is `module.name`."""
 
 
 class MalformedPickle(Exception):
     """The instructions do not form a value."""
 
 
-class _Mark:
-    __slots__ = ()
+class _Function:
+    """A function of the table, waiting on the stack for its arguments; only `_Reader.call` can call it."""
+
+    __slots__ = ("build", "name")
+
+    def __init__(self, name: str, build: Callable[..., Any]) -> None:
+        self.name, self.build = name, build
 
 
-class _Named:
-    """A function of the table, waiting on the stack for its arguments."""
-
-    __slots__ = ("build",)
-
-    def __init__(self, build: Callable[..., Any]) -> None:
-        self.build = build
-
-
-_MARK = _Mark()
 _KEY_TYPES = (str, int, float, bool, bytes, type(None))
-_LITERALS = frozenset(
-    {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
-    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
-    | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
-)
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_EMPTY = {"EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": set}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_WHERE_KEYS_LIE = {  # of the instructions that hash: the part of the stack
+    pickle.SETITEM: slice(-2, -1),
+    pickle.SETITEMS: slice(0, None, 2),
+    pickle.DICT: slice(0, None, 2),
+    pickle.ADDITEMS: slice(None),
+    pickle.FROZENSET: slice(None),
+}
+# What the machine raises for instructions that make no sense, or end too early.
+_OF_DAMAGE = (
+    pickle.PickleError, struct.error, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+    AssertionError, EOFError, RecursionError, MemoryError,
+)  # fmt: skip
+# Objects made without a function of the table, the extension registry, buffers of any size.
+_LEFT_OUT = (
+    pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER,
+    pickle.READONLY_BUFFER,
+)  # fmt: skip
 
 
 def load_plain_pickle(data: bytes | mmap.mmap, builders: Builders, persistent: Callable[[Any], Any]) -> Any:
@@ -62,132 +70,72 @@ def load_plain_pickle(data: bytes | mmap.mmap, builders: Builders, persistent: C
     a value. Raises `ForbiddenName`, or `MalformedPickle` for anything that is not a well-formed pickle.
     """
     try:
-        return _run(data, builders, persistent)
+        value = _Reader(io.BytesIO(data) if isinstance(data, bytes) else data, builders, persistent).load()
     except (ForbiddenName, MalformedPickle):
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+    except _OF_DAMAGE as error:
         raise MalformedPickle(f"{type(error).__name__}: {error}") from error
-
-
-def _run(data: bytes | mmap.mmap, builders: Builders, persistent: Callable[[Any], Any]) -> Any:
-    stack: list[Any] = []
-    memo: dict[int, Any] = {}
-    for opcode, argument, _ in pickletools.genops(data):
-        name = opcode.name
-        if name in _LITERALS:
-            stack.append(argument)
-        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-            memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET", "GET"):
-            stack.append(memo[argument])
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in _EMPTY:
-            stack.append(_EMPTY[name]())
-        elif name in _TUPLES:
-            count = _TUPLES[name]
-            items = tuple(stack[-count:])
-            if len(items) != count:
-                raise MalformedPickle("a tuple longer than the stack")
-            stack[-count:] = [items]
-        elif name == "TUPLE":
-            stack.append(tuple(_pop_mark(stack)))
-        elif name == "LIST":
-            stack.append(_pop_mark(stack))
-        elif name == "FROZENSET":
-            stack.append(frozenset(_keys(_pop_mark(stack))))
-        elif name == "DICT":
-            items = _pop_mark(stack)
-            stack.append({})
-            _set_items(stack[-1], items)
-        elif name == "SETITEM":
-            value, key = stack.pop(), stack.pop()
-            _set_items(stack[-1], [key, value])
-        elif name == "SETITEMS":
-            items = _pop_mark(stack)
-            _set_items(stack[-1], items)
-        elif name == "APPEND":
-            value = stack.pop()
-            _expect(stack[-1], list).append(value)
-        elif name == "APPENDS":
-            items = _pop_mark(stack)
-            _expect(stack[-1], list).extend(items)
-        elif name == "ADDITEMS":
-            items = _pop_mark(stack)
-            _expect(stack[-1], set).update(_keys(items))
-        elif name == "GLOBAL":
-            module, _, attribute = argument.partition(" ")
-            stack.append(_named(module, attribute, builders))
-        elif name == "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
-            stack.append(_named(_expect(module, str), _expect(attribute, str), builders))
-        elif name in ("INST", "OBJ"):
-            module, _, attribute = str(argument or "an object").partition(" ")
-            raise ForbiddenName(f"{module}.{attribute}" if attribute else module)
-        elif name == "BINPERSID":
-            stack.append(persistent(stack.pop()))
-        elif name == "REDUCE":
-            arguments, function = stack.pop(), stack.pop()
-            if not isinstance(function, _Named) or not isinstance(arguments, tuple):
-                raise MalformedPickle("a call of something that is no function")
-            stack.append(function.build(*arguments))
-        elif name == "BUILD":
-            # An ordered dictionary carries its attributes (`_metadata`) here; not needed, so no state is ever set.
-            stack.pop()
-            _expect(stack[-1], dict)
-        elif name == "POP":
-            stack.pop()
-        elif name == "POP_MARK":
-            _pop_mark(stack)
-        elif name == "DUP":
-            stack.append(stack[-1])
-        elif name in ("PROTO", "FRAME"):
-            pass
-        elif name == "STOP":
-            if len(stack) != 1 or isinstance(stack[0], _Mark):
-                raise MalformedPickle("it does not end with one value")
-            return stack[0]
-        else:
-            raise MalformedPickle(f"instruction {name} does not belong into a checkpoint")
-    raise MalformedPickle("it has no end")
-
-
-def _named(module: str, attribute: str, builders: Builders) -> Any:
-    meaning = builders.get(f"{module} {attribute}")
-    if meaning is None:
-        raise ForbiddenName(f"{module}.{attribute}")
-    return meaning.value if isinstance(meaning, Constant) else _Named(meaning)
-
-
-def _pop_mark(stack: list[Any]) -> list[Any]:
-    for index in range(len(stack) - 1, -1, -1):
-        if stack[index] is _MARK:
-            items = stack[index + 1 :]
-            del stack[index:]
-            return items
-    raise MalformedPickle("a container without a beginning")
-
-
-def _expect(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind):
-        raise MalformedPickle(f"{type(value).__name__} where {kind.__name__} was expected")
+    if isinstance(value, _Function):
+        raise ForbiddenName(value.name)
     return value
 
 
-def _keys(items: list[Any]) -> list[Any]:
-    for key in items:
+def checked_keys(keys: Iterable[Any]) -> list[Any]:
+    """The keys, if all are flat: hashing a deeply nested tuple overflows the C stack. Raises `MalformedPickle`."""
+    keys = list(keys)
+    for key in keys:
         if not isinstance(key, _KEY_TYPES):
             raise MalformedPickle(f"{type(key).__name__} as a key")
-    return items
+    return keys
 
 
-def _set_items(target: Any, items: list[Any]) -> None:
-    _expect(target, dict)
-    if len(items) % 2:
-        raise MalformedPickle("a key without a value")
-    _keys(items[::2])
-    target.update(zip(items[::2], items[1::2], strict=True))
+class _Reader(pickle._Unpickler):
+    def __init__(self, file: Any, builders: Builders, persistent: Callable[[Any], Any]) -> None:
+        super().__init__(file, encoding="latin1")
+        self._builders, self._persistent = builders, persistent
+
+    def persistent_load(self, pid: Any) -> Any:
+        return self._persistent(pid)
+
+    def find_class(self, module: str, name: str) -> Any:
+        meaning = self._builders.get(f"{module} {name}")
+        if meaning is None:
+            raise ForbiddenName(f"{module}.{name}")
+        return meaning.value if isinstance(meaning, Constant) else _Function(f"{module}.{name}", meaning)
+
+    def call(self) -> None:
+        arguments, function = self.stack.pop(), self.stack[-1]
+        if not isinstance(function, _Function) or not isinstance(arguments, tuple):
+            raise MalformedPickle("a call of something that is no function")
+        self.stack[-1] = function.build(*arguments)
+
+    def drop_state(self) -> None:
+        # An ordered dictionary carries its attributes (`_metadata`) here, a type of NumPy the processor's byte order;
+        # not needed, so no state is ever set.
+        self.stack.pop()
+        if not isinstance(self.stack[-1], dict | np.dtype):
+            raise MalformedPickle(f"a state for {type(self.stack[-1]).__name__}")
+
+    def stop(self) -> None:
+        if len(self.stack) != 1 or self.metastack:
+            raise MalformedPickle("it does not end with one value")
+        self.load_stop()
+
+
+def _with_flat_keys(code: bytes, where: slice) -> Callable[[_Reader], None]:
+    inherited = pickle._Unpickler.dispatch[code[0]]
+
+    def load(self: _Reader) -> None:
+        checked_keys(self.stack[where])
+        inherited(self)
+
+    return load
+
+
+_Reader.dispatch = {
+    **{code: load for code, load in pickle._Unpickler.dispatch.items() if bytes([code]) not in _LEFT_OUT},
+    **{code[0]: _with_flat_keys(code, where) for code, where in _WHERE_KEYS_LIE.items()},
+    pickle.REDUCE[0]: _Reader.call,
+    pickle.BUILD[0]: _Reader.drop_state,
+    pickle.STOP[0]: _Reader.stop,
+}

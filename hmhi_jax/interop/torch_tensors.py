@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 
 from hmhi_jax.interop.torch_pickle import Constant, MalformedPickle
+from hmhi_jax.interop.torch_values import value_builders
 
 # Broadcast tensors may have more elements than their storage; beyond this many it is an attack on the reader's memory.
 _LARGEST_BROADCAST = 2**24
@@ -122,14 +123,12 @@ def _rebuild_parameter(data: Any, *_: Any) -> np.ndarray:
 
 def builders() -> dict[str, Any]:
     """Every name a checkpoint may use, and what becomes of it."""
-    table: dict[str, Any] = {
+    table: dict[str, Any] = value_builders() | {
         "torch._utils _rebuild_tensor": _rebuild_tensor_v2,
         "torch._utils _rebuild_tensor_v2": _rebuild_tensor_v2,
         "torch._utils _rebuild_tensor_v3": _rebuild_tensor_v3,
         "torch._utils _rebuild_parameter": _rebuild_parameter,
-        "collections OrderedDict": lambda items=(): dict(items),
-        "torch Size": lambda items=(): tuple(items),
-        "torch device": lambda *parts: ":".join(str(part) for part in parts),
+        "torch._utils _rebuild_parameter_with_state": _rebuild_parameter,
         "torch.storage UntypedStorage": Constant(StorageType(None)),
     }
     table |= {f"torch {storage}": Constant(StorageType(DTYPES[name])) for storage, name in STORAGES.items()}

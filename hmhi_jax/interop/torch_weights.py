@@ -1,28 +1,20 @@
 """PyTorch state dicts to our variables and back; exact, strict, without PyTorch."""
 
-import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop.fit import fit
+from hmhi_jax.interop.model_shapes import Shapes, encoder_shapes, variable_shapes
 from hmhi_jax.interop.torch_names import UNUSED, Layout, layout, torch_name
+from hmhi_jax.leaf_paths import leaves_by_path
 from hmhi_jax.models import HMHINet
 from hmhi_jax.models.backbones import spec
 from hmhi_jax.models.backbones.swin import relative_position_index
-
-
-@functools.lru_cache(maxsize=8)  # tracing a deep network takes seconds, and a conversion asks several times
-def variable_shapes(model: HMHINet) -> dict[str, jax.ShapeDtypeStruct]:
-    """Path ('params/encoder/...') -> shape of every variable of a model, without computing anything."""
-    clip = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), clip, clip)
-    return flatten_dict(shapes, sep="/")
 
 
 class Entry(NamedTuple):
@@ -33,7 +25,6 @@ class Entry(NamedTuple):
     layout: Layout
 
 
-@functools.lru_cache(maxsize=8)
 def expected_entries(model: HMHINet) -> dict[str, Entry]:
     """The release's name of every variable of a model -> its `Entry`."""
     return _entries(variable_shapes(model), model.backbone)
@@ -41,19 +32,11 @@ def expected_entries(model: HMHINet) -> dict[str, Entry]:
 
 def expected_encoder_entries(backbone: str, flow_adapters: bool | None = None) -> dict[str, Entry]:
     """The same for an encoder alone, names with `backbone.`; `flow_adapters` None takes the backbone's default."""
-    return _encoder_entries(backbone, spec(backbone).flow_adapters if flow_adapters is None else flow_adapters)
+    adapters = spec(backbone).flow_adapters if flow_adapters is None else flow_adapters
+    return _entries(encoder_shapes(backbone, adapters), backbone)
 
 
-@functools.lru_cache(maxsize=8)
-def _encoder_entries(backbone: str, flow_adapters: bool) -> dict[str, Entry]:
-    encoder = spec(backbone).make(flow_adapters=flow_adapters)
-    pictures = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda key, x: encoder.init(key, x, flow_rows=1), jax.random.key(0), pictures)
-    nested = {collection: {"encoder": tree} for collection, tree in shapes.items()}
-    return _entries(flatten_dict(nested, sep="/"), backbone)
-
-
-def _entries(shapes: Mapping[str, jax.ShapeDtypeStruct], backbone: str) -> dict[str, Entry]:
+def _entries(shapes: Shapes, backbone: str) -> dict[str, Entry]:
     entries = {}
     for path, leaf in shapes.items():
         inside = path.split("/", 1)[1]
@@ -61,35 +44,6 @@ def _entries(shapes: Mapping[str, jax.ShapeDtypeStruct], backbone: str) -> dict[
         shape = turned.to_torch(np.broadcast_to(np.float32(0), leaf.shape)).shape
         entries[torch_name(inside, leaf.ndim, backbone)] = Entry(path, shape, turned)
     return entries
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How a set of names and shapes compares with an expected one."""
-
-    missing: list[str]
-    unused: list[str]
-    misshapen: list[str]
-
-    def __bool__(self) -> bool:
-        return not (self.missing or self.unused or self.misshapen)
-
-    def __str__(self) -> str:
-        kinds = (("missing", self.missing), ("unused", self.unused), ("misshapen", self.misshapen))
-        return "; ".join(f"{len(found)} {kind}: {', '.join(found)}" for kind, found in kinds if found)
-
-
-def fit(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any]) -> Fit:
-    """Compare arrays by name with expected shapes; entries that no network reads (`UNUSED`) may be there or not."""
-    return Fit(
-        missing=[name for name in expected if name not in given],
-        unused=[name for name in given if name not in expected and not UNUSED.fullmatch(name)],
-        misshapen=[
-            f"{name} is {tuple(given[name].shape)}, expected {tuple(shape)}"
-            for name, shape in expected.items()
-            if name in given and tuple(given[name].shape) != tuple(shape)
-        ],
-    )
 
 
 def from_torch(model: HMHINet, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -103,11 +57,7 @@ def from_torch(model: HMHINet, state_dict: Mapping[str, np.ndarray]) -> dict[str
         InputError: one error that lists every missing, unused and misshapen entry.
     """
     given = {name.removeprefix("module."): np.asarray(array) for name, array in state_dict.items()}
-    expected = expected_entries(model)
-    found = fit({name: entry.shape for name, entry in expected.items()}, given)
-    if not found:
-        raise InputError(f"the weights do not fit {model.backbone} with these switches. {found}")
-    return _turned(expected, given)
+    return _turned(expected_entries(model), given, f"{model.backbone} with these switches")
 
 
 def encoder_from_torch(
@@ -126,13 +76,14 @@ def encoder_from_torch(
     expected = expected_encoder_entries(backbone, flow_adapters)
     if not any("adapter." in name for name in state_dict):
         expected = {name: entry for name, entry in expected.items() if "adapter." not in name}
-    found = fit({name: entry.shape for name, entry in expected.items()}, state_dict)
+    return _turned(expected, state_dict, backbone)
+
+
+def _turned(expected: Mapping[str, Entry], given: Mapping[str, np.ndarray], network: str) -> dict[str, Any]:
+    """The variables; entries that no network reads (`UNUSED`) may be there or not."""
+    found = fit(expected, {name: array for name, array in given.items() if not UNUSED.fullmatch(name)})
     if not found:
-        raise InputError(f"the weights do not fit {backbone}. {found}")
-    return _turned(expected, state_dict)
-
-
-def _turned(expected: Mapping[str, Entry], given: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        raise InputError(f"the weights do not fit {network}. {found}")
     flat = {}
     for name, entry in expected.items():
         flat[entry.path] = jax.device_put(_float32(entry.layout.from_torch(given[name])), may_alias=True)
@@ -158,7 +109,7 @@ def to_torch(model: HMHINet | str, variables: Mapping[str, Any]) -> dict[str, np
     """
     backbone = model if isinstance(model, str) else model.backbone
     state_dict = {}
-    for path, array in flatten_dict(dict(variables), sep="/").items():
+    for path, array in leaves_by_path(dict(variables)).items():
         inside, array = path.split("/", 1)[1], np.asarray(array)
         turned = layout(inside, array.ndim).to_torch(array)
         state_dict[torch_name(inside, array.ndim, backbone)] = np.ascontiguousarray(turned)

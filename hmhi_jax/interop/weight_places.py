@@ -1,18 +1,27 @@
 """Where weights lie: the names of files and folders that hold them, and which one a user's word stands for."""
 
+import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop.packaged_weights import is_packaged, packaged_file
 
 SUFFIX = ".safetensors"
 CHECKPOINT_EXPORT = "weights" + SUFFIX  # what training writes beside its checkpoints
+CHECKPOINTS = "checkpoints"  # folder of a training run
 ORBAX_VARIABLES, ORBAX_HEADER = "variables", "hmhi"  # the two parts of an Orbax folder of ours
+STATE, RUN, METRICS = "state", "run", "metrics"  # parts of a training checkpoint
 METADATA = "__metadata__"  # key of a `.npz` that holds the JSON that safetensors keeps in its header
 
 
 def find_weights(name_or_path: str | Path) -> Path:
-    """The file, or folder of one checkpoint, that `name_or_path` stands for; see `weights_file.load_weights`."""
+    """The file, or folder of one checkpoint, that `name_or_path` stands for: itself, the file of a name that is shipped
+    ("tiny") or that another package has ("package:efficientnet-lite0"), or of a training run what it exported, else its
+    checkpoint (see `checkpoint_of`). Raises `InputError`."""
+    if is_packaged(str(name_or_path)):
+        return packaged_file(str(name_or_path))
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
@@ -30,8 +39,8 @@ def find_weights(name_or_path: str | Path) -> Path:
         return shipped[str(name_or_path)]
     names = ", ".join(shipped) if shipped else "none in this version"
     raise InputError(
-        f"weights {str(name_or_path)!r}: no such file, folder or shipped name (shipped: {names}); "
-        "make one with 'hmhi convert' or by training"
+        f"{name_or_path}: cannot be read: {str(name_or_path)!r} is no file, folder or shipped name (shipped: {names}); "
+        "make weights with 'hmhi convert' or by training"
     )
 
 
@@ -41,16 +50,34 @@ def shipped_weights() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*" + SUFFIX))}
 
 
-def checkpoint_of(folder: Path) -> Path | None:
-    """The Orbax folder that a folder stands for: itself if `hmhi convert` or training wrote it, the newest checkpoint
-    of a training run, or None."""
-    if (folder / ORBAX_VARIABLES).is_dir():
+def checkpoint_of(folder: Path, *, newest: bool = False) -> Path | None:
+    """The Orbax folder that a folder stands for: itself if `hmhi convert` or training wrote it; of a training run the
+    checkpoint that its evaluations found best, or the newest if there were none, or if asked for; or None."""
+    if (folder / ORBAX_VARIABLES).is_dir() or (folder.name.isdigit() and (folder / STATE).is_dir()):
         return folder
     steps = [
         step
-        for place in (folder, folder / "checkpoints", folder.parent)
+        for place in (folder, folder / CHECKPOINTS)
         if place.is_dir()
         for step in place.iterdir()
-        if step.name.isdigit() and (step / "state").is_dir() and (place != folder.parent or step == folder)
+        if step.name.isdigit() and (step / STATE).is_dir()
     ]
-    return max(steps, key=lambda step: int(step.name), default=None)
+    if not steps:
+        return None
+    last = max(steps, key=lambda step: int(step.name))
+    run = read_json(last / RUN / "metadata")
+    figures = {step: read_json(step / METRICS / METRICS).get(run.get("best_metric")) for step in steps}
+    scored = {step: value for step, value in figures.items() if isinstance(value, int | float) and value == value}
+    if newest or not scored:
+        return last
+    sign = -1 if run.get("lowest_is_best") else 1
+    return max(scored, key=lambda step: (sign * scored[step], -int(step.name)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no such file or something else in it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

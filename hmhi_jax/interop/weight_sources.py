@@ -2,25 +2,34 @@
 
 import json
 import os
+import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.packaged_weights import is_packaged, packaged_file
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
-from hmhi_jax.interop.weight_places import METADATA, ORBAX_HEADER, ORBAX_VARIABLES, checkpoint_of, shipped_weights
+from hmhi_jax.interop.weight_places import METADATA, find_weights
+from hmhi_jax.leaf_paths import leaves_by_path
 
 # Keys under which training scripts put a state dict, best first (averaged weights are what people evaluate with).
-_WRAPPERS = ("network", "state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "module", "net")
-# What wrappers of modules put in front of every name.
-_PREFIXES = ("module.", "_orig_mod.")
+_WRAPPERS = (
+    "network", "state_dict_ema", "ema_state_dict", "model_ema", "params_ema", "ema_model", "ema", "state_dict", "model",
+    "model_state_dict", "module", "net", "params",
+)  # fmt: skip
+# What wrappers of modules put in front of every name; of the last ones a file may hold several, the averaged first.
+_PREFIXES = ("module.", "_orig_mod.", "ema_model.", "model_ema.", "model.", "net.", "network.")
+_COUNTERS = {"n_averaged", "num_updates", "initted", "step", "decay"}  # what averages keep beside their entries
+WHOLE = "decode_head.cbam1."  # only HMHI-Net's decoder has it
+# What NumPy, with the types of ml_dtypes, can hold of the types that a `.safetensors` file can.
+_STORED = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+# Weights hardly compress. An archive that unpacks to more than this, and to that many times its size, is none.
+_LARGEST_UNSEEN, _MOST_TIMES = 2**28, 100
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Source:
     kind      what it is, for people
     entries   name -> array, views of the file where it can be mapped; PyTorch's layout unless `ours`
     ours      whether names are paths of our variables ("params/encoder/...") with arrays laid out as Flax does
-    header    what our own files say about themselves (see `weights_file`), empty for others
+    header    what our own files say about themselves (see `weights`), empty for others
     wrapper   key of the file under which the entries stood, empty if none
     prefix    what was taken off the front of every name, empty if nothing
     ignored   other keys of the file ("optimizer", "epoch")
@@ -48,57 +57,81 @@ class Source:
 
 
 def read_source(path: str | os.PathLike[str], *, verify: bool = True) -> Source:
-    """Read weights by what they are, not by their suffix: `.pth`, `.safetensors`, `.npz`, a folder of Orbax's, or the
-    name of weights that come with this package ("tiny") or another one ("package:efficientnet-lite0").
+    """Read weights by what they are, not by their suffix: `.pth`, `.safetensors`, `.npz`, a folder of Orbax's, or what
+    else `find_weights` knows.
 
     With `verify` the storages of a `.pth` are compared with their checksums. Raises `InputError`.
     """
-    path = packaged_file(str(path)) if is_packaged(str(path)) else Path(path).expanduser()
-    if not path.exists():
-        path = shipped_weights().get(str(path), path)
+    path = find_weights(path)
+    kind = kind_of(path)
+    if kind == "folder":
+        from hmhi_jax.interop.checkpoint_folders import read_checkpoint  # Orbax takes a second to import
+
+        name, variables, header = read_checkpoint(path)
+        entries = {part: np.asarray(array) for part, array in leaves_by_path(variables).items()}
+        return Source(path, name, entries, ours=True, header=_checked_header(path, header))
+    if kind == "safetensors":
+        return _read_safetensors(path)
+    if kind == "npz":
+        return _read_npz(path)
+    return _from_torch_value(path, read_torch_checkpoint(path, verify=verify))
+
+
+def kind_of(path: Path) -> str:
+    """ "folder", "safetensors", "npz" or "torch", by the first bytes. Raises `InputError`."""
     if path.is_dir():
-        return _read_folder(path)
+        return "folder"
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     if head[8:9] == b"{":
-        return _read_safetensors(path)
-    if head.startswith(b"PK") and path.suffix == ".npz":
-        return _read_npz(path)
+        return "safetensors"
     if head.startswith(b"\x89HDF"):
         raise InputError(f"{path}: an HDF5 file, expected .pth, .safetensors, .npz or an Orbax folder")
-    return _from_torch_value(path, read_torch_checkpoint(path, verify=verify))
+    return "npz" if head.startswith(b"PK") and path.suffix == ".npz" else "torch"
 
 
 def _from_torch_value(path: Path, value: Any) -> Source:
-    wrapper, ignored = "", []
-    if isinstance(value, dict):
-        found = {name: item for name, item in value.items() if isinstance(item, np.ndarray)}
-        nested = [key for key in _WRAPPERS if isinstance(value.get(key), dict) and _arrays(value[key])]
-        if nested:
-            wrapper, found = nested[0], _arrays(value[nested[0]])
-        ignored = sorted(str(key) for key in value if key != wrapper and key not in found)
-    else:
-        found = {}
+    wrapper, found, ignored = _state_dict(value)
     if not found:
         what = f"the keys {', '.join(map(str, list(value)[:8]))}" if isinstance(value, dict) else type(value).__name__
         raise InputError(f"{path}: holds no state dict; expected tensors by name or under 'network', found {what}")
-    entries, prefix = _without_prefix({str(name): array for name, array in found.items()})
-    return Source(path, "PyTorch checkpoint", entries, wrapper=wrapper, prefix=prefix, ignored=ignored)
+    entries, prefix, aside = _without_prefix(found)
+    return Source(path, "PyTorch checkpoint", entries, wrapper=wrapper, prefix=prefix, ignored=sorted(ignored + aside))
 
 
-def _arrays(value: Mapping[Any, Any]) -> dict[str, np.ndarray]:
-    return {str(name): item for name, item in value.items() if isinstance(item, np.ndarray)}
+def _state_dict(value: Any, depth: int = 4) -> tuple[str, dict[str, np.ndarray], list[str]]:
+    """Under which keys the tensors stand, the tensors, and what else there is; none where there are none."""
+    if not isinstance(value, dict) or not depth:
+        return "", {}, []
+    for key in _WRAPPERS:
+        inner, found, ignored = _state_dict(value.get(key), depth - 1)
+        if found:
+            return f"{key}.{inner}".rstrip("."), found, ignored + [str(name) for name in value if name != key]
+    found = {str(name): item for name, item in value.items() if isinstance(item, np.ndarray)}
+    return "", found, [str(name) for name in value if str(name) not in found]
 
 
-def _without_prefix(entries: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
-    taken = ""
-    while prefix := next((p for p in _PREFIXES if entries and all(name.startswith(p) for name in entries)), ""):
-        taken += prefix
-        entries = {name.removeprefix(prefix): array for name, array in entries.items()}
-    return entries, taken
+def _without_prefix(entries: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str, list[str]]:
+    """Entries without what wrappers put in front of their names, what that was, and what was left aside.
+
+    All entries but an average's counters must share a prefix; where one of several modules in a file is a whole network
+    of ours, the others (a criterion, the network that the average is of) are left aside.
+    """
+    taken, aside = "", Counter()
+    while not any(name.startswith(WHOLE) for name in entries):
+        for prefix in _PREFIXES:
+            inside = {name.removeprefix(prefix): array for name, array in entries.items() if name.startswith(prefix)}
+            outside = [name for name in entries if not name.startswith(prefix)]
+            if inside and (set(outside) <= _COUNTERS or any(WHOLE in name for name in inside)):
+                break
+        else:
+            break
+        aside.update(name.split(".", 1)[0] for name in outside)
+        taken, entries = taken + prefix, inside
+    return entries, taken, [f"{name} ({count} arrays)" if count > 1 else name for name, count in aside.items()]
 
 
 def _read_safetensors(path: Path) -> Source:
@@ -107,7 +140,14 @@ def _read_safetensors(path: Path) -> Source:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            entries = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            names = list(file.keys())
+            types = {name: file.get_slice(name).get_dtype() for name in names}
+            if strange := [f"{name} ({kind})" for name, kind in types.items() if kind not in _STORED]:
+                raise InputError(
+                    f"{path}: {len(strange)} arrays of types that weights do not have, first {strange[0]}; expected "
+                    "float32, bfloat16 or float16"
+                )
+            entries = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: is no readable safetensors file ({error}); download or write it again") from None
     return _named(path, "safetensors", entries, metadata.get("hmhi", ""))
@@ -115,82 +155,72 @@ def _read_safetensors(path: Path) -> Source:
 
 def _read_npz(path: Path) -> Source:
     try:
+        _check_archive(path)
         with np.load(path, allow_pickle=False) as file:
             metadata = str(file[METADATA]) if METADATA in file.files else ""
             entries = {name: file[name] for name in file.files if name != METADATA}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+    ) as error:
         raise InputError(f"{path}: is no readable NumPy archive of plain arrays ({error})") from None
     return _named(path, "NumPy archive", entries, metadata)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that unpacks to far more than it is, or an array that claims more than its part holds."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > max(_LARGEST_UNSEEN, _MOST_TIMES * path.stat().st_size):
+            raise ValueError(f"{path.stat().st_size:,} bytes that unpack to {unpacked:,}: not weights")
+        for member in members:
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                claimed = int(np.prod(shape, dtype=object)) * dtype.itemsize
+                if claimed > member.file_size:
+                    raise ValueError(f"{member.filename} claims {claimed:,} bytes and has {member.file_size:,}")
 
 
 def _named(path: Path, kind: str, entries: dict[str, np.ndarray], metadata: str) -> Source:
     """Entries of a file that keeps names and arrays only: ours say so by their paths."""
     if not entries:
         raise InputError(f"{path}: holds no arrays")
-    try:
-        header = json.loads(metadata) if metadata else {}
-    except ValueError as error:
-        raise InputError(f"{path}: its metadata 'hmhi' is not JSON ({error})") from None
-    if all(name.startswith(("params/", "batch_stats/")) for name in entries):
-        return Source(path, f"hmhi weights ({kind})", entries, ours=True, header=header)
-    entries, prefix = _without_prefix(entries)
-    return Source(path, f"{kind} with PyTorch names", entries, header=header, prefix=prefix)
-
-
-def _read_folder(path: Path) -> Source:
-    """A folder that `hmhi convert` or training wrote."""
-    if (path / "weights.safetensors").is_file():
-        return _read_safetensors(path / "weights.safetensors")
-    found = checkpoint_of(path)
-    if found is None:
-        raise InputError(f"{path}: the folder holds no weights.safetensors and no checkpoint of ours")
-    if (found / ORBAX_VARIABLES).is_dir():
-        header = _read_json(found / ORBAX_HEADER / "metadata")
-        return _orbax(found, "hmhi weights (Orbax)", _restore(found / ORBAX_VARIABLES), header)
-    state = _restore(found / "state")
-    variables = {"params": state.get("ema") or state.get("params") or {}, "batch_stats": state.get("batch_stats") or {}}
-    return _orbax(found, "training checkpoint (Orbax)", variables, _header_of_run(found / "run" / "metadata"))
-
-
-def _header_of_run(record: Path) -> dict[str, Any]:
-    """What a training run notes beside its arrays, as the header of a weights file; only what is there."""
-    run = _read_json(record)
-    config = run.get("config", {})
-    header = {"model": config.get("model", {})}
-    if sizes := config.get("data", {}).get("sizes"):
-        header["input_size"] = list(sizes[-1])
-    if "flow_recipe" in run:
+    header: Any = {}
+    if metadata:
         try:
-            header["flow"] = json.loads(FlowRecipe.from_json(run["flow_recipe"]).to_json())
-        except InputError as error:
-            raise InputError(f"{record}: flow_recipe: {error}") from error
+            header = json.loads(metadata)
+        except (ValueError, RecursionError) as error:
+            raise unusable_header(path, error) from None
+    header = _checked_header(path, header)
+    if any(name.startswith("params/") for name in entries):
+        return Source(path, f"hmhi weights ({kind})", entries, ours=True, header=header)
+    entries, prefix, aside = _without_prefix(entries)
+    return Source(path, f"{kind} with PyTorch names", entries, header=header, prefix=prefix, ignored=aside)
+
+
+def _checked_header(path: Path, header: Any) -> dict[str, Any]:
+    """A header whose parts, as far as they are there, are of the kinds that all readers count on."""
+    kinds = {"model": dict, "input_size": list, "flow": dict, "extra": dict}
+    if not isinstance(header, dict):
+        raise unusable_header(path, TypeError(f"{type(header).__name__} instead of an object"))
+    for name, kind in kinds.items():
+        if name in header and not isinstance(header[name], kind):
+            raise unusable_header(path, TypeError(f"{name} is {str(header[name])[:40]}"))
     return header
 
 
-def _orbax(path: Path, kind: str, variables: Mapping[str, Any], header: dict[str, Any]) -> Source:
-    from flax.traverse_util import flatten_dict
-
-    entries = {"/".join(name): np.asarray(array) for name, array in flatten_dict(dict(variables)).items()}
-    return Source(path, kind, entries, ours=True, header=header)
-
-
-def _restore(folder: Path) -> dict[str, Any]:
-    """All arrays of an Orbax tree as NumPy, wherever they were computed."""
-    import jax
-    import orbax.checkpoint as ocp
-
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
-            numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return checkpointer.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=numpy))
-    except Exception as error:  # whatever a damaged file makes the reader raise
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder}: this checkpoint cannot be read ({type(error).__name__}: {reason})") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
+def unusable_header(path: Path, error: Exception) -> InputError:
+    """What is said of metadata that does not describe a network."""
+    return InputError(
+        f"{path}: its metadata 'hmhi' cannot be used ({type(error).__name__}: {error}), expected JSON with 'model', "
+        "'input_size' and 'flow'"
+    )

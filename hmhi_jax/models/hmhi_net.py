@@ -24,6 +24,7 @@ from hmhi_jax.kernels.precision import compute_dtype
 from hmhi_jax.kernels.resampling import enlarge
 from hmhi_jax.models.backbones import spec
 from hmhi_jax.models.backbones.flow_adapter import join_pairs, split_pairs
+from hmhi_jax.models.backbones.registry import FLOAT32
 from hmhi_jax.models.decoder import Decoder
 from hmhi_jax.models.interaction import PLAM, SGIM
 from hmhi_jax.models.layers import GROUPS
@@ -83,7 +84,7 @@ class HMHINet(nn.Module):
     flow_adapters: bool | None = None
     drop_path: float | None = None
     batch_norm: str = "frozen"
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = FLOAT32
     precision: str = "highest"
 
     def setup(self):
@@ -276,62 +277,43 @@ def segment_clip(
     return segment_features(model, variables, features, step_key)
 
 
-def build_model(
-    backbone: str = "mit_b1",
-    *,
-    memory_frames: int = 3,
-    sgim: bool = True,
-    plam: bool = True,
-    shallow_memory: bool = True,
-    deep_memory: bool = True,
-    top_k: int = 50,
-    decoder_width: int | None = None,
-    feedforward: int = 2048,
-    subpixels: int = 1,
-    flow_adapters: bool | None = None,
-    drop_path: float | None = None,
-    batch_norm: str = "frozen",
-    dtype: str | DTypeLike = "float32",
-) -> HMHINet:
-    """The network for a backbone and a choice of switches; the attributes of `HMHINet` say what each is.
+def build_model(backbone: str = "mit_b1", *, dtype: str | DTypeLike = "float32", **switches: Any) -> HMHINet:
+    """The network for a backbone and a choice of switches.
+
+        build_model("mit_b1", memory_frames=3, sgim=True, plam=True, shallow_memory=True, deep_memory=True)
 
     SGIM and PLAM connect the two banks: with a bank off they are off too, whatever `sgim` and `plam` say.
 
+    Args:
+        backbone: a registered name.
+        dtype: of the computation: "float32", "tensorfloat32" or "bfloat16".
+        switches: attributes of `HMHINet`, which say what each is and what it is by default.
+
     Raises:
-        ValueError: for an unknown backbone or batch norm mode, a capacity, top-k or width below one, a decoder's width
-            that its norm cannot group, `subpixels` other than 1, 2 or 4, or a `dtype` other than "float32",
-            "tensorfloat32" and "bfloat16".
+        TypeError: for a switch that there is not.
+        ValueError: for an unknown backbone, or a value that its attribute does not allow.
     """
-    entry = spec(backbone)
-    if subpixels not in (1, 2, 4):
-        raise ValueError(f"subpixels is {subpixels!r}; it must be 1, 2 or 4")
-    if batch_norm not in ("frozen", "updated"):
-        raise ValueError(f"batch_norm is {batch_norm!r}; it must be 'frozen' or 'updated'")
-    width = entry.decoder_width if decoder_width is None else decoder_width
-    least_one = {"memory_frames": memory_frames, "top_k": top_k, "feedforward": feedforward, "decoder_width": width}
-    for name, value in least_one.items():
+    spec(backbone)
+    maps, precision = compute_dtype(dtype)
+    model = HMHINet(backbone, **switches, dtype=maps, precision=precision)
+    _check_switches(model)
+    both = model.shallow_memory and model.deep_memory
+    return model if both else model.clone(sgim=False, plam=False)
+
+
+def _check_switches(model: HMHINet) -> None:
+    if model.subpixels not in (1, 2, 4):
+        raise ValueError(f"subpixels is {model.subpixels!r}; it must be 1, 2 or 4")
+    if model.batch_norm not in ("frozen", "updated"):
+        raise ValueError(f"batch_norm is {model.batch_norm!r}; it must be 'frozen' or 'updated'")
+    entry = spec(model.backbone)
+    width = entry.decoder_width if model.decoder_width is None else model.decoder_width
+    least_one = {name: getattr(model, name) for name in ("memory_frames", "top_k", "feedforward")}
+    for name, value in (least_one | {"decoder_width": width}).items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     if entry.decoder_norm and width % GROUPS:
         raise ValueError(
-            f"decoder_width is {width}; the decoder of {backbone} has group norm, so it must be a multiple of {GROUPS}"
+            f"decoder_width is {width}; the decoder of {model.backbone} has group norm, so it must be a multiple of "
+            f"{GROUPS}"
         )
-    maps, precision = compute_dtype(dtype)
-    both = shallow_memory and deep_memory
-    return HMHINet(
-        backbone=backbone,
-        memory_frames=memory_frames,
-        sgim=sgim and both,
-        plam=plam and both,
-        shallow_memory=shallow_memory,
-        deep_memory=deep_memory,
-        top_k=top_k,
-        decoder_width=decoder_width,
-        feedforward=feedforward,
-        subpixels=subpixels,
-        flow_adapters=flow_adapters,
-        drop_path=drop_path,
-        batch_norm=batch_norm,
-        dtype=maps,
-        precision=precision,
-    )

@@ -15,7 +15,7 @@ from hmhi_jax.data.inspection import Inspection, check_for_training, inspect_dat
 from hmhi_jax.data.layouts import Dataset, open_dataset
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import ExportedNetwork, is_export
-from hmhi_jax.interop.weights_file import load_weights
+from hmhi_jax.interop.weights import load_weights
 from hmhi_jax.progress import frame_progress
 
 

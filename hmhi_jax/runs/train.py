@@ -12,33 +12,26 @@ from ml_collections import ConfigDict
 from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.device_batches import DeviceBatches, batch_shapes
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.conversion import variables_of
-from hmhi_jax.interop.identify import identify
-from hmhi_jax.interop.packaged_weights import is_packaged
 from hmhi_jax.interop.weight_places import CHECKPOINT_EXPORT
-from hmhi_jax.interop.weight_sources import read_source
-from hmhi_jax.interop.weights_file import load_weights, save_weights
+from hmhi_jax.interop.weights import save_weights
 from hmhi_jax.process import enable_compilation_cache
 from hmhi_jax.runs.validate import Validation, best_metric
 from hmhi_jax.tools.synthetic.moving_blobs import write_moving_blobs
 from hmhi_jax.tools.synthetic.rendering import rendered_sources
-from hmhi_jax.training import assemble
-from hmhi_jax.training.checkpoints import FOLDER, Checkpoints, code_version, load_other_run, silence_closed_writers
-from hmhi_jax.training.config import check_same, flat, is_among, to_plain
+from hmhi_jax.training.assemble import assemble
+from hmhi_jax.training.checkpoints import Checkpoints, code_version
+from hmhi_jax.training.config import flat, is_among, to_plain
 from hmhi_jax.training.initial_weights import starting_state
-from hmhi_jax.training.initialisation import init_variables
 from hmhi_jax.training.interruption import Interruption
-from hmhi_jax.training.loop import Loop, Schedule
+from hmhi_jax.training.loop import Loop
 from hmhi_jax.training.mesh import make_mesh, wait_for_all
-from hmhi_jax.training.optimiser import check_patterns
+from hmhi_jax.training.run_data import sizes_of
 from hmhi_jax.training.state import TrainState
-from hmhi_jax.training.step import make_train_step
 
 
 def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tuple[str, ...] = ()) -> int:
     """Train, or go on training, until the end of the schedule or a signal; the exit code."""
     enable_compilation_cache()
-    silence_closed_writers()
     fields = flat(to_plain(config))
     if unknown := [name for name in accepted if not any(is_among(field, (name,)) for field in fields)]:
         raise InputError(f"--accept_changes: the config has no field or section {', '.join(unknown)}")
@@ -48,20 +41,14 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
         if config.data.generate:
             config = _with_generated_data(config, folder)
     mesh = make_mesh(config.mesh.data, config.mesh.space)
-    assemble.check_devices(config, mesh)
-    model = assemble.model_of(config)
-    data = assemble.data_of(config, mesh, rendered_sources(config))
+    parts = assemble(config, mesh, rendered_sources(config))
+    data, when = parts.data, parts.when
     try:
-        total, evaluate_every = assemble.steps_of(config, data.clips_per_epoch)
-        optimiser, schedule = assemble.optimiser_of(config, total)
-        shapes = jax.eval_shape(lambda: init_variables(model, config.seed, config.initialisation))
-        check_patterns(shapes["params"], {"config.optimiser.frozen": tuple(config.optimiser.frozen)})
-
-        if config.evaluation.sets and not evaluate_every:
+        if config.evaluation.sets and not when.evaluate_every:
             raise InputError(
                 "config.evaluation.sets are given, but every_steps and every_epochs are 0; say how often to evaluate"
             )
-        validation = Validation(config, model, folder) if config.evaluation.sets else None
+        validation = Validation(config, parts.evaluated_model, folder) if config.evaluation.sets else None
         best, lowest = best_metric(config, validation.sets if validation else ())
         plain = to_plain(config)
         record = {
@@ -78,8 +65,6 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
                 best_metric=best or None,
                 lowest_is_best=lowest,
             )
-            train_step = make_train_step(model, optimiser, schedule, mesh, **assemble.step_arguments(config))
-            when = Schedule(total, config.checkpoints.every_steps, evaluate_every, config.logging.every_steps)
 
             def export(state: TrainState, figures: Mapping[str, float]) -> None:
                 extra = {
@@ -89,31 +74,24 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
                     "versions": record["versions"],
                 }
                 variables = jax.tree.map(jax.device_get, state.variables(averaged=True))
-                size = tuple(config.data.sizes[-1])
-                save_weights(folder / CHECKPOINT_EXPORT, variables, plain["model"], size, data.flow_recipe, extra)
+                recipe = data.flow_recipe
+                save_weights(folder / CHECKPOINT_EXPORT, variables, plain["model"], parts.sizes[-1], recipe, extra)
 
             loop = Loop(
-                train_step, data.batches, when, checkpoints, folder, record, evaluate=validation,
+                parts.train_step(mesh), data.batches, when, checkpoints, folder, record, evaluate=validation,
                 export=export, tensorboard=config.logging.tensorboard, profile=profile,
             )  # fmt: skip
 
             def compile_first(like: TrainState) -> None:
                 if isinstance(data.batches, DeviceBatches):  # a bad first picture is told before minutes of compiling
                     data.batches.wait_for_next()
-                first = batch_shapes(config.data.batch_size, config.data.frames, tuple(config.data.sizes[0]))
+                first = batch_shapes(config.data.batch_size, config.data.frames, parts.sizes[0])
                 compiled.append(loop.compile(like, first))
 
             compiled: list[str] = []
-            state, restored, notes = starting_state(
-                model, optimiser, mesh, checkpoints,
-                seed=config.seed, ema=config.step.ema_decay > 0,
-                check=lambda stored: check_same(stored["config"], plain, str(folder), accepted),
-                source=(lambda: _other_weights(config)) if config.init_from else None,
-                source_name=config.init_from, initialisation=config.initialisation,
-                meanwhile=compile_first,
-            )  # fmt: skip
-            if restored is not None and restored.step >= total:
-                notes.append(f"the run is finished: its length is {total} steps")
+            state, restored, notes = starting_state(config, parts, mesh, checkpoints, accepted, compile_first)
+            if restored is not None and restored.step >= when.total:
+                notes.append(f"the run is finished: its length is {when.total} steps")
             if restored is not None:
                 data.batches.set_state(_data_state(restored.data, data.batches.get_state(), accepted))
             with _writing(folder):
@@ -143,23 +121,6 @@ def _data_state(stored: dict[str, Any], current: dict[str, Any], accepted: tuple
     return stored | {name: current[name] for name in changed}
 
 
-def _other_weights(config: ConfigDict) -> tuple[Mapping[str, Any], Any | None]:
-    """What `config.init_from` names: a weights file, a package's encoder, or another run's checkpoints."""
-    keep = config.init_optimiser == "kept"
-    if config.init_optimiser not in ("fresh", "kept"):
-        raise InputError(f"config.init_optimiser is {config.init_optimiser!r}, expected 'fresh' or 'kept'")
-    if is_packaged(config.init_from):
-        if keep:
-            raise InputError(f"init_from {config.init_from}: an encoder of a package has no optimiser to keep")
-        return variables_of(identify(read_source(config.init_from))), None
-    source = Path(config.init_from).expanduser()
-    if (source / FOLDER).is_dir():
-        return load_other_run(source, newest=keep) if keep else (load_other_run(source)[0], None)
-    if keep:
-        raise InputError(f"init_from {source}: holds no {FOLDER}, so there is no optimiser to keep")
-    return load_weights(config.init_from).variables, None
-
-
 def _with_generated_data(config: ConfigDict, folder: Path) -> ConfigDict:
     """The config with moving blobs in `<workdir>/data` as its data set."""
     if config.data.sources:
@@ -168,7 +129,7 @@ def _with_generated_data(config: ConfigDict, folder: Path) -> ConfigDict:
             "only one of them; --config.data.generate=0 trains on the sources"
         )
     config = config.copy_and_resolve_references()
-    size = assemble.sizes_of(config)[0]
+    size = sizes_of(config)[0]
     if jax.process_index() == 0:
         write_moving_blobs(
             folder / "data", train=config.data.generate, val=max(2, config.data.generate // 4), size=size

@@ -20,8 +20,8 @@ from hmhi_jax.evaluation.protocols import Protocol
 from hmhi_jax.inference.dataset import DatasetPredictor
 from hmhi_jax.models import HMHINet
 from hmhi_jax.runs.evaluate import EvaluationSet, open_sets, score_set
-from hmhi_jax.training.assemble import checked
 from hmhi_jax.training.loop import Evaluation
+from hmhi_jax.training.run_data import checked
 from hmhi_jax.training.state import TrainState
 
 _MAIN_FIGURES = {"uvos": "JF_mean", "vsod": "MAE"}
@@ -38,7 +38,7 @@ class Validation:
 
     def __init__(self, config: ConfigDict, model: HMHINet, folder: Path) -> None:
         """Opens and checks the data sets, so that what is wrong with them is told before training, not after the first
-        epoch."""
+        epoch. `model` is the network as it is evaluated."""
         settings = config.evaluation
         self.sets = [
             dataclasses.replace(one, dataset=checked(one.dataset, config.data.skip_bad))
@@ -47,10 +47,6 @@ class Validation:
         for one in self.sets:
             if not one.annotated:
                 raise InputError(f"config.evaluation.sets: {one.dataset.root} has no masks to evaluate against")
-        if settings.memory_frames is not None:
-            if settings.memory_frames < 1:
-                raise InputError(f"config.evaluation.memory_frames is {settings.memory_frames}, expected at least 1")
-            model = model.clone(memory_frames=settings.memory_frames)
         self.folder = folder
         self.pictures = settings.pictures
         self.workers = settings.workers or None

@@ -10,9 +10,10 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import write_export
 from hmhi_jax.inference.segmenter import checked_size
 from hmhi_jax.interop.conversion import format_of, header_of, write_weights
+from hmhi_jax.interop.fit import not_finite
 from hmhi_jax.interop.identify import Identity, identify
 from hmhi_jax.interop.weight_sources import read_source
-from hmhi_jax.interop.weights_file import load_weights
+from hmhi_jax.interop.weights import load_weights
 
 
 def convert(
@@ -38,7 +39,7 @@ def convert(
     if check or target is None:
         return bool(found.fit)
     if not found.fit:
-        counts = ((found.fit.missing, "missing"), (found.fit.unused, "left over"), (found.fit.misshapen, "misshapen"))
+        counts = ((found.fit.missing, "missing"), (found.fit.unused, "left over"), (found.fit.differing, "misshapen"))
         listed = ", ".join(f"{len(names)} {kind}" for names, kind in counts if names)
         raise InputError(f"{source}: does not fit {found.backbone} ({listed}, see above); nothing was written")
     if found.source.ours and found.whole and recipe is None and "flow" not in found.source.header:
@@ -70,8 +71,10 @@ def _describe(found: Identity) -> None:
     for label, names in (("missing", found.fit.missing), ("left over", found.fit.unused)):
         if names:
             print(f"{label:9} {len(names)}: {', '.join(_grouped(names))}")
-    if found.fit.misshapen:
-        print(f"misshapen {len(found.fit.misshapen)}: {', '.join(found.fit.misshapen)}")
+    if found.fit.differing:
+        print(f"misshapen {len(found.fit.differing)}: {', '.join(found.fit.shapes())}")
+    if broken := not_finite(source.entries):
+        print(f"warning   {len(broken)} hold numbers that are not finite: {', '.join(_grouped(broken))}")
     print("fits      yes" if found.fit else f"fits      no: {found.backbone} expects otherwise")
 
 

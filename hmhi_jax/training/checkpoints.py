@@ -2,28 +2,30 @@
 
 A checkpoint is a folder named by its step with four parts: `state` (a `TrainState`, every array), `data` (the data
 iterator's state), `run` (config, versions, checksum), after an evaluation also `metrics`. It is written in the
-background, under a temporary name, and renamed when complete; `metrics` come last, when all that follows from the
-evaluation is done.
+background, under a temporary name, sealed (see `seals`) and renamed when complete; `metrics` come last, when all that
+follows from the evaluation is done.
+
+Only a checkpoint whose damage is known (a file missing, cut short or changed, arrays that are not those that were
+saved) is set aside. One that cannot be read for any other reason stops the run and stays as it is.
 
 Order of restoring: the run's own checkpoints, newest first; else `init_from`; else fresh weights
 (`hmhi_jax.training.initial_weights`).
 """
 
+import contextlib
 import errno
 import json
-import logging
+import os
 import shutil
 import subprocess
-import sys
-import warnings
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from jax import lax
 from jaxtyping import Array, UInt32
@@ -31,12 +33,15 @@ from jaxtyping import Array, UInt32
 import hmhi_jax
 from hmhi_jax.complete_files import completed
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop import seals
+from hmhi_jax.interop.checkpoint_folders import stored_tree
+from hmhi_jax.interop.fit import fit
+from hmhi_jax.interop.weight_places import CHECKPOINTS, METRICS, RUN, STATE, read_json
+from hmhi_jax.leaf_paths import leaves_by_path
 from hmhi_jax.training.mesh import wait_for_all
 from hmhi_jax.training.state import TrainState
 
-FOLDER = "checkpoints"
 CHECKSUM = "checksum"  # in a checkpoint's `run`
-_METRICS = "metrics"  # Orbax's name for the part, and for the file in it
 _OUT_OF_SPACE = ("No space left", "File too large", "Disk quota exceeded")
 
 
@@ -63,7 +68,7 @@ class Checkpoints:
         lowest_is_best: bool = False,
     ) -> None:
         """`best_metric` is a key of the figures handed to `record`; without it only the last ones are kept."""
-        self.folder = Path(workdir).expanduser().absolute() / FOLDER
+        self.folder = Path(workdir).expanduser().absolute() / CHECKPOINTS
         self.warnings: list[str] = []
         sign = -1.0 if lowest_is_best else 1.0
         missing = float("-inf")
@@ -80,9 +85,11 @@ class Checkpoints:
             best_fn=quality if best_metric else None,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         self._best_metric, self._sign = best_metric, sign
         self._best_value: float | None = None
+        self._saving = -1
         with _explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -136,9 +143,19 @@ class Checkpoints:
                     data=ocp.args.JsonSave(data),
                     run=ocp.args.JsonSave(run | {CHECKSUM: int(checksum(state))}),
                 )
+                self._manager.wait_until_finished()  # the one before is sealed under its own step
+                _ask_for_room(self.folder, sum(x.nbytes for x in jax.tree.leaves(state)))
+                self._saving = step
                 self._manager.save(step, args=parts, force=True)
             if wait:
                 self._manager.wait_until_finished()
+
+    def _seal(self) -> None:
+        """Called in the background when all is written, before or after the folder gets its name."""
+        if jax.process_index() == 0:
+            for folder in self.folder.glob(f"{self._saving}*"):
+                if folder.name.split(".")[0] == str(self._saving):
+                    seals.seal(folder)
 
     def record(self, step: int, figures: Mapping[str, float]) -> None:
         """Write an evaluation's figures into the checkpoint of `step`, which is waited for; called on every process.
@@ -150,9 +167,9 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
             if jax.process_index() == 0 and not self.evaluated(step):
-                with completed(self.folder / str(step) / _METRICS) as part:
+                with completed(self.folder / str(step) / METRICS) as part:
                     part.mkdir()
-                    (part / _METRICS).write_text(json.dumps(dict(figures)))
+                    (part / METRICS).write_text(json.dumps(dict(figures)))
         wait_for_all(f"recorded-{step}")
         self._manager.reload()
 
@@ -167,29 +184,33 @@ class Checkpoints:
                 fit.
 
         Raises:
-            InputError: from `check`, if there are checkpoints, or damaged ones, and none can be read, or if the newest
-                one holds other arrays than `like` or cannot be read for a reason that is not its own (memory, rights):
-                it stays.
+            InputError: from `check`, if there are damaged checkpoints and none that can be read, or if the newest one
+                holds other arrays than `like` or cannot be read though nothing is known to be wrong with it: it stays.
         """
-        steps = self.steps()
-        for step in reversed(steps):
-            try:
-                run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+        for step in reversed(self.steps()):
+            place = self.folder / str(step)
+            run, state = read_json(place / RUN / "metadata"), None
+            if run:
                 check(run)
-                self._check_arrays(step, like)
-                parts = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
-                found = self._manager.restore(step, args=parts)
-                if run.get(CHECKSUM) not in (None, int(checksum(found["state"]))):
-                    raise ValueError("its arrays are not those that were saved: the checksum differs")
+            try:
+                wrong = seals.damage(place)
+                if wrong is None:
+                    self._check_arrays(place, like)
+                    state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
+                    state = state[STATE]
             except InputError:
                 raise
-            except (MemoryError, PermissionError, jax.errors.JaxRuntimeError) as error:
-                place = self.folder / str(step)
-                raise InputError(f"{place}: cannot be read here ({_reason(error)}); it was left as it is") from error
-            except Exception as error:  # whatever a damaged file makes the reader raise
-                self._set_aside(step, error)
-                continue
-            return Restored(step, found["state"], found["data"], run)
+            except Exception as error:  # memory, rights, another Orbax, a mistake of ours: none of it is its fault
+                raise InputError(
+                    f"{place}: cannot be read here ({type(error).__name__}: {_reason(error)}), though nothing is known "
+                    f"to be wrong with its files; it was left as it is. It was written by {_versions(run)}, read by "
+                    f"{_versions()}"
+                ) from error
+            if wrong is None and run.get(CHECKSUM) not in (None, int(checksum(state))):
+                wrong = "its arrays are not those that were saved: the checksum differs"
+            if wrong is None:
+                return Restored(step, state, read_json(place / seals.DATA / "metadata"), run)
+            self._set_aside(step, wrong)
         if broken := sorted(path.name for path in self.folder.glob("broken-*")):
             raise InputError(
                 f"{self.folder}: none of its checkpoints can be read ({', '.join(broken)}); put a copy of one back, or "
@@ -197,23 +218,24 @@ class Checkpoints:
             )
         return None
 
-    def _check_arrays(self, step: int, like: TrainState) -> None:
+    def _check_arrays(self, place: Path, like: TrainState) -> None:
         """A checkpoint of other arrays is not damaged: nobody should lose it over a setting."""
-        stored = {x.name: tuple(x.shape) for x in jax.tree.leaves(_stored_arrays(self.folder / str(step) / "state"))}
-        wanted = {_name(path): tuple(x.shape) for path, x in jax.tree_util.tree_flatten_with_path(like)[0]}
-        differing = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
-        if differing:
-            name, absent = differing[0], "nothing"
-            raise InputError(
-                f"{self.folder / str(step)}: {len(differing)} arrays are not those of this config, first {name}: found "
-                f"{stored.get(name, absent)}, expected {wanted.get(name, absent)}; go on with the model, optimiser and "
-                "averages it was made with, or give another --workdir and this one as init_from"
-            )
+        stored = {x.name: tuple(x.shape) for x in jax.tree.leaves(stored_tree(place / STATE))}  # named as Orbax does
+        wanted = {name: tuple(x.shape) for name, x in leaves_by_path(like, ".").items()}
+        if found := fit(wanted, stored):
+            return
+        differing = [*found.unused, *found.missing, *found.differing]
+        name, absent = differing[0], "nothing"
+        raise InputError(
+            f"{place}: {len(differing)} arrays are not those of this config, first {name}: found "
+            f"{stored.get(name, absent)}, expected {wanted.get(name, absent)}; go on with the model, optimiser and "
+            "averages it was made with, or give another --workdir and this one as init_from"
+        )
 
-    def _set_aside(self, step: int, error: Exception) -> None:
+    def _set_aside(self, step: int, wrong: str) -> None:
         """Rename a damaged checkpoint, so that its step can be saved again and nobody takes it for a good one."""
         broken = self.folder / f"broken-{step}"
-        text = f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)}); it is now {broken.name}"
+        text = f"checkpoint {self.folder / str(step)} cannot be read ({wrong}); it is now {broken.name}"
         text += ", trying the one before"
         self.warnings.append(text)
         if jax.process_index() == 0:
@@ -231,29 +253,35 @@ class Checkpoints:
         self._manager.close()
 
 
-class _explained:
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
     """Turn a failed write into one line that says what to do."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind, error, trace) -> bool:
-        if error is None or isinstance(error, InputError) or not isinstance(error, Exception):
-            return False
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
         if out_of_space(error):
-            kept = (
-                sorted(int(p.name) for p in self._folder.glob("*") if p.name.isdigit()) if self._folder.exists() else []
-            )
+            kept = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
             raise InputError(
-                f"{self._folder}: the disk is full, the checkpoint could not be written "
+                f"{folder}: the disk is full, the checkpoint could not be written "
                 f"(complete ones: {', '.join(map(str, kept)) or 'none'}); free space and start the same command again"
             ) from error
         if isinstance(error, OSError):
-            raise InputError(f"{self._folder}: cannot be written ({error.strerror or error})") from error
-        return False
+            raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise
+
+
+def _ask_for_room(folder: Path, size: int) -> None:
+    """Have the disk set a checkpoint's bytes aside and give them back: a full one is known before anything is written,
+    and Orbax, whose writers do not stop quietly where one of them fails, does not begin. Raises `OSError`."""
+    if jax.process_index() == 0 and hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):  # a file system that cannot
+                    raise
 
 
 @jax.jit
@@ -261,65 +289,16 @@ def checksum(tree: Any) -> UInt32[Array, ""]:
     """Sum of all bits of a tree's arrays, taken as whole numbers: the same on every mesh."""
 
     def one(x: Array) -> Array:
-        bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+        if x.dtype == bool:
+            x = x.astype(jnp.uint8)
+        bits = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)  # eight bytes are two of four
         return lax.bitcast_convert_type(x, bits).astype(jnp.uint32).sum(dtype=jnp.uint32)
 
     return sum((one(x) for x in jax.tree.leaves(tree)), start=jnp.uint32(0))
 
 
-def _name(path: tuple) -> str:
-    """As Orbax calls an array of a tree: "params.encoder.stage0.kernel"."""
-    return ".".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", "")))) for key in path)
-
-
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _stored_arrays(folder: Path) -> Any:
-    """The tree of a stored `state`: names and shapes of its arrays."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        found = reader.metadata(folder).item_metadata
-    if found is None:
-        raise FileNotFoundError(f"{folder}: its list of arrays is missing")
-    return found.tree
-
-
-def silence_closed_writers() -> None:
-    """For a program that trains: keep Orbax and Python's hooks for lost errors quiet about what is reported anyway.
-
-    A failed save is reported once, by `Checkpoints.save`, and a damaged checkpoint by `restore_newest`. Orbax, and the
-    readers and writers it leaves behind when one of them failed (their event loop is closed by then), would add pages
-    of tracebacks.
-    """
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    # Of one damaged file several of the reader's tasks fail; asyncio would report each.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", message=r"coroutine '.*' was never awaited", category=RuntimeWarning)
-
-    def closed_loop(error: BaseException | None) -> bool:
-        return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
-
-    if not getattr(sys.excepthook, "silences_closed_writers", False):
-        uncaught = sys.excepthook
-
-        def hook(kind, error, trace) -> None:
-            if not closed_loop(error):
-                uncaught(kind, error, trace)
-
-        hook.silences_closed_writers = True
-        sys.excepthook = hook
-    if not getattr(sys.unraisablehook, "silences_closed_writers", False):
-        lost = sys.unraisablehook
-
-        def lost_hook(lost_error) -> None:
-            code = getattr(lost_error.object, "cr_code", None)
-            left_behind = code is not None and "orbax" in code.co_filename
-            if not (left_behind or closed_loop(lost_error.exc_value)):
-                lost(lost_error)
-
-        lost_hook.silences_closed_writers = True
-        sys.unraisablehook = lost_hook
 
 
 def out_of_space(error: BaseException | None) -> bool:
@@ -333,33 +312,10 @@ def out_of_space(error: BaseException | None) -> bool:
     return False
 
 
-def load_other_run(workdir: str | Path, newest: bool = False) -> tuple[dict[str, Any], Any]:
-    """Variables and optimiser state of another run's checkpoint, as numpy arrays: its newest, or (the averaged
-    parameters, where it kept them) of its best, where it has one."""
-    folder = Path(workdir).expanduser().absolute() / FOLDER
-    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-        scored = [step for step in manager.all_steps() if manager.metrics(step)]
-        steps = sorted(manager.all_steps())
-        if not steps:
-            raise InputError(f"{folder}: holds no checkpoint")
-        step = steps[-1]
-        if scored and not newest:
-            run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-            name, sign = run["best_metric"], -1 if run["lowest_is_best"] else 1
-            step = max(scored, key=lambda s: sign * manager.metrics(s).get(name, -sign * np.inf))
-    place = folder / str(step) / "state"
-    try:
-        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _stored_arrays(place))
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            tree = reader.restore(place, args=ocp.args.PyTreeRestore(restore_args=numpy))
-    except Exception as error:  # whatever a damaged file makes the reader raise
-        raise InputError(
-            f"{place}: cannot be read ({_reason(error)}); remove this checkpoint so that another is taken, or give a "
-            "weights file instead of the run's folder"
-        ) from error
-    params = tree["params"] if newest or tree.get("ema") is None else tree["ema"]
-    variables = {"params": params, **({"batch_stats": tree["batch_stats"]} if tree.get("batch_stats") else {})}
-    return variables, tree["opt_state"]
+def _versions(run: Mapping[str, Any] | None = None) -> str:
+    """Versions in a checkpoint's record, or of what runs here."""
+    versions = code_version() if run is None else run.get("versions", {})
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "an unknown version"
 
 
 def code_version() -> dict[str, str]:
@@ -368,7 +324,7 @@ def code_version() -> dict[str, str]:
     import optax
 
     versions = {"hmhi_jax": hmhi_jax.__version__, "jax": jax.__version__, "flax": flax.__version__}
-    versions["optax"] = optax.__version__
+    versions |= {"optax": optax.__version__, "orbax": ocp.__version__}
     here = Path(hmhi_jax.__file__).parent
     try:
         commit = subprocess.run(

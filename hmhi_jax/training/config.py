@@ -1,12 +1,14 @@
 """Every setting of a training run with its default: the release's, but where a comment says otherwise."""
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from ml_collections import ConfigDict, config_dict
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.models import HMHINet
 
 # Settings that may differ from those a checkpoint was made with: the arrays stay the same. What is learnt does too, but
 # for a decaying schedule's length (steps, epochs), dropout's draws (step.checkpoint), and bad videos (data.skip_bad).
@@ -29,21 +31,8 @@ def default_config() -> ConfigDict:
     c.initialisation = "published"  # of fresh weights; or "fan_in": for small networks, see training/initialisation.py
     c.init_optimiser = "fresh"  # or "kept": that of the other run
 
-    c.model = ConfigDict()  # arguments of `build_model`
-    c.model.backbone = "mit_b1"
+    c.model = model_defaults()
     c.model.memory_frames = 5
-    c.model.sgim = True
-    c.model.plam = True
-    c.model.shallow_memory = True
-    c.model.deep_memory = True
-    c.model.top_k = 50
-    c.model.decoder_width = config_dict.placeholder(int)  # the backbone's
-    c.model.feedforward = 2048
-    c.model.subpixels = 1
-    c.model.flow_adapters = config_dict.placeholder(bool)  # the backbone's
-    c.model.drop_path = config_dict.placeholder(float)  # the backbone's
-    c.model.batch_norm = "frozen"
-    c.model.dtype = "float32"  # of the computation; parameters and optimiser are float32 always
 
     c.data = ConfigDict()
     c.data.make = ""  # "module:function" that makes the batches from (config, mesh); "": from `sources`
@@ -117,6 +106,17 @@ def default_config() -> ConfigDict:
     c.logging = ConfigDict()
     c.logging.every_steps = 1
     c.logging.tensorboard = True
+    return c
+
+
+def model_defaults() -> ConfigDict:
+    """The arguments of `build_model`, which are the attributes of `HMHINet`; parameters are float32 always."""
+    c = ConfigDict()
+    for switch in dataclasses.fields(HMHINet):
+        if switch.name not in ("parent", "name", "dtype", "precision"):  # Flax's own; those of the numbers are one word
+            unset = switch.default is None  # the backbone's
+            c[switch.name] = config_dict.placeholder(get_args(switch.type)[0]) if unset else switch.default
+    c.dtype = "float32"
     return c
 
 

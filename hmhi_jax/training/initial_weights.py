@@ -9,19 +9,29 @@ The order, checked case by case in `starting_state`:
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.models import HMHINet
+from hmhi_jax.interop.checkpoint_folders import read_run
+from hmhi_jax.interop.conversion import variables_of
+from hmhi_jax.interop.fit import fit, not_finite
+from hmhi_jax.interop.identify import identify
+from hmhi_jax.interop.model_shapes import abstract_variables
+from hmhi_jax.interop.weight_sources import read_source
+from hmhi_jax.leaf_paths import leaves_by_path
+from hmhi_jax.training.assemble import Parts
 from hmhi_jax.training.checkpoints import Checkpoints, Restored, abstract
+from hmhi_jax.training.config import check_same, to_plain
 from hmhi_jax.training.initialisation import init_variables
 from hmhi_jax.training.mesh import replicated
 from hmhi_jax.training.state import TrainState, make_state
@@ -32,61 +42,67 @@ _BLOCK = re.compile(r"encoder/stage\d+_block\d+")  # one of an encoder's, which 
 
 
 def starting_state(
-    model: HMHINet,
-    optimiser: optax.GradientTransformation,
+    config: ConfigDict,
+    parts: Parts,
     mesh: Mesh,
     checkpoints: Checkpoints,
-    *,
-    seed: int,
-    ema: bool,
-    check: Callable[[dict[str, Any]], None],
-    source: Callable[[], tuple[Mapping[str, Any], Any | None]] | None = None,
-    source_name: str = "",
-    initialisation: str = "published",
+    accepted: Sequence[str] = (),
     meanwhile: Callable[[TrainState], None] = lambda like: None,
 ) -> tuple[TrainState, Restored | None, list[str]]:
     """The state to start from, on the mesh.
 
     Args:
-        check: compares a checkpoint's stored config with this run's; raises `InputError`.
-        source: gives (variables as nested dicts of arrays, optimiser state or None), called in case 2 only.
-        source_name: names it in messages.
-        initialisation: how fresh weights are drawn, see `init_variables`.
+        accepted: fields in which a checkpoint's config may differ from this run's.
         meanwhile: called with the state's shapes while weights are drawn in case 3.
 
     Returns:
         state; what was restored in case 1; notes for the user on what was taken and what is fresh.
+
+    Raises:
+        InputError: for a checkpoint of other settings, or weights that cannot be read or do not fit.
     """
-    place = replicated(mesh)
+    place, ema = replicated(mesh), config.step.ema_decay > 0
 
-    def fresh(variables: dict[str, Any] | None = None) -> TrainState:
-        if variables is None:
-            variables = init_variables(model, seed, initialisation)
-        return make_state(variables, optimiser, seed, ema)
+    def made(variables: Any) -> TrainState:
+        return make_state(variables, parts.optimiser, config.seed, ema)
 
-    like = abstract(jax.eval_shape(fresh), place)
+    def check(stored: dict[str, Any]) -> None:
+        check_same(stored.get("config", {}), to_plain(config), str(checkpoints.folder.parent), accepted)
+
+    like = abstract(jax.eval_shape(made, abstract_variables(parts.model)), place)
     if restored := checkpoints.restore_newest(like, check):
         return restored.state, restored, [f"going on from step {restored.step}"]
     # Hundreds of small random draws that run once: on CPU, optimising them costs more than all the rest of it.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     draw = jax.jit(
-        lambda: init_variables(model, seed, initialisation), out_shardings=place, compiler_options=options
-    )  # fmt: skip
-    if source is None:
+        lambda: init_variables(parts.model, config.seed, config.initialisation),
+        out_shardings=place,
+        compiler_options=options,
+    )
+    made = jax.jit(made, out_shardings=place)
+    if not config.init_from:
         with ThreadPoolExecutor(1) as beside:  # most of it is compiling, for which XLA needs no Python
             drawing = beside.submit(draw)
             meanwhile(like)
-        note = f"fresh weights, seed {seed}, {initialisation} initialisation"
-        return jax.jit(fresh, out_shardings=place)(drawing.result()), None, [note]
-    variables = draw()
-    loaded, opt_state = source()
-    variables, notes = overlay(variables, loaded, source_name)
-    variables = jax.tree.map(lambda x: jax.device_put(x, place), variables)
-    state = jax.jit(fresh, out_shardings=place)(variables)
+        note = f"fresh weights, seed {config.seed}, {config.initialisation} initialisation"
+        return made(drawing.result()), None, [note]
+    loaded, opt_state = _source(config)
+    variables, notes = overlay(draw(), loaded, config.init_from)
+    state = made(jax.tree.map(lambda x: jax.device_put(x, place), variables))
     if opt_state is not None:
-        state = state.replace(opt_state=_kept_optimiser(state.opt_state, opt_state, source_name, place))
+        state = state.replace(opt_state=_kept_optimiser(state.opt_state, opt_state, config.init_from, place))
         notes.append("optimiser state kept")
     return state, None, notes
+
+
+def _source(config: ConfigDict) -> tuple[Mapping[str, Any], Any | None]:
+    """What `config.init_from` names, weights of any kind or another run; with that run's optimiser if it is kept."""
+    if config.init_optimiser not in ("fresh", "kept"):
+        raise InputError(f"config.init_optimiser is {config.init_optimiser!r}, expected 'fresh' or 'kept'")
+    if config.init_optimiser == "kept":
+        return read_run(Path(config.init_from).expanduser())
+    source = read_source(config.init_from)
+    return unflatten_dict(source.entries, sep="/") if source.ours else variables_of(identify(source)), None
 
 
 def overlay(fresh: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> tuple[dict[str, Any], list[str]]:
@@ -98,9 +114,7 @@ def overlay(fresh: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> t
     Returns:
         The variables and notes on what was taken and what stays fresh.
     """
-    paths = {_text(path): path for path, _ in jax.tree_util.tree_flatten_with_path(dict(fresh))[0]}
-    mine = dict(zip(paths, jax.tree.leaves(dict(fresh)), strict=True))
-    theirs = {_text(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(dict(loaded))[0]}
+    mine, theirs = leaves_by_path(dict(fresh)), leaves_by_path(dict(loaded))
 
     def part(text: str) -> str:
         return "/".join(text.split("/")[:2])
@@ -111,26 +125,26 @@ def overlay(fresh: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> t
     )
     theirs = {text: leaf for text, leaf in theirs.items() if not ((f := _BLOCK.search(text)) and f[0] in beyond)}
     present = {part(text) for text in theirs}
-    problems = [f"{text} is not in this network" for text in theirs if text not in mine]
+    compared = fit(mine, theirs)
+    problems = [f"{text} is not in this network" for text in compared.unused]
+    problems += compared.shapes("{name} has shape {found}, expected {expected}")
     problems += [
-        f"{text} has shape {tuple(theirs[text].shape)}, expected {tuple(mine[text].shape)}"
-        for text in theirs
-        if text in mine and tuple(theirs[text].shape) != tuple(mine[text].shape)
+        f"{text} is missing" for text in compared.missing if part(text) in present and not _OPTIONAL.search(text)
     ]
-    missing = [text for text in mine if text not in theirs]
-    problems += [f"{text} is missing" for text in missing if part(text) in present and not _OPTIONAL.search(text)]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise InputError(f"init_from {name}: does not fit the network of this config: {shown}; check config.model")
     if not theirs:
         raise InputError(f"init_from {name}: holds no weights")
+    if broken := not_finite(theirs):
+        raise InputError(f"init_from {name}: {len(broken)} arrays are not finite, first {broken[0]}")
     merged = [jnp.asarray(np.asarray(theirs.get(text, leaf)), leaf.dtype) for text, leaf in mine.items()]
     notes = [f"{len(theirs)} of {len(mine)} arrays from {name}"]
     if beyond:
         notes.append(f"left out, beyond this network's encoder: {', '.join(beyond)}")
-    if stay := sorted({part(text) for text in missing if part(text) not in present}):
+    if stay := sorted({part(text) for text in compared.missing if part(text) not in present}):
         notes.append(f"fresh: {', '.join(text.split('/', 1)[-1] for text in stay)}")
-    if any(part(text) in present for text in missing):
+    if any(part(text) in present for text in compared.missing):
         notes.append("fresh: flow adapters")
     return jax.tree.unflatten(jax.tree.structure(dict(fresh)), merged), notes
 
@@ -145,7 +159,3 @@ def _kept_optimiser(mine: Any, theirs: Any, name: str, place: jax.sharding.Shard
         )
     leaves = [jax.device_put(jnp.asarray(np.asarray(x), y.dtype), place) for x, y in zip(have, want, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(mine), leaves)
-
-
-def _text(path: tuple) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)

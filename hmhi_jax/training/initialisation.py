@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.leaf_paths import leaves_by_path
 from hmhi_jax.models import HMHINet
 
 INITIALISATIONS = ("published", "fan_in")
@@ -31,18 +32,23 @@ def init_variables(model: HMHINet, seed: int, initialisation: str = "published")
     Raises:
         InputError: for another name.
     """
-    if initialisation not in INITIALISATIONS:
-        raise InputError(f"config.initialisation is {initialisation!r}, expected one of {', '.join(INITIALISATIONS)}")
+    check_initialisation(initialisation)
     return _drawn_variables(model, seed, initialisation)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))  # so that it is traced once, though shapes are asked for before values are
+@partial(jax.jit, static_argnums=(0, 1, 2))  # op by op it would take minutes
 def _drawn_variables(model: HMHINet, seed: int, initialisation: str) -> dict[str, Any]:
     pictures = jnp.zeros((1, 2, 64, 64, 3), jnp.float32)
     variables = dict(model.init(jax.random.PRNGKey(seed), pictures, pictures))
     if initialisation == "fan_in":
         variables["params"] = fan_in_scaled(variables["params"], jax.random.fold_in(jax.random.PRNGKey(seed), 2))
     return variables
+
+
+def check_initialisation(name: str) -> None:
+    """Raises `InputError` for a name that is none of `INITIALISATIONS`."""
+    if name not in INITIALISATIONS:
+        raise InputError(f"config.initialisation is {name!r}, expected one of {', '.join(INITIALISATIONS)}")
 
 
 def fan_in_scaled(params: Any, key: Array) -> Any:
@@ -55,12 +61,10 @@ def fan_in_scaled(params: Any, key: Array) -> Any:
 
     All others keep what they have.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    drawn = []
-    for (path, leaf), leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
-        name = "/".join(str(entry.key) for entry in path)
-        drawn.append(_drawn(name, leaf, leaf_key))
-    return jax.tree.unflatten(structure, drawn)
+    leaves = leaves_by_path(params)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [_drawn(name, leaf, keys[i]) for i, (name, leaf) in enumerate(leaves.items())]
+    return jax.tree.unflatten(jax.tree.structure(params), drawn)
 
 
 def _drawn(name: str, leaf: Array, key: Array) -> Array:

@@ -119,6 +119,7 @@ class Loop:
         self.tensorboard, self.profile = tensorboard, profile
         self.is_first = jax.process_index() == 0
         self._programs: dict[tuple[int, ...], Callable] = {}
+        self._tracing = False
 
     def run(self, state: TrainState, interruption: Interruption, notes: Sequence[str] = ()) -> Outcome:
         """Train to the end or to the signal that `interruption` watches for, saying `notes` first.
@@ -145,8 +146,6 @@ class Loop:
                 jax.profiler.stop_trace()
             self.progress.close()
             self.log.close()
-
-    _tracing = False
 
     def _steps(self, state: TrainState, start: int, interruption: Interruption) -> Outcome:
         schedule, pending = self.schedule, None

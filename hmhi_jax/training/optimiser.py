@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.leaf_paths import leaves_by_path
 
 # Which parameters the release's weight decay leaves out, as patterns searched in paths ("encoder/.../norm1/scale"). Its
 # MiT runs decay everything; its Swin runs spare names with "norm" or the bias table, and the two norms of the mask
@@ -50,9 +51,7 @@ def learning_rate_schedule(
 
 def parameter_paths(params: Any) -> Any:
     """A tree like `params` whose leaves are their paths, joined with '/'."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: "/".join(str(getattr(key, "key", key)) for key in path), params
-    )
+    return jax.tree.unflatten(jax.tree.structure(params), list(leaves_by_path(params)))
 
 
 def matches(pattern: str | None, params: Any) -> Any:
@@ -136,7 +135,7 @@ def check_patterns(params: Any, patterns: Mapping[str, tuple[str, ...]]) -> None
         params: the parameters (or their shapes).
         patterns: config field -> its patterns.
     """
-    paths = jax.tree.leaves(parameter_paths(params))
+    paths = leaves_by_path(params)
     for field, entries in patterns.items():
         for pattern in entries:
             try:

@@ -314,7 +314,7 @@ def test_a_checkpoint_folder(tmp_path, hmhi, weights, clip):
 
 def test_an_export(tmp_path, hmhi, weights, clip):
     from hmhi_jax.inference.export import write_export
-    from hmhi_jax.interop.weights_file import load_weights
+    from hmhi_jax.interop.weights import load_weights
 
     loaded = load_weights(weights)
     write_export(

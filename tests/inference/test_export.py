@@ -16,7 +16,7 @@ import hmhi_jax as hmhi
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import ExportedNetwork, write_export
-from hmhi_jax.interop.weights_file import save_weights
+from hmhi_jax.interop.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = {"backbone": "mit_b0", "memory_frames": 2, "decoder_width": 16, "feedforward": 32, "top_k": 5}

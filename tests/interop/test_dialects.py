@@ -204,6 +204,25 @@ def test_missing_and_left_over_entries_are_named():
         found.require_fit()
 
 
+@pytest.mark.parametrize(
+    ("backbone", "first"),
+    [
+        ("mit_b0", "patch_embed1.proj.weight"),
+        ("swin_tiny", "layers.0.blocks.0.attn.qkv.weight"),
+        ("swin_tiny", "patch_embed.proj.weight"),
+        ("resnet50", "layer1.0.conv1.weight"),
+        ("resnet50", "conv1.weight"),
+    ],
+)
+def test_a_missing_first_layer_is_one_that_is_missing(backbone, first):
+    given = marked(canonical(backbone))
+    del given[first]
+    found = identify(source(given))
+    assert found.backbone == backbone
+    assert found.fit.missing == [f"backbone.{first}"]
+    assert not found.fit.unused
+
+
 def test_a_window_of_another_size_is_said():
     shapes = {n: ((23**2, s[1]) if n.endswith("bias_table") else s) for n, s in canonical("swin_base").items()}
     with pytest.raises(InputError, match=r"width 128.*window 12.*swin_base.* has"):

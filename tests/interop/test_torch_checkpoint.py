@@ -8,6 +8,7 @@ import pickletools
 import struct
 import tarfile
 import zipfile
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 import ml_dtypes
@@ -245,6 +246,13 @@ def test_names_outside_the_table(tmp_path, instructions, found):
         b"\x80\x02(e.",
         b"\x80\x02K\x01a.",
         b"\x80\x02}" + b"N" + b"\x85" * 200_000 + b"K\x01s.",  # hashing this key would overflow the C stack
+        b"\x80\x02ccollections\nOrderedDict\n]]N" + b"\x85" * 200_000 + b"aK\x01aa\x85R.",  # nor by this way
+        b"\x80\x02cbuiltins\nset\n]N" + b"\x85" * 200_000 + b"a\x85R.",
+        b"\x80\x02ccollections\nCounter\n)R)\x81.",
+        b"\x80\x02cnumpy\ndtype\nX\x01\x00\x00\x00O\x85R.",  # a type of objects
+        b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.",  # two gigabytes
+        b"\x80\x05\x96\xff\xff\xff\xff\xff\x00\x00\x00.",  # a buffer of a terabyte
+        b"\x80\x02r\xff\xff\xff\xffN.",
         b"\x80\x02X\xff\xff\xff\x7fabc.",  # a string of 2 GiB that is not there
         b"\x80\x02ccollections\nOrderedDict\nK\x05\x85R.",  # an item list that is a number
         b"I" + b"9" * 5000 + b"\n.",  # a number that takes long to read
@@ -254,6 +262,36 @@ def test_malformed_pickles_are_one_line(tmp_path, instructions):
     with pytest.raises(InputError, match="its pickle is damaged") as caught:
         read_torch_checkpoint(archive(tmp_path / "x.pth", instructions))
     assert "\n" not in str(caught.value)
+
+
+def test_values_beside_the_weights_are_plain(tmp_path):
+    beside = {
+        "milestones": Counter({30: 1, 60: 1}),
+        "seen": {"a", "b"},
+        "order": OrderedDict(x=1),
+        "best": np.float64(0.5),
+        "count": np.int32(-3),
+        "parts": (complex(1, 2), b"\xff", bytearray(b"ab")),
+    }
+    for protocol in (2, 4):
+        value = read_torch_checkpoint(archive(tmp_path / "x.pth", pickle.dumps(beside, protocol)))
+        assert value == {**beside, "parts": (complex(1, 2), b"\xff", b"ab")}
+        assert type(value["milestones"]) is dict
+        assert type(value["best"]) is float
+
+
+def test_a_function_that_stands_where_a_value_should_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"`collections\.Counter`"):
+        read_torch_checkpoint(archive(tmp_path / "x.pth", b"ccollections\nCounter\n."))
+
+
+def test_no_state_is_set_on_what_the_table_gives(tmp_path):
+    for instructions in (
+        b"\x80\x02ccollections\nCounter\n}X\x05\x00\x00\x00builtX\x01\x00\x00\x00xsb.",
+        b"\x80\x02ctorch\nFloatStorage\n}X\x05\x00\x00\x00dtypeK\x01sb.",
+    ):
+        with pytest.raises(InputError, match=r"damaged \(a state for"):
+            read_torch_checkpoint(archive(tmp_path / "x.pth", instructions))
 
 
 def test_a_tensor_made_by_hand(tmp_path):

@@ -6,7 +6,7 @@ from safetensors.numpy import load_file
 from training_process import losses, train
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.training.checkpoints import load_other_run
+from hmhi_jax.interop.checkpoint_folders import read_run
 from hmhi_jax.training.initial_weights import overlay
 
 
@@ -38,7 +38,7 @@ def test_everything_that_does_not_fit_is_told_at_once():
 def test_another_run_gives_weights_and_if_wanted_its_optimiser(tmp_path):
     first = tmp_path / "first"
     train(first, "--config.steps=4", "--config.optimiser.schedule=constant", "--config.optimiser.warmup_steps=0")
-    variables, optimiser = load_other_run(first, newest=True)
+    variables, optimiser = read_run(first)
     assert load_file(first / "weights.safetensors").keys() == {
         f"params/{module}/{rest}" for module, rest in _paths(variables["params"])
     }

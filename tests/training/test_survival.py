@@ -23,7 +23,7 @@ from training_process import (
 )
 
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.interop.weights_file import load_weights
+from hmhi_jax.interop.weights import load_weights
 from hmhi_jax.training.checkpoints import checksum
 from hmhi_jax.training.mesh import DATA, SPACE, make_mesh
 

@@ -11,12 +11,11 @@ from ml_collections import ConfigDict
 from hmhi_jax.data.device_batches import batch_shapes
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.batched_step import BatchedSteps
-from hmhi_jax.training import assemble
+from hmhi_jax.interop.model_shapes import abstract_variables
+from hmhi_jax.training.assemble import assemble
 from hmhi_jax.training.clip_forward import CheckpointPolicy
-from hmhi_jax.training.initialisation import init_variables
 from hmhi_jax.training.mesh import DATA, SPACE, by_process, check_rows
 from hmhi_jax.training.state import make_state
-from hmhi_jax.training.step import make_train_step
 
 STEPS = 1000  # of a run; only schedules see it, and their shape does not depend on it
 
@@ -36,21 +35,19 @@ def lower_training(config: ConfigDict, mesh: Mesh, batch: int, checkpoint: Check
         checkpoint: what the backward pass computes again.
     """
     platform = _platform(mesh.devices.flat[0])
-    model = assemble.model_of(config)
-    optimiser, schedule = assemble.optimiser_of(config, STEPS)
-    arguments: dict[str, Any] = {**assemble.step_arguments(config, platform), "checkpoint": checkpoint}
-    data = mesh.shape[DATA] * arguments["accumulate"]
+    parts = assemble(config, steps=STEPS, platform=platform)
+    accumulate = parts.step_arguments["accumulate"]
+    data = mesh.shape[DATA] * accumulate
     if batch < 1 or batch % data:
         raise InputError(
             f"a global batch of {batch} clips cannot be split over {mesh.shape[DATA]} chips along mesh.data x "
-            f"{arguments['accumulate']} accumulated parts; expected a multiple of {data}"
+            f"{accumulate} accumulated parts; expected a multiple of {data}"
         )
-    height, width = config.data.sizes[-1]
-    check_rows(height, mesh)
-    ema = config.step.ema_decay > 0
-    state = jax.eval_shape(lambda: make_state(init_variables(model, config.seed), optimiser, config.seed, ema))
-    arrays = batch_shapes(batch, config.data.frames, (height, width))
-    step: Any = make_train_step(model, optimiser, schedule, mesh, **arguments)
+    check_rows(parts.sizes[-1][0], mesh)
+    ema, variables = config.step.ema_decay > 0, abstract_variables(parts.model)
+    state = jax.eval_shape(lambda variables: make_state(variables, parts.optimiser, config.seed, ema), variables)
+    arrays = batch_shapes(batch, config.data.frames, parts.sizes[-1])
+    step = parts.train_step(mesh, checkpoint=checkpoint)
     return step.trace(state, arrays).lower(lowering_platforms=(platform,))
 
 
@@ -65,20 +62,16 @@ def lower_inference(config: ConfigDict, devices: list[Any], lanes: int, chunk: i
         Traced programs by name: "encode" of one chunk of all lanes, "step" of one frame of all lanes.
     """
     platform = _platform(devices[0])
-    config = config.copy_and_resolve_references()
-    if config.evaluation.memory_frames:
-        with config.unlocked():
-            config.model.memory_frames = config.evaluation.memory_frames
-    model = assemble.model_of(config)
-    steps = BatchedSteps(model, devices, lanes)
-    height, width = config.data.sizes[-1]
+    parts = assemble(config, steps=STEPS, platform=platform)
+    steps = BatchedSteps(parts.evaluated_model, devices, lanes)
+    height, width = parts.sizes[-1]
 
     def placed(tree: Any, spec: PartitionSpec) -> Any:
         sharding = NamedSharding(steps.mesh, spec)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
     by_lane = steps.sharding.spec
-    variables = placed(jax.eval_shape(lambda: init_variables(model, config.seed)), PartitionSpec())
+    variables = placed(abstract_variables(parts.model), PartitionSpec())
     pictures = jax.ShapeDtypeStruct((steps.lanes, chunk, height, width, 3), jnp.uint8, sharding=steps.sharding)
     features = placed(jax.eval_shape(steps.encode, variables, pictures, pictures), by_lane)
     memory, _ = jax.eval_shape(steps.start, variables, features)

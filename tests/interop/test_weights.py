@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop import weight_places
-from hmhi_jax.interop.weights_file import check_variables, load_weights, save_weights
+from hmhi_jax.interop.weights import Weights, load_weights, save_weights
+from hmhi_jax.leaf_paths import leaves_by_path
 from hmhi_jax.models import build_model
 
 RECIPE = FlowRecipe(camera="affine", size=(96, 160), normalisation="robust")
@@ -47,7 +49,7 @@ def test_round_trip_is_exact(tmp_path, variables):
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it
     assert all(name.startswith("params/") for name in load_file(path))
-    check_variables(build_model(**ARGUMENTS), weights.variables, path)
+    assert same(weights.fit(build_model(**ARGUMENTS)), variables)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -103,7 +105,7 @@ def test_every_entry_that_does_not_fit_is_in_one_error(tmp_path, variables):
 
     rewritten(path, change)
     with pytest.raises(InputError) as caught:
-        check_variables(build_model(**ARGUMENTS), load_weights(path).variables, path)
+        load_weights(path).fit(build_model(**ARGUMENTS))
     message = str(caught.value)
     assert re.search(r"\d+ missing: params/sgim_module/\* \(\d+\)", message)
     assert "1 left over: params/encoder/extra" in message
@@ -112,8 +114,9 @@ def test_every_entry_that_does_not_fit_is_in_one_error(tmp_path, variables):
 
 
 def test_weights_of_another_backbone(variables):
+    weights = Weights(ARGUMENTS, leaves_by_path(variables), (64, 64), RECIPE, {}, Path("x.safetensors"))
     with pytest.raises(InputError, match=r"x\.safetensors: these weights do not fit mit_b1;.*misshapen.*decoder"):
-        check_variables(build_model("mit_b1", memory_frames=2), variables, "x.safetensors")
+        weights.fit(build_model("mit_b1", memory_frames=2))
 
 
 @pytest.mark.parametrize(

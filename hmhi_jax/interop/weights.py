@@ -1,0 +1,160 @@
+"""Weights of a network, read from wherever they lie, checked against it, and written.
+
+    weights = load_weights("tiny")
+    variables = weights.fit(build_model(**weights.model_arguments))
+
+A file of ours is a `.safetensors` that also says which network, input size and flow its weights belong to.
+Arrays are named by their path in the variables, joined with '/' ("params/encoder/..."). The file's metadata has one
+entry, `hmhi`, a JSON object: `model` (keyword arguments of `build_model`), `input_size` ([height, width] the weights
+were trained for), `flow` (a `FlowRecipe`) and `extra` (whatever the writer wants to keep, such as scores).
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from hmhi_jax.complete_files import completed
+from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.errors import InputError
+from hmhi_jax.interop.fit import by_module, fit, not_finite
+from hmhi_jax.interop.model_shapes import variable_shapes
+from hmhi_jax.interop.storage import as_float32, stored
+from hmhi_jax.interop.weight_places import METADATA, find_weights
+from hmhi_jax.interop.weight_sources import kind_of, read_source, unusable_header
+from hmhi_jax.leaf_paths import leaves_by_path
+from hmhi_jax.models import HMHINet
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What a weights file holds.
+
+    model_arguments  keyword arguments of `build_model`
+    arrays           path ("params/encoder/...") -> numpy array, float32 but for what counts
+    input_size       (height, width) the network was trained for
+    flow_recipe      how flow pictures must be made for these weights
+    extra            anything else the writer kept
+    path             the file
+    """
+
+    model_arguments: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    input_size: tuple[int, int]
+    flow_recipe: FlowRecipe
+    extra: dict[str, Any]
+    path: Path
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """`{"params": {...}}` (and `"batch_stats"` for ResNets) as they were found; `fit` gives them checked."""
+        return unflatten_dict(self.arrays, sep="/")
+
+    def fit(self, model: HMHINet) -> dict[str, Any]:
+        """The variables, if they are those of `model`.
+
+        Raises one `InputError` that lists every missing, left-over and misshapen array, and every one with a number
+        that is not finite. Where all of a module's arrays are concerned it is named once, with their number.
+        """
+        expected = variable_shapes(model)
+        found = fit(expected, self.arrays)
+        broken = not_finite(self.arrays)
+        problems = [
+            f"{number} {kind}: {', '.join(shown)}"
+            for kind, number, shown in (
+                ("missing", len(found.missing), by_module(found.missing, expected)),
+                ("left over", len(found.unused), by_module(found.unused, self.arrays)),
+                ("misshapen", len(found.differing), found.shapes("{name} (found {found}, expected {expected})")),
+                ("not finite", len(broken), by_module(broken, self.arrays)),
+            )
+            if number
+        ]
+        if problems:
+            raise InputError(f"{self.path}: these weights do not fit {model.backbone}; {'; '.join(problems)}")
+        return self.variables
+
+
+def save_weights(
+    path: str | Path,
+    variables: Mapping[str, Any],
+    model_arguments: Mapping[str, Any],
+    input_size: tuple[int, int],
+    flow_recipe: FlowRecipe,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    dtype: str = "float32",
+) -> None:
+    """Write `variables` (nested dicts of arrays) and what belongs to them, under a temporary name first.
+
+    `dtype` is how floating-point arrays are stored: "float32", or half the size as "bfloat16" or "float16". Raises
+    `InputError` if the file cannot be written.
+    """
+    header = {
+        "model": {name: _plain(value) for name, value in model_arguments.items()},
+        "input_size": list(input_size),
+        "flow": json.loads(flow_recipe.to_json()),
+        "extra": dict(extra or {}),
+    }
+    write_arrays(Path(path), "safetensors", stored(leaves_by_path(dict(variables)), dtype), header)
+
+
+def write_arrays(path: Path, kind: str, arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
+    """Write named arrays and what they say about themselves as "safetensors" or "npz". Raises `InputError`."""
+    from safetensors.numpy import save
+
+    try:
+        with completed(path) as partial, partial.open("wb") as file:
+            if kind == "npz":
+                np.savez(file, **{METADATA: np.asarray(json.dumps(header))}, **arrays)
+            else:
+                file.write(save(dict(arrays), metadata={"hmhi": json.dumps(header)}))
+    except OSError as error:
+        raise InputError(f"{path}: weights cannot be written ({error.strerror or error})") from error
+
+
+def load_weights(name_or_path: str | Path) -> Weights:
+    """Read weights that say which network they are of: a `.safetensors` file or what else we write, a shipped name, or
+    a folder of training or of `hmhi convert`.
+
+    Of a training run `weights.safetensors` is taken, else the checkpoint that its evaluations found best, else the
+    newest one. Raises `InputError` that says what was found instead.
+    """
+    path = find_weights(name_or_path)
+    if kind_of(path) == "torch":
+        raise InputError(f"{path}: is no weights file of ours; PyTorch checkpoints go through 'hmhi convert' first")
+    source = read_source(path)
+    if not source.ours or not source.header:
+        raise InputError(
+            f"{path}: its metadata has no entry 'hmhi' that names the network, expected a file written by "
+            "'hmhi convert' or by training; convert it first"
+        )
+    lacking = [name for name in ("model", "input_size", "flow") if not source.header.get(name)]
+    if lacking and path.is_dir():
+        raise InputError(
+            f"{path}: this checkpoint does not say the {', '.join(lacking)} of its network; make a weights file of it "
+            "with 'hmhi convert', whose --flow, --input-size and --backbone say them"
+        )
+    try:
+        height, width = source.header["input_size"]
+        model, size, flow = dict(source.header["model"]), (int(height), int(width)), json.dumps(source.header["flow"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise unusable_header(path, error) from error
+    try:
+        recipe = FlowRecipe.from_json(flow)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    arrays = {name: as_float32(array) for name, array in source.entries.items()}
+    return Weights(model, arrays, size, recipe, dict(source.header.get("extra", {})), path)
+
+
+def _plain(value: Any) -> Any:
+    """A model argument as JSON: dtypes by their names."""
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return np.dtype(value).name
