@@ -16,7 +16,8 @@ from small_videos import ARGUMENTS, SIZE, moving_square, network, save_network
 from hmhi_jax.data.flow import FlowRecipe, flow_picture
 from hmhi_jax.data.preprocessing import normalise, resize_picture
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.segmenter import VideoSegmenter, auto_size, foreground, probabilities
+from hmhi_jax.inference.masks import foreground, probabilities
+from hmhi_jax.inference.segmenter import VideoSegmenter, auto_size
 from hmhi_jax.inference.stream_state import StreamState
 from hmhi_jax.models import build_model, segment_clip
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from hmhi_jax.complete_files import write_text
+from hmhi_jax.process import cores
 from hmhi_jax.tools.compare import comparison
 from hmhi_jax.tools.compare import page as comparison_page
-from hmhi_jax.tools.compare.sides import Side, cores
+from hmhi_jax.tools.compare.sides import Side
 
 _MOST_STRIPS = 8
 _STAGES_NOTE = (

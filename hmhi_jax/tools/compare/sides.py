@@ -5,7 +5,6 @@ Python that has PyTorch.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -135,11 +134,6 @@ def peak_mib(platform_bytes: float | None = None) -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _last_line(text: str) -> str:

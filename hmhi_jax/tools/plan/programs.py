@@ -3,14 +3,13 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from hmhi_jax.data.device_batches import batch_shapes
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.batched_step import BatchedSteps
+from hmhi_jax.inference.network import Programs, functions_of
 from hmhi_jax.training import assemble
 from hmhi_jax.training.clip_forward import CheckpointPolicy
 from hmhi_jax.training.initialisation import init_variables
@@ -70,24 +69,19 @@ def lower_inference(config: ConfigDict, devices: list[Any], lanes: int, chunk: i
         with config.unlocked():
             config.model.memory_frames = config.evaluation.memory_frames
     model = assemble.model_of(config)
-    steps = BatchedSteps(model, devices, lanes)
-    height, width = config.data.sizes[-1]
-
-    def placed(tree: Any, spec: PartitionSpec) -> Any:
-        sharding = NamedSharding(steps.mesh, spec)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-    by_lane = steps.sharding.spec
-    variables = placed(jax.eval_shape(lambda: init_variables(model, config.seed)), PartitionSpec())
-    pictures = jax.ShapeDtypeStruct((steps.lanes, chunk, height, width, 3), jnp.uint8, sharding=steps.sharding)
-    features = placed(jax.eval_shape(steps.encode, variables, pictures, pictures), by_lane)
-    memory, _ = jax.eval_shape(steps.start, variables, features)
-    index = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(steps.mesh, PartitionSpec()))
-    traced = {
-        "encode": steps.encode.trace(variables, pictures, pictures),
-        "step": steps.step.trace(variables, placed(memory, by_lane), features, index),
+    programs = Programs(functions_of(model), devices, lanes)
+    variables = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=programs.replicated),
+        jax.eval_shape(lambda: init_variables(model, config.seed)),
+    )
+    pictures = programs.pictures(tuple(config.data.sizes[-1]), chunk)
+    features = programs.shapes("encode", variables, pictures, pictures)[0]
+    memory, _ = programs.shapes("start", variables, features)
+    arguments = {"encode": (pictures, pictures), "step": (memory, features)}
+    return {
+        name: programs.jitted[name].trace(variables, *own).lower(lowering_platforms=(platform,))
+        for name, own in arguments.items()
     }
-    return {name: program.lower(lowering_platforms=(platform,)) for name, program in traced.items()}
 
 
 def _platform(device: Any) -> str:
