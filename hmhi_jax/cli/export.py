@@ -17,7 +17,7 @@ def export(
     ] = None,
     memory_frames: Annotated[int | None, typer.Option(min=1, help="Capacity of the memory.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Videos that go through together.")] = 1,
-    dtype: Annotated[str, typer.Option(metavar="TYPE", help="Compute in `float32` or `bfloat16`.")] = "float32",
+    dtype: Annotated[str, typer.Option(metavar="TYPE", help="`float32`, `tensorfloat32` or `bfloat16`.")] = "float32",
     platforms: Annotated[str, typer.Option(help="Comma-separated, out of cpu, cuda, rocm, tpu.")] = "cpu,cuda,tpu",
     beside: Annotated[
         bool, typer.Option("--beside", help="Parameters in a file beside, not inside each program.")
@@ -28,6 +28,7 @@ def export(
     `VideoSegmenter.load(FOLDER)` and `hmhi segment --weights FOLDER` take the folder; `examples/run_export.py` shows
     how to run it with nothing but JAX.
     """
+    from hmhi_jax.cli.segment_options import check_dtype
     from hmhi_jax.errors import InputError
     from hmhi_jax.inference.export import write_export
     from hmhi_jax.inference.segmenter import checked_size
@@ -36,8 +37,7 @@ def export(
     chosen = [name.strip() for name in platforms.split(",") if name.strip()]
     if not chosen or set(chosen) - {"cpu", "cuda", "rocm", "tpu"}:
         raise InputError(f"--platforms {platforms}: expected names out of cpu, cuda, rocm, tpu, such as 'cpu,cuda'")
-    if dtype not in ("float32", "bfloat16"):
-        raise InputError(f"--dtype {dtype}: expected float32 or bfloat16")
+    check_dtype(dtype)
     found = load_weights(weights)
     arguments = {**found.model_arguments, "dtype": dtype}
     if memory_frames is not None:

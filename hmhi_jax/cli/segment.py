@@ -53,7 +53,8 @@ def segment(
     dtype: Annotated[
         str | None,
         typer.Option(
-            metavar="TYPE", help="Compute in `float32` or `bfloat16`. Default: float32, or what an export was made for."
+            metavar="TYPE",
+            help="`float32`, `tensorfloat32` or `bfloat16`. Default: float32, or what an export has.",
         ),
     ] = None,
     backbone: Annotated[str | None, typer.Option(metavar="NAME", help="Refuse weights of any other backbone.")] = None,

@@ -32,8 +32,8 @@ def check_numbers(
     """Raises `InputError`, naming the option, for a number or a name that nothing can be done with."""
     if not 0 < threshold < 1:
         raise InputError(f"--threshold {threshold}: expected a probability between 0 and 1, such as 0.5")
-    if dtype not in (None, "float32", "bfloat16"):
-        raise InputError(f"--dtype {dtype}: expected float32 or bfloat16")
+    if dtype is not None:
+        check_dtype(dtype)
     if frame_rate is not None and not 0.01 <= frame_rate <= 1000:
         raise InputError(f"--frame-rate {frame_rate}: expected frames per second, 0.01 to 1000")
     if save_every < 0:
@@ -46,6 +46,14 @@ def check_numbers(
             f"--memory-frames {memory_frames}: expected at most {_MOST_MEMORY_FRAMES}; each takes up to some "
             "megabytes, and every frame reads them all"
         )
+
+
+def check_dtype(name: str) -> None:
+    """Raises `InputError` for a compute type that no network has."""
+    from hmhi_jax.kernels.precision import DTYPES
+
+    if name not in DTYPES:
+        raise InputError(f"--dtype {name}: expected {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
 
 
 def refuse_inside(out: Path, inputs: list[str]) -> None:

@@ -315,7 +315,7 @@ def load_network(
 def check_choices(memory_frames: int | None, dtype: str | None) -> None:
     """Raises `InputError` for a capacity or a compute type that no network has."""
     if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}, expected {' or '.join(map(repr, DTYPES))}")
+        raise InputError(f"dtype is {dtype!r}, expected {', '.join(map(repr, DTYPES[:-1]))} or {DTYPES[-1]!r}")
     if memory_frames is not None and memory_frames < 1:
         raise InputError(f"memory_frames is {memory_frames}, expected at least 1")
 

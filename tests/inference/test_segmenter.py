@@ -265,7 +265,7 @@ def test_load(tmp_path, frames, soft):
     assert VideoSegmenter.load(path, size=96).size == (96, 96)
     with pytest.raises(InputError, match=r"holds weights of mit_test, expected swin_tiny"):
         VideoSegmenter.load(path, backbone="swin_tiny")
-    with pytest.raises(InputError, match=r"^dtype is 'float99', expected 'float32' or 'bfloat16'$"):
+    with pytest.raises(InputError, match=r"^dtype is 'float99', expected 'float32', 'tensorfloat32' or 'bfloat16'$"):
         VideoSegmenter.load(path, dtype="float99")
     with pytest.raises(InputError, match=r"^memory_frames is 0, expected at least 1$"):
         VideoSegmenter.load(path, memory_frames=0)
