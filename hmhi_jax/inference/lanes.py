@@ -134,8 +134,8 @@ class Lanes:
                 f"saved memory: the network ran at {_text(state.network_size)}, now it would run at {_text(size)}; "
                 "choose that size or start over"
             )
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.network.memory_shapes(size))
-        return state.to_memory(shapes)
+        of_lanes = self.network.memory_shapes(size, self.chunk)
+        return state.to_memory(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), of_lanes))
 
     @contextlib.contextmanager
     def _lane(self) -> Iterator[int]:

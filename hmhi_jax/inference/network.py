@@ -94,7 +94,7 @@ class Programs:
     sharding     of everything with lanes in front
     replicated   of the variables
     jitted       by name: "encode", "start", "step" as in `Functions`; "chunk" (memory, frames, flows, fresh, counts):
-                 all frames of a chunk; and "choose", "take", "put", which handle single lanes
+                 all frames of a chunk; and "choose", "take", "put", "logits", which handle single lanes
     """
 
     def __init__(self, functions: Functions, devices: Sequence[jax.Device], lanes_per_device: int) -> None:
@@ -131,9 +131,11 @@ class Programs:
             "chunk": jax.jit(self._over_lanes(chunk, 1), donate_argnums=1),
             "choose": jax.jit(self._over_lanes(choose, 0), donate_argnums=2),
             "take": jax.jit(lambda tree, lane: jax.tree.map(lambda x: x[lane], tree)),
+            "logits": jax.jit(lambda logits, lane: logits[lane, 0, :, :, 0]),
             "put": jax.jit(put, donate_argnums=0, out_shardings=self.sharding),
         }
         self._compiled: dict[Any, Future] = {}
+        self._shapes: dict[tuple[tuple[int, int], int], tuple[Features, Memory]] = {}
         self._begun: set[Any] = set()
         self._lock = threading.Lock()
 
@@ -171,6 +173,15 @@ class Programs:
         """The shape of something that every lane has one of."""
         return jax.ShapeDtypeStruct((self.lanes, *shape), dtype, sharding=self.sharding)
 
+    def features_and_memory(self, variables: Any, size: tuple[int, int], frames: int) -> tuple[Features, Memory]:
+        """Shapes of one frame's maps and of the memory, for pictures of (height, width) in chunks of `frames`."""
+        key = size, frames
+        if key not in self._shapes:
+            pictures = self.pictures(size, frames)
+            features = self.shapes("encode", variables, pictures, pictures)[0]
+            self._shapes[key] = features, self.shapes("start", variables, features)[0]
+        return self._shapes[key]
+
     def compiled(self, name: str, variables: Any, *arguments: Any) -> Callable:
         """A program for arguments of these shapes; compiled once, whichever threads ask for it."""
         key = name, tuple((x.shape, x.dtype) for x in jax.tree.leaves(arguments))
@@ -202,16 +213,14 @@ class Programs:
             except Exception:  # it will be met, and told, where the program is called
                 return
 
-        def compile_all() -> None:  # traces one after the other, since Python does, and compiles side by side
+        def compile_all() -> None:
             pictures = self.pictures(size, frames)
-            features = self.shapes("encode", variables, pictures, pictures)[0]
+            features, memory = self.features_and_memory(variables, size, frames)
             if whole_chunks:
-                memory, _ = self.shapes("start", variables, features)
                 flags, counts = (self.of_lanes((), dtype) for dtype in (jnp.bool_, jnp.int32))
                 compile_program("chunk", memory, pictures, pictures, flags, counts)
             else:
                 in_a_thread(compile_program, "encode", pictures, pictures)
-                memory, _ = self.shapes("start", variables, features)
                 in_a_thread(compile_program, "start", features)
                 compile_program("step", memory, features)
 
@@ -302,7 +311,8 @@ class Network:
             The memory, the logits of each frame up to the longest lane's last, and the memories that were wanted.
         """
         if self.whole_chunks:
-            memory = self.blank_memory(frames.shape[2:4]) if memory is None else memory
+            if memory is None:
+                memory = self._zeros(self.memory_shapes(frames.shape[2:4], frames.shape[1]))
             arguments = self._placed(frames, flows, fresh, counts)
             memory, logits = self._call("chunk", memory, *arguments)
             return memory, list(logits[: counts.max()]), {lane: self._take(memory, lane) for lane in wanted}
@@ -324,7 +334,7 @@ class Network:
         """Waits for one lane's logits: those of a CPU come as a NumPy array, others stay on the device."""
         if self.on_cpu:
             return np.array(np.asarray(logits)[lane, 0, :, :, 0])
-        return jax.block_until_ready(self._take(logits, lane))[0, :, :, 0]
+        return jax.block_until_ready(self._programs.jitted["logits"](logits, lane))
 
     def with_memory(self, memory: Memory | None, lane: int, own: Memory) -> Memory:
         """`memory`, which is used up, with a lane's own one in it."""
@@ -332,15 +342,9 @@ class Network:
             memory = self._zeros(jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.lanes, *x.shape), x.dtype), own))
         return self._programs.jitted["put"](memory, lane, own)
 
-    def memory_shapes(self, size: tuple[int, int]) -> Memory:
-        """Shapes and dtypes of a memory over all lanes at the network's (height, width)."""
-        pictures = self._programs.pictures(size, 1)
-        features = self._programs.shapes("encode", self.variables, pictures, pictures)[0]
-        return self._programs.shapes("start", self.variables, features)[0]
-
-    def blank_memory(self, size: tuple[int, int]) -> Memory:
-        """A memory in which nothing is written."""
-        return self._zeros(self.memory_shapes(size))
+    def memory_shapes(self, size: tuple[int, int], frames: int) -> Memory:
+        """Shapes and dtypes of a memory over all lanes, at the network's (height, width) and chunks of `frames`."""
+        return self._programs.features_and_memory(self.variables, size, frames)[1]
 
     def compile_ahead(self, size: tuple[int, int], frames: int) -> None:
         """Begin to compile for videos at the network's (height, width) and chunks of `frames`; returns at once."""

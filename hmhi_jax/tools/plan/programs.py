@@ -74,9 +74,9 @@ def lower_inference(config: ConfigDict, devices: list[Any], lanes: int, chunk: i
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=programs.replicated),
         jax.eval_shape(lambda: init_variables(model, config.seed)),
     )
-    pictures = programs.pictures(tuple(config.data.sizes[-1]), chunk)
-    features = programs.shapes("encode", variables, pictures, pictures)[0]
-    memory, _ = programs.shapes("start", variables, features)
+    size = tuple(config.data.sizes[-1])
+    pictures = programs.pictures(size, chunk)
+    features, memory = programs.features_and_memory(variables, size, chunk)
     arguments = {"encode": (pictures, pictures), "step": (memory, features)}
     return {
         name: programs.jitted[name].trace(variables, *own).lower(lowering_platforms=(platform,))
