@@ -88,7 +88,7 @@ class Lanes:
         While the device works at a chunk, the next one is collected and sent off, unless `read_ahead` is off or the
         chunk is the first: the first masks do not wait for the second chunk.
         """
-        pending: list[Result | Callable[[], Result]] = []
+        pending: list[Callable[[], Result]] = []
         begun = False
         with contextlib.ExitStack() as lane_held:
             for batch in _batches(prepared, self.chunk):

@@ -10,6 +10,7 @@ Every video has a lane and a memory of its own. All lanes run the program that o
 others are worked on beside it, nor on how many devices there are.
 """
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -135,7 +136,7 @@ class Programs:
             "put": jax.jit(put, donate_argnums=0, out_shardings=self.sharding),
         }
         self._compiled: dict[Any, Future] = {}
-        self._shapes: dict[tuple[tuple[int, int], int], tuple[Features, Memory]] = {}
+        self._shapes: dict[tuple[tuple[int, int], int], tuple[Any, Any]] = {}
         self._begun: set[Any] = set()
         self._lock = threading.Lock()
 
@@ -173,7 +174,7 @@ class Programs:
         """The shape of something that every lane has one of."""
         return jax.ShapeDtypeStruct((self.lanes, *shape), dtype, sharding=self.sharding)
 
-    def features_and_memory(self, variables: Any, size: tuple[int, int], frames: int) -> tuple[Features, Memory]:
+    def features_and_memory(self, variables: Any, size: tuple[int, int], frames: int) -> tuple[Any, Any]:
         """Shapes of one frame's maps and of the memory, for pictures of (height, width) in chunks of `frames`."""
         key = size, frames
         if key not in self._shapes:
@@ -205,24 +206,22 @@ class Programs:
             self._begun.add((size, frames, whole_chunks))
 
         def in_a_thread(work: Callable, *arguments: Any) -> None:
-            threading.Thread(target=work, args=arguments, name="compile").start()
+            def quietly() -> None:
+                with contextlib.suppress(Exception):  # it will be met, and told, where the program is called
+                    work(*arguments)
 
-        def compile_program(name: str, *arguments: Any) -> None:
-            try:
-                self.compiled(name, variables, *arguments)
-            except Exception:  # it will be met, and told, where the program is called
-                return
+            threading.Thread(target=quietly, name="compile").start()
 
         def compile_all() -> None:
             pictures = self.pictures(size, frames)
             features, memory = self.features_and_memory(variables, size, frames)
             if whole_chunks:
                 flags, counts = (self.of_lanes((), dtype) for dtype in (jnp.bool_, jnp.int32))
-                compile_program("chunk", memory, pictures, pictures, flags, counts)
-            else:
-                in_a_thread(compile_program, "encode", pictures, pictures)
-                in_a_thread(compile_program, "start", features)
-                compile_program("step", memory, features)
+                self.compiled("chunk", variables, memory, pictures, pictures, flags, counts)
+                return
+            in_a_thread(self.compiled, "encode", variables, pictures, pictures)
+            in_a_thread(self.compiled, "start", variables, features)
+            self.compiled("step", variables, memory, features)
 
         in_a_thread(compile_all)
 
@@ -342,7 +341,7 @@ class Network:
             memory = self._zeros(jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.lanes, *x.shape), x.dtype), own))
         return self._programs.jitted["put"](memory, lane, own)
 
-    def memory_shapes(self, size: tuple[int, int], frames: int) -> Memory:
+    def memory_shapes(self, size: tuple[int, int], frames: int) -> Any:
         """Shapes and dtypes of a memory over all lanes, at the network's (height, width) and chunks of `frames`."""
         return self._programs.features_and_memory(self.variables, size, frames)[1]
 
@@ -357,7 +356,7 @@ class Network:
     def _placed(self, *arrays: Any) -> tuple[Array, ...]:
         return jax.device_put(arrays, self._programs.sharding)
 
-    def _zeros(self, shapes: Memory) -> Memory:
+    def _zeros(self, shapes: Any) -> Memory:
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=self._programs.sharding), shapes)
 
     def _call(self, name: str, *arguments: Any) -> Any:
