@@ -60,5 +60,5 @@ def _values(logits: Any, reading: Reading, bound: Any, numpy: ModuleType) -> Any
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _read_on_device(logits: Float[Array, "h w"], size: tuple[int, int], reading: Reading, bound: float) -> Any:
+def _read_on_device(logits: Float[Array, "h w"], size: tuple[int, int], reading: Reading, bound: Any) -> Any:
     return _values(jax.image.resize(logits, size, "linear", antialias=False), reading, bound, jnp)
