@@ -38,16 +38,6 @@ def read_logits(
     return np.asarray(_read_on_device(logits, size, reading, bound))
 
 
-def foreground(logits: Logits, threshold: float = 0.5) -> UInt8[np.ndarray, "h w"]:
-    """A mask at the logits' own size."""
-    return read_logits(logits, logits.shape, "mask", threshold)
-
-
-def probabilities(logits: Logits) -> UInt8[np.ndarray, "h w"]:
-    """Probabilities in 256 steps at the logits' own size."""
-    return read_logits(logits, logits.shape, "plain")
-
-
 def _values(logits: Any, reading: Reading, bound: Any, numpy: ModuleType) -> Any:
     if reading == "mask":
         return (logits > bound).astype(np.uint8) * np.uint8(255)

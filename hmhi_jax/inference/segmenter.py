@@ -108,7 +108,6 @@ class VideoSegmenter:
         """
         if size not in (None, "auto"):
             size = checked_size(size)
-        check_choices(memory_frames, dtype)
         if is_export(name_or_path):
             network = ExportedNetwork(name_or_path)
             network.require(
@@ -297,7 +296,10 @@ def load_network(
     backbone: str | None = None,
 ) -> tuple[HMHINet, Weights]:
     """A model and its weights; the arguments are those of `VideoSegmenter.load`."""
-    check_choices(memory_frames, dtype)
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}, expected {', '.join(map(repr, DTYPES[:-1]))} or {DTYPES[-1]!r}")
+    if memory_frames is not None and memory_frames < 1:
+        raise InputError(f"memory_frames is {memory_frames}, expected at least 1")
     weights = load_weights(name_or_path)
     arguments = dict(weights.model_arguments)
     if backbone is not None and arguments.get("backbone") != backbone:
@@ -310,14 +312,6 @@ def load_network(
         raise InputError(f"{weights.path}: its metadata describes no network of this version ({error})") from error
     check_variables(model, weights.variables, weights.path)
     return model, weights
-
-
-def check_choices(memory_frames: int | None, dtype: str | None) -> None:
-    """Raises `InputError` for a capacity or a compute type that no network has."""
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}, expected {', '.join(map(repr, DTYPES[:-1]))} or {DTYPES[-1]!r}")
-    if memory_frames is not None and memory_frames < 1:
-        raise InputError(f"memory_frames is {memory_frames}, expected at least 1")
 
 
 def checked_size(size: tuple[int, int] | int | str) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from small_videos import ARGUMENTS, SIZE, moving_square, network, save_network
 from hmhi_jax.data.flow import FlowRecipe, flow_picture
 from hmhi_jax.data.preprocessing import normalise, resize_picture
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.masks import foreground, probabilities
+from hmhi_jax.inference.masks import read_logits
 from hmhi_jax.inference.segmenter import VideoSegmenter, auto_size
 from hmhi_jax.inference.stream_state import StreamState
 from hmhi_jax.models import build_model, segment_clip
@@ -93,9 +93,9 @@ def test_masks_are_probabilities_above_the_threshold(segmenter, frames, soft, th
 
 def test_threshold_and_probability_of_known_logits():
     logits = np.array([[-100, -1, 0, 1e-6, 1, 100]], np.float32)
-    assert foreground(logits).tolist() == [[0, 0, 0, 255, 255, 255]]
-    assert foreground(logits, 0.75).tolist() == [[0, 0, 0, 0, 0, 255]]
-    assert probabilities(logits).tolist() == [[0, 69, 128, 128, 186, 255]]
+    assert read_logits(logits, (1, 6), "mask").tolist() == [[0, 0, 0, 255, 255, 255]]
+    assert read_logits(logits, (1, 6), "mask", 0.75).tolist() == [[0, 0, 0, 0, 0, 255]]
+    assert read_logits(logits, (1, 6), "plain").tolist() == [[0, 69, 128, 128, 186, 255]]
 
 
 def test_given_flow_pictures(segmenter, frames, soft):
