@@ -139,6 +139,7 @@ class Programs:
         self._shapes: dict[tuple[tuple[int, int], int], tuple[Any, Any]] = {}
         self._begun: set[Any] = set()
         self._lock = threading.Lock()
+        self._tracing = threading.Lock()  # of one program at a time: Python can no more, and nothing is traced twice
 
     def _over_lanes(self, function: Callable, common: int) -> Callable:
         """`function` of `common` arguments that all lanes share and others that each lane has of its own."""
@@ -177,10 +178,11 @@ class Programs:
     def features_and_memory(self, variables: Any, size: tuple[int, int], frames: int) -> tuple[Any, Any]:
         """Shapes of one frame's maps and of the memory, for pictures of (height, width) in chunks of `frames`."""
         key = size, frames
-        if key not in self._shapes:
-            pictures = self.pictures(size, frames)
-            features = self.shapes("encode", variables, pictures, pictures)[0]
-            self._shapes[key] = features, self.shapes("start", variables, features)[0]
+        with self._tracing:
+            if key not in self._shapes:
+                pictures = self.pictures(size, frames)
+                features = self.shapes("encode", variables, pictures, pictures)[0]
+                self._shapes[key] = features, self.shapes("start", variables, features)[0]
         return self._shapes[key]
 
     def compiled(self, name: str, variables: Any, *arguments: Any) -> Callable:
@@ -192,7 +194,9 @@ class Programs:
                 future = self._compiled[key] = Future()
         if is_new:
             try:
-                future.set_result(self.jitted[name].lower(variables, *arguments).compile())
+                with self._tracing:
+                    lowered = self.jitted[name].lower(variables, *arguments)
+                future.set_result(lowered.compile())
             except BaseException as error:
                 del self._compiled[key]  # the next who asks tries again
                 future.set_exception(error)
