@@ -12,7 +12,7 @@ import numpy as np
 
 import hmhi_jax as hmhi
 from hmhi_jax import process
-from hmhi_jax.inference import network_run
+from hmhi_jax.inference.network import Network, functions_of
 
 
 def main(request: dict) -> None:
@@ -21,27 +21,28 @@ def main(request: dict) -> None:
         process.enable_compilation_cache()
     model = hmhi.build_model("mit_b1", memory_frames=request["memory_frames"], dtype=request["dtype"])
     with np.load(request["weights"]) as state:
-        variables = jax.device_put(hmhi.interop.from_torch(model, dict(state)))
+        network = Network(functions_of(model), hmhi.interop.from_torch(model, dict(state)))
+    variables = network.variables
     clip = np.load(request["clip"])
     began = time.perf_counter()
 
     def encode(t: int):
-        (features,) = network_run.encode(model, variables, clip[0, t : t + 1], clip[1, t : t + 1])
+        (features,) = network.encode(clip[:1, t : t + 1], clip[1:, t : t + 1])
         return features
 
-    memory, first = network_run.start(model, variables, encode(0))
+    memory, first = network.start(encode(0))
     logits = [first]
     for t in range(1, clip.shape[1]):
-        memory, out = network_run.step(model, variables, memory, encode(t))
+        memory, out = network.step(memory, encode(t))
         logits.append(out)
-    np.save(request["logits"], np.stack([np.asarray(x, np.float32)[0, ..., 0] for x in logits]))
+    np.save(request["logits"], np.stack([np.asarray(x, np.float32)[0, 0, ..., 0] for x in logits]))
     warm_up = time.perf_counter() - began
     last = clip.shape[1] - 1
-    features = encode(last)
-    held = {"memory": memory}
+    features = tuple(x[0] for x in encode(last))
+    held, alone = {"memory": memory}, jax.tree.map(lambda x: x[0], memory)
 
     def frame():
-        held["memory"], out = network_run.step(model, variables, held["memory"], encode(last))
+        held["memory"], out = network.step(held["memory"], encode(last))
         return out
 
     def part(function):
@@ -67,13 +68,13 @@ def main(request: dict) -> None:
     parts = {
         "frame": frame,
         "encoder (two pictures)": lambda: encode(last),
-        "shallow read-out": lambda: read_shallow(held["memory"], features[1]),
-        "deep read-out": lambda: read_deep(held["memory"], features[3]),
+        "shallow read-out": lambda: read_shallow(alone, features[1]),
+        "deep read-out": lambda: read_deep(alone, features[3]),
         "SGIM": lambda: sgim(features[1], features[3]),
         "PLAM": lambda: plam(features[1], features[3]),
         "decoder": lambda: decode(features),
-        "memorise shallow": lambda: memorise_shallow(held["memory"], features[1], coarse),
-        "memorise deep": lambda: memorise_deep(held["memory"], features[3], coarse),
+        "memorise shallow": lambda: memorise_shallow(alone, features[1], coarse),
+        "memorise deep": lambda: memorise_deep(alone, features[3], coarse),
         "matmul 2048": lambda: product(square, square),
     }
     ready = {"warm_up_seconds": warm_up, "parts": list(parts), "software": f"JAX {jax.__version__}"}

@@ -19,6 +19,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from hmhi_jax import process
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.inference import VideoSegmenter
 from hmhi_jax.models import build_model
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    process.enable_compilation_cache()
     if given.frames < 2 * EARLY:
         parser.error(f"--frames {given.frames}: expected at least {2 * EARLY}")
     size = tuple(given.size)

@@ -19,8 +19,8 @@ import jax
 from hmhi_jax import process
 from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.data.video import Frame, Video
-from hmhi_jax.inference.network_input import jobs, prepare
-from hmhi_jax.inference.network_run import NetworkRun
+from hmhi_jax.inference.lanes import Lanes
+from hmhi_jax.inference.network_input import prepare, windows
 from hmhi_jax.inference.pipeline import StageTimes
 from hmhi_jax.inference.result_folder import ResultFolder
 from hmhi_jax.inference.segmenter import VideoSegmenter
@@ -52,12 +52,11 @@ class Looped(Video):
 def stages(video: Video, segmenter: VideoSegmenter, frames: int, rounds: int) -> None:
     """Seconds per frame of the network alone and of the whole job, and where the job's threads spent theirs."""
     looped = Looped(video, frames)
-    options = {"network_size": segmenter.network_size, "keep": None, "state_every": None, "times": StageTimes()}
-    ready = [prepare(job, **options) for job in jobs(looped.frames(), segmenter.flow_recipe, None)]
-    run = NetworkRun(segmenter.model, segmenter.variables, segmenter.device)
+    recipe, options = segmenter.flow_recipe, {"network_size": segmenter.network_size, "times": StageTimes()}
+    ready = [prepare(window, recipe, **options) for window in windows(looped.frames(), recipe, None)]
 
     def alone() -> None:
-        for _ in run.results(ready, segmenter.chunk, None, StageTimes()):
+        for _ in Lanes(segmenter.network, segmenter.chunk).results(ready, None, StageTimes()):
             pass
 
     def whole() -> dict[str, float]:
@@ -130,6 +129,7 @@ def long(video: Video, segmenter: VideoSegmenter, frames: int, plot: Path) -> No
 
 def main() -> None:
     process.restart_with_large_pages()  # as the command does
+    process.enable_compilation_cache()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("stages", "long"))
     parser.add_argument("video")

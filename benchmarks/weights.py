@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from hmhi_jax import process
 from hmhi_jax.data.layouts import Dataset, open_dataset
 from hmhi_jax.evaluation import evaluate_uvos
 from hmhi_jax.evaluation.region_and_boundary import jaccard
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="a picture of the six clips with the lowest J goes there")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
+    process.enable_compilation_cache()
     if (arguments.dataset is None) == (arguments.clips is None):
         parser.error("give a data set or --clips")
     found: dict = {}

@@ -1,4 +1,4 @@
-"""What a process asks of the system: large memory pages, memory given back, a folder for compiled programs.
+"""What a process asks of the system: cores, large memory pages, memory given back, a folder for compiled programs.
 
 XLA's CPU backend asks the C library for its temporary memory, hundreds of megabytes, at every call of a compiled
 program, and gives it back afterwards. As pages of 4 KiB all of it would be handed out, zeroed and looked up anew for
@@ -48,6 +48,11 @@ def give_back_freed_memory() -> None:
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cache_folder() -> Path:

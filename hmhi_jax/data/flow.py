@@ -8,6 +8,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -26,11 +27,14 @@ __all__ = [
     "flow_of",
     "flow_picture",
     "flow_to_picture",
+    "neighbours",
     "neighbours_of",
     "read_flo",
     "remove_camera",
     "write_flo",
 ]
+
+T = TypeVar("T")
 
 _PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -136,15 +140,21 @@ def estimate_flow(
     return cv2.DISOpticalFlow_create(_PRESETS[recipe.preset]).calc(*grey, None)
 
 
-def neighbours_of(number: int, count: int, recipe: FlowRecipe) -> tuple[int, int | None]:
-    """Which frames a frame's flow is estimated to: the next one, and the one before (None where there is none, or
-    the recipe asks for one neighbour).
+def neighbours(before: T | None, frame: T, after: T | None, recipe: FlowRecipe) -> tuple[T, T | None]:
+    """Which frames the flow of `frame` is estimated to, given those on either side of it (None at a video's ends): the
+    next one, and the one before it (None where there is none, or the recipe asks for one neighbour).
 
     The last frame's flow goes back to the one before it, a single frame's to itself, which says "nothing moves".
     """
-    if number + 1 < count:
-        return number + 1, number - 1 if number and recipe.neighbours == "both" else None
-    return max(number - 1, 0), None
+    if after is not None:
+        return after, before if recipe.neighbours == "both" else None
+    return (frame if before is None else before), None
+
+
+def neighbours_of(number: int, count: int, recipe: FlowRecipe) -> tuple[int, int | None]:
+    """`neighbours` of frame `number` of `count`, as numbers."""
+    after = number + 1 if number + 1 < count else None
+    return neighbours(number - 1 if number else None, number, after, recipe)
 
 
 def flow_picture(

@@ -6,22 +6,29 @@
 Several hosts share the videos of a data set; each runs its own on its own devices and nothing is exchanged.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
-from hmhi_jax import process
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.flow_pictures import flow_recipe_of
 from hmhi_jax.data.layouts import Dataset
-from hmhi_jax.data.pictures import picture_size
+from hmhi_jax.data.pictures import picture_size, read_picture
 from hmhi_jax.data.records import VideoRecord
+from hmhi_jax.data.video import Frame
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.batched_step import BatchedSteps
-from hmhi_jax.inference.dataset_run import DatasetRun, Outcome, Work
-from hmhi_jax.inference.lanes import share_of
+from hmhi_jax.inference.export import is_export
+from hmhi_jax.inference.lanes import Lanes, Result, share_of
+from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.network import lanes_of
+from hmhi_jax.inference.network_input import FlowOf
+from hmhi_jax.inference.pipeline import WORKERS, Pipeline, worker_pool
 from hmhi_jax.inference.prediction_files import (
     PredictionLayout,
     VideoFolder,
@@ -29,13 +36,20 @@ from hmhi_jax.inference.prediction_files import (
     fingerprint,
     plain_arguments,
 )
-from hmhi_jax.inference.segmenter import VideoSegmenter, auto_size, checked_size
+from hmhi_jax.inference.segmenter import VideoSegmenter, load_network
 from hmhi_jax.models import HMHINet
 
 FlowSource = Literal["auto", "estimate", "files"]
-# Frames a lane gets per round, and lanes of a device. A CPU gains nothing from more, an accelerator keeps busier.
-CHUNK = {"cpu": 4}
-LANES_PER_DEVICE = {"cpu": 1}
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What `predict` did on this host: videos predicted now, those that were there, those that failed and why."""
+
+    folder: Path
+    predicted: list[str] = dataclasses.field(default_factory=list)
+    present: list[str] = dataclasses.field(default_factory=list)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class DatasetPredictor:
@@ -53,7 +67,7 @@ class DatasetPredictor:
         devices: Sequence[jax.Device] | None = None,
         lanes_per_device: int | None = None,
         chunk: int | None = None,
-        workers: int = 4,
+        workers: int | None = None,
     ) -> None:
         """Set up the lanes; nothing is compiled yet.
 
@@ -68,26 +82,22 @@ class DatasetPredictor:
                 takes them where they are known to be made by the recipe and estimates otherwise.
             devices: this host's devices to use; None takes all.
             lanes_per_device: videos a device works on at once; None takes 1 on CPU and 4 elsewhere.
-            chunk: frames of a video per round; None takes 4 on CPU and 8 elsewhere.
-            workers: threads that read pictures and estimate flow, and as many that write.
+            chunk: frames of a video per round; None takes 1 on CPU and 8 elsewhere.
+            workers: threads that resize pictures, estimate flow and write; None follows the cores.
         """
-        process.enable_compilation_cache()
         if flow not in ("auto", "estimate", "files"):
             raise InputError(f"flow is {flow!r}, expected 'auto', 'estimate' or 'files'")
-        for name, value in (("chunk", chunk), ("lanes_per_device", lanes_per_device), ("workers", workers)):
+        for name, value in (("lanes_per_device", lanes_per_device), ("workers", workers)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}, expected at least 1")
-        devices = list(devices or jax.local_devices())
-        platform = devices[0].platform
-        self.model = model
-        self.variables = variables
-        self.size = size if size == "auto" else checked_size(size)
-        self.input_size = input_size or (self.size if self.size != "auto" else (512, 512))
-        self.flow_recipe = flow_recipe
         self.flow: FlowSource = flow
-        self.chunk = chunk or CHUNK.get(platform, 8)
-        self._steps = BatchedSteps(model, devices, lanes_per_device or LANES_PER_DEVICE.get(platform, 4))
-        self._workers = workers
+        self._devices = list(devices or jax.local_devices())
+        self._lanes_per_device = lanes_per_device or lanes_of(self._devices[0])
+        self._workers = workers or WORKERS
+        self._segmenter = VideoSegmenter(
+            model, variables, size=size, input_size=input_size, flow_recipe=flow_recipe, chunk=chunk,
+            device=self._devices[0],
+        )  # fmt: skip
 
     @classmethod
     def load(
@@ -106,12 +116,12 @@ class DatasetPredictor:
         Raises:
             InputError: for weights that do not exist, cannot be read or do not fit.
         """
-        read = VideoSegmenter.load(name_or_path, size=size, memory_frames=memory_frames, dtype=dtype)
-        if not isinstance(read.model, HMHINet):
+        if is_export(name_or_path):
             raise InputError(f"{name_or_path}: is an exported network, made for one video at a time; give its weights")
+        model, weights = load_network(name_or_path, memory_frames=memory_frames, dtype=dtype)
         return cls(
-            read.model, jax.device_get(read.variables),
-            size=read.size, input_size=read.input_size, flow_recipe=read.flow_recipe, **options,
+            model, weights.fit(model), size=weights.input_size if size is None else size, input_size=weights.input_size,
+            flow_recipe=weights.flow_recipe, **options,
         )  # fmt: skip
 
     def predict(
@@ -148,18 +158,19 @@ class DatasetPredictor:
                 written to.
         """
         root = Path(out_dir)
-        variables = self.variables if variables is None else variables
+        segmenter = self._segmenter if variables is None else self._segmenter.with_variables(variables)
         host = jax.process_index() if host is None else host
         hosts = jax.process_count() if hosts is None else hosts
         readings = (reading,) if isinstance(reading, str) else tuple(reading)
         if unknown := [name for name in readings if name not in ("release", "plain")]:
             raise InputError(f"reading is {unknown[0]!r}, expected 'release' or 'plain'")
         places = (root,) if isinstance(reading, str) else tuple(root / name for name in readings)
-        from_files = self._flow_from_files(dataset)
+        from_files = self.takes_flow_files(dataset)
         settings = {
-            "data": dataset.name, "weights": fingerprint(variables), "model": plain_arguments(self.model),
-            "size": self.size, "input_size": self.input_size, "reading": readings, "layout": layout,
-            "flow": "files" if from_files else self.flow_recipe.to_json(),
+            "data": dataset.name, "weights": fingerprint(segmenter.variables),
+            "model": plain_arguments(segmenter.model), "size": segmenter.size, "input_size": segmenter.input_size,
+            "reading": readings, "layout": layout,
+            "flow": "files" if from_files else segmenter.flow_recipe.to_json(),
         }  # fmt: skip
         settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
         place_of = {
@@ -182,27 +193,25 @@ class DatasetPredictor:
                 outcome.present.append(video.name)
             else:
                 try:
-                    groups.setdefault(self._network_size(video), []).append(video)
+                    groups.setdefault(self.network_size(video), []).append(video)
                     continue
                 except InputError as error:
                     outcome.failed[video.name] = str(error)
             if advance:
                 advance(len(video))
-        placed = self._steps.place(variables) if groups else None
-        for size, videos in groups.items():
-            folders = [place_of[video.name] for video in videos]
-            work = Work(videos, folders, size, None if from_files else self.flow_recipe, readings)
-            DatasetRun(self._steps, placed, work, outcome, self.chunk, self._workers, advance).go()
+        for videos in groups.values():
+            lanes = segmenter.lanes(self._devices, self._lanes_per_device)
+            _Run(segmenter, lanes, place_of, readings, from_files, outcome, advance).go(videos, self._workers)
         return outcome
 
-    def _network_size(self, video: VideoRecord) -> tuple[int, int]:
+    def network_size(self, video: VideoRecord) -> tuple[int, int]:
+        """(height, width) the network runs at for a video. Raises `InputError` for one without frames."""
         if not len(video):
             raise InputError(f"{video.name}: has no frames")
-        if self.size != "auto":
-            return self.size
-        return auto_size(picture_size(video.frames[0]), self.input_size)
+        return self._segmenter.network_size(picture_size(video.frames[0]))
 
-    def _flow_from_files(self, dataset: Dataset) -> bool:
+    def takes_flow_files(self, dataset: Dataset) -> bool:
+        """Whether a data set's flow pictures are taken. Raises `InputError` if they must be but some lack."""
         if self.flow == "estimate":
             return False
         lacking = [v.name for v in dataset.videos if not all(v.flows.has(i) for i in range(len(v)))]
@@ -213,4 +222,91 @@ class DatasetPredictor:
                     "'hmhi flow', or have flow estimated"
                 )
             return True
-        return not lacking and flow_recipe_of(dataset) == self.flow_recipe
+        return not lacking and flow_recipe_of(dataset) == self._segmenter.flow_recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """Videos of one network size through the lanes: each in a thread that reads, computes and writes it.
+
+    folders   where each video's predictions go, one for each reading
+    """
+
+    segmenter: VideoSegmenter
+    lanes: Lanes
+    folders: dict[str, tuple[VideoFolder, ...]]
+    readings: tuple[str, ...]
+    flow_files: bool
+    outcome: Outcome
+    advance: Callable[[int], None] | None
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+    closing: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    def go(self, videos: Sequence[VideoRecord], workers: int) -> None:
+        """Predict all videos. Failing ones are noted in the outcome; a disk that takes no more is an `InputError`."""
+        # Long videos first, so that the lanes end at about the same time; one video more than there are lanes is read,
+        # so that no lane waits for its first chunk.
+        longest_first = sorted(videos, key=lambda video: (-len(video), video.name))
+        drivers = ThreadPoolExecutor(self.lanes.network.lanes + 1, thread_name_prefix="hmhi-video")
+        with worker_pool(workers) as pool, drivers:
+            running = [drivers.submit(self._predict, video, pool) for video in longest_first]
+            try:
+                for future in as_completed(running):
+                    future.result()
+            except BaseException:
+                self.stop.set()
+                drivers.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _predict(self, video: VideoRecord, pool: ThreadPoolExecutor) -> None:
+        folders, done = self.folders[video.name], 0
+        try:
+            for folder in folders:
+                folder.begin()
+            with Pipeline(pool) as pipeline:
+                results = self.segmenter.results(
+                    pipeline.ahead(_frames(video), 1),
+                    pipeline=pipeline,
+                    flow_of=_flow_files(video) if self.flow_files else None,
+                    lanes=self.lanes,
+                )
+                for _ in pipeline.map(functools.partial(self._write, folders), self._readable(video, results), WORKERS):
+                    if self.stop.is_set():
+                        return
+                    done += 1
+                    self._advance(1)
+            with self.closing:
+                if video.name in self.outcome.failed:
+                    self._advance(len(video) - done)
+                    return
+                for folder in folders:
+                    folder.finish()
+                self.outcome.predicted.append(video.name)
+        finally:
+            for folder in folders:
+                folder.abandon()
+
+    def _readable(self, video: VideoRecord, results: Iterator[Result]) -> Iterator[Result]:
+        """Results up to where the video cannot be read any more, which is noted."""
+        try:
+            yield from results
+        except InputError as error:
+            self.outcome.failed[video.name] = str(error)
+
+    def _write(self, folders: tuple[VideoFolder, ...], result: Result) -> None:
+        for folder, reading in zip(folders, self.readings, strict=True):
+            folder.write(result.index, read_logits(result.logits, result.size, reading))
+
+    def _advance(self, frames: int) -> None:
+        if self.advance:
+            self.advance(frames)
+
+
+def _frames(video: VideoRecord) -> Iterator[Frame]:
+    for number, name in enumerate(video.frame_names):
+        yield Frame(number, name, read_picture(video.frames[number]))
+
+
+def _flow_files(video: VideoRecord) -> FlowOf:
+    numbers = {name: number for number, name in enumerate(video.frame_names)}
+    return lambda name, size: read_picture(video.flows[numbers[name]])

@@ -23,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import export as jax_export
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.preprocessing import normalise
 from hmhi_jax.errors import InputError
-from hmhi_jax.models import Features, HMHINet, Memory, build_model, frame
+from hmhi_jax.inference.network import Functions, functions_of
+from hmhi_jax.models import Features, HMHINet, Memory, build_model
 from hmhi_jax.models.memory import Bank
 
 HEADER, WEIGHTS = "export.json", "weights.safetensors"
@@ -54,21 +54,19 @@ def memory_from_dict(stored: Mapping[str, Any]) -> Memory:
 
 def programs(model: HMHINet) -> dict[str, Any]:
     """The three functions, on plain containers, with the flat parameters first."""
+    functions = functions_of(model)
 
     def encode(parameters, frames: UInt8[Array, "B H W 3"], flows: UInt8[Array, "B H W 3"]) -> Features:
-        features = model.apply(
-            unflatten_dict(parameters, sep="/"), normalise(frames)[:, None], normalise(flows)[:, None], method="encode"
-        )  # fmt: skip
-        return frame(features, 0)
+        """One frame each of B videos: to the encoder, B frames of one."""
+        each = functions.encode(unflatten_dict(parameters, sep="/"), frames, flows)
+        return jax.tree.map(lambda *maps: jnp.concatenate(maps), *each)
 
     def start(parameters, features):
-        memory, logits = model.apply(unflatten_dict(parameters, sep="/"), features, method="start")
+        memory, logits = functions.start(unflatten_dict(parameters, sep="/"), features)
         return memory_to_dict(memory), logits
 
     def step(parameters, memory, features):
-        memory, logits = model.apply(
-            unflatten_dict(parameters, sep="/"), memory_from_dict(memory), features, method="step"
-        )
+        memory, logits = functions.step(unflatten_dict(parameters, sep="/"), memory_from_dict(memory), features)
         return memory_to_dict(memory), logits
 
     return {"encode": encode, "start": start, "step": step}
@@ -103,12 +101,12 @@ def write_export(
     folder = Path(folder)
     if folder.exists() and not (folder / HEADER).is_file():
         raise InputError(f"{folder}: exists and is no export (no {HEADER} in it); choose another folder")
-    model = build_model(**{**model_arguments, "dtype": jnp.dtype(model_arguments.get("dtype", "float32"))})
+    model = build_model(**model_arguments)
     parameters = {name: np.asarray(leaf) for name, leaf in flatten_dict(dict(variables), sep="/").items()}
     serialized = _serialized(model, parameters, size, batch, platforms, parameters_inside)
     header = {
         "format": FORMAT,
-        "model": {**model_arguments, "dtype": jnp.dtype(model_arguments.get("dtype", "float32")).name},
+        "model": {"dtype": "float32", **model_arguments},
         "input_size": list(size),
         "batch": batch,
         "platforms": list(platforms),
@@ -161,11 +159,13 @@ def _serialized(
 
 
 class ExportedNetwork:
-    """An export that stands in for a model: `apply(variables, ..., method=...)` with methods encode, start and step.
+    """An export that was read.
 
     Attributes:
         header: the contents of export.json.
-        variables: what `apply` takes first; empty where parameters are inside.
+        input_size, flow_recipe: what frames and flow pictures must be.
+        variables: what its functions take first; empty where parameters are inside.
+        functions: what a `Network` runs.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -185,6 +185,7 @@ class ExportedNetwork:
                 from safetensors.numpy import load_file
 
                 self.variables = load_file(self.folder / WEIGHTS)
+            self.functions = Functions(self._encode, self._start, self._step)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise InputError(f"{self.folder}: is no readable export ({error}); make one with 'hmhi export'") from error
 
@@ -222,15 +223,23 @@ class ExportedNetwork:
                     f"{self.folder}: {name} is {found} in this export, {asked} is asked for; export the weights anew"
                 )
 
-    def apply(self, variables: dict[str, Any], *arguments: Any, method: str) -> Any:
-        """As `HMHINet.apply`; `encode` takes uint8 pictures `[B, H, W, 3]`, one
-        frame of each video."""
-        if method == "step":
-            arguments = (memory_to_dict(arguments[0]), *arguments[1:])
-        if self.header["parameters"] == "beside":
-            arguments = (variables, *arguments)
-        result = self._programs[method].call(*arguments)
-        return result if method == "encode" else (memory_from_dict(result[0]), result[1])
+    def _encode(
+        self, variables: Any, frames: UInt8[Array, "T H W 3"], flows: UInt8[Array, "T H W 3"]
+    ) -> tuple[Features, ...]:
+        each = range(frames.shape[0])
+        return tuple(self._call("encode", variables, frames[t : t + 1], flows[t : t + 1]) for t in each)
+
+    def _start(self, variables: Any, features: Features) -> tuple[Memory, Float[Array, "1 H W 1"]]:
+        memory, logits = self._call("start", variables, features)
+        return memory_from_dict(memory), logits
+
+    def _step(self, variables: Any, memory: Memory, features: Features) -> tuple[Memory, Float[Array, "1 H W 1"]]:
+        memory, logits = self._call("step", variables, memory_to_dict(memory), features)
+        return memory_from_dict(memory), logits
+
+    def _call(self, name: str, variables: Any, *arguments: Any) -> Any:
+        own = (variables,) if self.header["parameters"] == "beside" else ()
+        return self._programs[name].call(*own, *arguments)
 
 
 def _program(file: Path) -> jax_export.Exported:

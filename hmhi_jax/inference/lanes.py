@@ -1,60 +1,226 @@
-"""Videos of different lengths on a fixed number of lanes: which frames of which video each lane gets, round by round.
+"""Videos on the lanes of a network, from prepared frames to logits, and which videos each of several hosts takes.
 
-A lane is one row of the batch. It works through a video in pieces of a fixed number of frames and then takes the next
-video that waits, so that a long video never holds up the others; only the end of a video is padded.
+A stream is one video on a network of one lane. Several videos are each driven by a thread of its own; their chunks are
+computed together, in rounds, as soon as every lane that is taken has one. A video that ends hands its lane to the next
+one that waits, so that a long video never holds up the others.
 """
 
-from collections.abc import Iterator, Sequence
+import collections
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from hmhi_jax.errors import InputError
+from hmhi_jax.inference.network import Network
+from hmhi_jax.inference.network_input import Prepared
+from hmhi_jax.inference.pipeline import StageTimes
+from hmhi_jax.inference.stream_state import StreamState
+from hmhi_jax.models import Memory
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Frames `start` to `stop` (excluded) of a video, by its number; `last` if the video ends with it."""
+class Result:
+    """What the network says of one frame, still at the network's size.
 
-    video: int
-    start: int
-    stop: int
-    last: bool
-
-    @property
-    def first(self) -> bool:
-        return self.start == 0
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-Round = tuple[Piece | None, ...]
-"""One entry per lane; None where nothing is left to do."""
-
-
-def plan_rounds(lengths: Sequence[int], lanes: int, chunk: int) -> Iterator[Round]:
-    """Rounds in which `lanes` lanes go through all videos, at most `chunk` frames of one each per round.
-
-    Long videos go first, so that the lanes end at about the same time.
-
-    Args:
-        lengths: frames of each video, at least one.
-        lanes: rows of the batch.
-        chunk: frames per round.
+    index, name     of the frame
+    size            (height, width) of the frame
+    logits          float32 `[h, w]` at the network's size, on the accelerator if there is one
+    kept            what the caller asked to keep of the frame
+    state           a function that brings the memory after this frame to the host, at the frames where one was due
     """
-    waiting = sorted(range(len(lengths)), key=lambda video: (-lengths[video], video))[::-1]
-    places: list[tuple[int, int] | None] = [None] * lanes  # video and next frame of each lane
-    while waiting or any(place is not None for place in places):
-        pieces: list[Piece | None] = []
-        for lane, place in enumerate(places):
-            if place is None and waiting:
-                place = waiting.pop(), 0
-            if place is None:
-                pieces.append(None)
-                continue
-            video, start = place
-            stop = min(start + chunk, lengths[video])
-            last = stop == lengths[video]
-            pieces.append(Piece(video, start, stop, last))
-            places[lane] = None if last else (video, stop)
-        yield tuple(pieces)
+
+    index: int
+    name: str
+    size: tuple[int, int]
+    logits: Float[np.ndarray | Array, "h w"]
+    kept: Any = None
+    state: Callable[[], StreamState] | None = None
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some frames of a lane's video. `before` is the memory they follow on, where it is not the lane's own."""
+
+    frames: list[Prepared]
+    fresh: bool
+    before: Memory | None
+
+
+@dataclass(eq=False)
+class _Place:
+    """Of a video in the row of those that wait, until it is given a lane."""
+
+    lane: int | None = None
+
+
+_Sent = tuple[int, list[Array], Memory | None]  # the lane, all lanes' logits by frame, the lane's memory if one is due
+
+
+class Lanes:
+    """The lanes of a network, the videos that are on them, and their memory.
+
+    All videos are of one network size; at most as many as there are lanes are worked on, others wait for a lane.
+    """
+
+    def __init__(self, network: Network, chunk: int) -> None:
+        """`chunk` is how many frames of a video are computed at a time."""
+        self.network, self.chunk = network, chunk
+        self._changed = threading.Condition()
+        self._free = list(range(network.lanes))[::-1]
+        self._waiting: collections.deque[_Place] = collections.deque()
+        self._taken: set[int] = set()
+        self._chunks: dict[int, _Chunk] = {}
+        self._sent: dict[int, _Sent | BaseException] = {}
+        self._memory: Memory | None = None
+
+    def results(
+        self, prepared: Iterable[Prepared], state: StreamState | None, times: StageTimes, read_ahead: bool = True
+    ) -> Iterator[Result]:
+        """One result per frame of a video, in order; with `state`, going on from there.
+
+        While the device works at a chunk, the next one is collected and sent off, unless `read_ahead` is off or the
+        chunk is the first: the first masks do not wait for the second chunk.
+        """
+        pending: list[Callable[[], Result]] = []
+        begun = False
+        with contextlib.ExitStack() as lane_held:
+            for batch in _batches(prepared, self.chunk):
+                if not begun:
+                    before = state and self._restored(state, batch[0].picture.shape[:2])
+                    lane = lane_held.enter_context(self._lane())
+                with times.measure("network" if begun else "first chunk, with compilation"):
+                    fresh = not begun and state is None
+                    sent = self._compute(lane, _Chunk(batch, fresh, None if begun else before))
+                yield from self._fetch(pending, times)
+                pending = self._pending(batch, *sent)
+                if not read_ahead or not begun:
+                    yield from self._fetch(pending, times)
+                begun = True
+        if not begun and state is None:
+            raise InputError("no frames: the video is empty, expected at least one frame")
+        yield from self._fetch(pending, times)
+
+    def _pending(
+        self, batch: list[Prepared], lane: int, logits: list[Array], memory: Memory | None
+    ) -> list[Callable[[], Result]]:
+        """Functions that wait for the results of a chunk that is being computed."""
+
+        def result(item: Prepared, own: Array, state: Callable[[], StreamState] | None) -> Result:
+            return Result(item.index, item.name, item.size, self.network.lane_logits(own, lane), item.kept, state)
+
+        last = batch[-1]
+        state = memory and functools.partial(
+            StreamState.of, last.index + 1, memory, last.remember, last.picture.shape[:2]
+        )
+        states = [None] * (len(batch) - 1) + [state]
+        return [functools.partial(result, *each) for each in zip(batch, logits, states, strict=False)]
+
+    def _fetch(self, pending: list[Callable[[], Result]], times: StageTimes) -> Iterator[Result]:
+        while pending:
+            with times.measure("network"):
+                result = pending.pop(0)()
+            yield result
+
+    def _restored(self, state: StreamState, size: tuple[int, int]) -> Memory:
+        if state.network_size != size:
+            raise InputError(
+                f"saved memory: the network ran at {_text(state.network_size)}, now it would run at {_text(size)}; "
+                "choose that size or start over"
+            )
+        of_lanes = self.network.memory_shapes(size, self.chunk)
+        return state.to_memory(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), of_lanes))
+
+    @contextlib.contextmanager
+    def _lane(self) -> Iterator[int]:
+        """A lane of one's own, waited for if need be."""
+        place = _Place()
+        try:
+            with self._changed:
+                self._waiting.append(place)
+                self._hand_out()
+                while place.lane is None:
+                    self._changed.wait(0.5)  # with a limit, so that Ctrl-C gets through on every system
+            yield place.lane
+        finally:
+            with self._changed:
+                if place.lane is None:
+                    self._waiting.remove(place)
+                else:
+                    self._taken.remove(place.lane)
+                    self._free.append(place.lane)
+                self._hand_out()
+                self._changed.notify_all()
+
+    def _hand_out(self) -> None:
+        while self._free and self._waiting:
+            place = self._waiting.popleft()
+            place.lane = self._free.pop()
+            self._taken.add(place.lane)  # from now on a round waits for it
+            self._changed.notify_all()
+
+    def _compute(self, lane: int, chunk: _Chunk) -> _Sent:
+        """Send a lane's chunk off, with those of all others that are taken."""
+        with self._changed:
+            self._chunks[lane] = chunk
+            self._changed.notify_all()
+            while lane not in self._sent:
+                if self._chunks.keys() >= self._taken:
+                    self._round()
+                else:
+                    self._changed.wait(0.5)
+            sent = self._sent.pop(lane)
+        if isinstance(sent, BaseException):
+            raise sent
+        return sent
+
+    def _round(self) -> None:
+        chunks, self._chunks = self._chunks, {}
+        try:
+            logits, memories = self._run(chunks)
+            self._sent |= {lane: (lane, logits, memories.get(lane)) for lane in chunks}
+        except BaseException as error:
+            self._memory = None
+            self._sent |= dict.fromkeys(chunks, error)
+        self._changed.notify_all()
+
+    def _run(self, chunks: dict[int, _Chunk]) -> tuple[list[Array], dict[int, Memory]]:
+        example = next(iter(chunks.values())).frames[0].picture
+        lanes = self.network.lanes
+        pictures = np.zeros((2, lanes, self.chunk, *example.shape), np.uint8)
+        fresh, counts = np.zeros(lanes, bool), np.zeros(lanes, np.int32)
+        for lane, chunk in chunks.items():
+            for t, item in enumerate(chunk.frames):
+                pictures[:, lane, t] = item.picture, item.flow
+            fresh[lane], counts[lane] = chunk.fresh, len(chunk.frames)
+            if chunk.before is not None:
+                self._memory = self.network.with_memory(self._memory, lane, chunk.before)
+        wanted = [lane for lane, chunk in chunks.items() if chunk.frames[-1].remember is not None]
+        memory, self._memory = self._memory, None  # it is used up, also where what follows fails
+        self._memory, logits, memories = self.network.run(memory, *pictures, fresh, counts, wanted)
+        return logits, memories
+
+
+def _batches(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:
+    """Up to `size` frames each, ending at the same frames wherever a stream begins: so it goes on exactly."""
+    batch: list[Prepared] = []
+    for item in items:
+        batch.append(item)
+        if (item.index + 1) % size == 0:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def share_of(lengths: Sequence[int], host: int, hosts: int) -> list[int]:

@@ -1,13 +1,14 @@
 """From frames to what the network takes: each frame with its flow picture, both at the network's size."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from hmhi_jax.data.flow import FlowRecipe, flow_picture
+from hmhi_jax.data.flow import FlowRecipe, flow_picture, neighbours
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
@@ -19,23 +20,14 @@ FlowOf = FlowRecipe | Iterator[np.ndarray] | Callable[[str, tuple[int, int]], np
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """A frame, how to get its flow picture, and whether it is known to be the last."""
-
-    frame: Frame
-    draw: Callable[[], UInt8[np.ndarray, "h w 3"]]
-    last: bool
-
-
-@dataclasses.dataclass(frozen=True)
 class Prepared:
     """A frame as the network takes it.
 
     index, name, size   of the frame; size is (height, width)
     picture, flow       uint8 `[h, w, 3]` at the network's size
     kept                what the caller wanted to keep of the frame
-    remember            the frame itself where a state is due
-    state_due           whether the memory after this frame is wanted
+    last                whether no frame follows
+    remember            the frame itself where the memory after it is wanted, else None
     """
 
     index: int
@@ -43,68 +35,116 @@ class Prepared:
     size: tuple[int, int]
     picture: UInt8[np.ndarray, "h w 3"]
     flow: UInt8[np.ndarray, "h w 3"]
-    kept: Any
-    remember: UInt8[np.ndarray, "H W 3"] | None
-    state_due: bool
+    kept: Any = None
+    last: bool = False
+    remember: UInt8[np.ndarray, "H W 3"] | None = None
 
 
-def jobs(frames: Iterable[Frame], flow_of: FlowOf, previous: UInt8[np.ndarray, "H W 3"] | None) -> Iterator[Job]:
-    """A job per frame. `previous` is the frame before the first one, where there was one.
+class _Picture:
+    """A frame at the sizes that the network and the flow take it at; each is made once, by whoever needs it first."""
 
-    Flow goes to the next frame; the last frame's goes back to the one before it; a single frame's to itself, which says
-    "nothing moves". So every job waits for the frame after its own.
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self._resized: dict[tuple[int, int], np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def at(self, size: tuple[int, int] | None) -> UInt8[np.ndarray, "h w 3"]:
+        """At (height, width); None is its own size."""
+        if size is None:
+            return self.frame.picture
+        with self._lock:
+            if size not in self._resized:
+                self._resized[size] = resize_picture(self.frame.picture, size)
+            return self._resized[size]
+
+
+class Window(NamedTuple):
+    """A frame between its neighbours (None at a video's ends), and its flow picture where one was handed in."""
+
+    before: _Picture | None
+    frame: _Picture
+    after: _Picture | None
+    flow: UInt8[np.ndarray, "h w 3"] | None
+
+
+def windows(
+    frames: Iterable[Frame],
+    flow_of: FlowOf,
+    previous: UInt8[np.ndarray, "H W 3"] | None,
+    begin: Callable[[tuple[int, int]], None] = lambda size: None,
+) -> Iterator[Window]:
+    """A window per frame, each as soon as the frame after its own is there.
+
+    `previous` is the frame before the first one, where there was one; `begin` is told the first frame's (height,
+    width) as soon as that is known.
     """
-    held: Frame | None = None
+    before = _Picture(Frame(-1, "", previous)) if previous is not None else None
+    current: _Picture | None = None
     for frame in frames:
-        if held is not None:
-            yield Job(held, _flow_to(held, frame.picture, previous, flow_of), False)
-            previous = held.picture
-        else:
+        if current is None:
             check_size(frame.picture.shape[:2], f"frame {frame.name}")
             if previous is not None and previous.shape != frame.picture.shape:
                 raise InputError(
                     f"frame {frame.name}: is {frame.picture.shape}, but frames were {previous.shape} before the "
                     "state was saved; go on with the video it belongs to"
                 )
-        held = frame
-    if held is not None:
-        neighbour = held.picture if previous is None else previous
-        yield Job(held, _flow_to(held, neighbour, None, flow_of), True)
+            begin(frame.picture.shape[:2])
+            current = _Picture(frame)
+            continue
+        after = _Picture(frame)
+        yield Window(before, current, after, _given(flow_of, current.frame.index))
+        before, current = current, after
+    if current is not None:
+        yield Window(before, current, None, _given(flow_of, current.frame.index))
     if isinstance(flow_of, Iterator) and next(flow_of, None) is not None:
         raise InputError("flows: there are more flow pictures than frames, expected one per frame")
 
 
 def prepare(
-    job: Job,
+    window: Window,
+    flow_of: FlowOf,
     *,
     network_size: Callable[[tuple[int, int]], tuple[int, int]],
-    keep: Callable[[Frame], Any] | None,
-    state_every: int | None,
+    keep: Callable[[Frame], Any] | None = None,
+    state_every: int | None = None,
     times: StageTimes,
 ) -> Prepared:
-    """Do a job: draw the flow, bring both pictures to the network's size."""
-    frame = job.frame
+    """Draw the flow of a window's frame and bring both pictures to the network's size."""
+    frame, last = window.frame.frame, window.after is None
     frame_size = frame.picture.shape[:2]
     size = network_size(frame_size)
-    with times.measure("flow"):
-        flow = job.draw()
     with times.measure("resize"):
-        picture, flow = resize_picture(frame.picture, size), resize_picture(flow, size)
+        picture = window.frame.at(size)
         kept = keep(frame) if keep else None
-    due = job.last or bool(state_every and (frame.index + 1) % state_every == 0)
-    return Prepared(frame.index, frame.name, frame_size, picture, flow, kept, frame.picture if due else None, due)
+    with times.measure("flow"):
+        flow = resize_picture(_flow(window, flow_of), size)
+    due = last or bool(state_every and (frame.index + 1) % state_every == 0)
+    return Prepared(frame.index, frame.name, frame_size, picture, flow, kept, last, frame.picture if due else None)
 
 
-def _flow_to(
-    frame: Frame, neighbour: UInt8[np.ndarray, "H W 3"], opposite: UInt8[np.ndarray, "H W 3"] | None, flow_of: FlowOf
-) -> Callable[[], np.ndarray]:
-    if isinstance(flow_of, FlowRecipe):
-        return lambda: flow_picture(frame.picture, neighbour, flow_of, opposite)
-    if isinstance(flow_of, Iterator):
-        picture = next(flow_of, None)  # now and not in a thread: it must stay in step
-        if picture is None:
-            raise InputError(f"flows: no flow picture for frame {frame.index}, expected one per frame")
-        if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
-            raise InputError(f"flows: picture {frame.index} is no NumPy array of uint8 (height, width, 3)")
-        return lambda: picture
-    return lambda: flow_of(frame.name, frame.picture.shape[:2])
+def _flow(window: Window, flow_of: FlowOf) -> UInt8[np.ndarray, "h w 3"]:
+    if window.flow is not None:
+        return window.flow
+    frame = window.frame.frame
+    if not isinstance(flow_of, FlowRecipe):
+        return flow_of(frame.name, frame.picture.shape[:2])
+    neighbour, opposite = neighbours(window.before, window.frame, window.after, flow_of)
+    if neighbour.frame.picture.shape != frame.picture.shape:
+        raise InputError(
+            f"frame {neighbour.frame.name}: is {neighbour.frame.picture.shape}, expected {frame.picture.shape} as "
+            f"frame {frame.name}"
+        )
+    size = flow_of.size
+    return flow_picture(window.frame.at(size), neighbour.at(size), flow_of, opposite and opposite.at(size))
+
+
+def _given(flow_of: FlowOf, index: int) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The next of flow pictures in step with the frames: taken here and not in a thread, so that they stay in step."""
+    if not isinstance(flow_of, Iterator):
+        return None
+    picture = next(flow_of, None)
+    if picture is None:
+        raise InputError(f"flows: no flow picture for frame {index}, expected one per frame")
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
+        raise InputError(f"flows: picture {index} is no NumPy array of uint8 (height, width, 3)")
+    return picture

@@ -14,13 +14,24 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
+
+from hmhi_jax.process import cores
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 _PATIENCE = 10.0  # seconds to wait for a stage that does not stop, such as a camera that sends nothing
+
+
+# Threads for flow, and as many for finishing masks.
+WORKERS = min(8, max(2, cores()))
+
+
+def worker_pool(workers: int) -> ThreadPoolExecutor:
+    """Threads for `Pipeline.map`."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="hmhi-worker")
 
 
 class Stopped(Exception):
@@ -115,7 +126,11 @@ class _Channel:
 class Pipeline:
     """Owns the threads of some stages; see the module's text. Use it as a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: ThreadPoolExecutor | None = None) -> None:
+        """`pool` is one that several pipelines share for what they `map`; without it each stage has its own."""
+        self._shared = pool
+        self._running: list[collections.deque[Future]] = []
+        self._submitting = threading.Lock()
         self._channels: list[_Channel] = []
         self._threads: list[threading.Thread] = []
         self._pools: list[ThreadPoolExecutor] = []
@@ -129,11 +144,13 @@ class Pipeline:
 
     def stop(self) -> None:
         """Stop all stages and wait for them. Harmless when called twice."""
-        self._left = True
+        with self._submitting:
+            self._left = True
         for channel in self._channels:
             channel.stop()
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
+        wait([future for running in self._running for future in list(running) if not future.cancel()])
         deadline = time.monotonic() + _PATIENCE
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -165,15 +182,19 @@ class Pipeline:
         return iter(channel)
 
     def map(self, function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
-        """`function` of every item, in order, on `workers` threads, at most twice as many items ahead."""
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="hmhi-worker")
-        self._pools.append(pool)
+        """`function` of every item, in order, on `workers` threads (or those of the shared pool), at most twice as many
+        items ahead."""
+        pool = self._shared
+        if pool is None:
+            pool = worker_pool(workers)
+            self._pools.append(pool)
         return self._map(pool, function, items, 2 * workers)
 
     def _map(
         self, pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterable[In], most: int
     ) -> Iterator[Out]:
         running: collections.deque[Future[Out]] = collections.deque()
+        self._running.append(running)
 
         def result() -> Out:
             future = running.popleft()
@@ -194,9 +215,10 @@ class Pipeline:
             except BaseException as error:  # after the results of what came before
                 failure = error
                 break
-            if self._left:
-                raise Stopped
-            running.append(pool.submit(function, item))
+            with self._submitting:
+                if self._left:
+                    raise Stopped
+                running.append(pool.submit(function, item))
             while running and (len(running) >= most or running[0].done()):
                 yield result()
         while running and not self._left:

@@ -8,36 +8,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from hmhi_jax.complete_files import file_to_disk, names_to_disk, write_text
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.identity import differences, read_note, some
+from hmhi_jax.inference.writers import writing
 
 MANIFEST = "predictions.json"
 PredictionLayout = Literal["davis", "release"]
-
-
-def as_read(logits: Float[np.ndarray, "h w"], size: tuple[int, int], reading: str) -> UInt8[np.ndarray, "H W"]:
-    """A prediction's 8-bit values at the frame's (height, width) (docs/model.md 8).
-
-    Logits are resized bilinearly with half-pixel centres. "plain" is the probability times 255, rounded. "release"
-    stretches the frame's probabilities to 0..1 first and rounds down, in float32, exactly as the release saves them.
-    """
-    logits = cv2.resize(logits, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    probability = np.float32(1) / (np.float32(1) + np.exp(-np.clip(logits, -80, 80)))
-    if reading == "plain":
-        return np.rint(probability * np.float32(255)).astype(np.uint8)
-    low, high = probability.min(), probability.max()
-    stretched = (probability - low) / (high - low + np.float32(1e-8))
-    return (stretched * np.float32(255)).astype(np.uint8)
 
 
 def file_name(video: str, frame: str, layout: PredictionLayout) -> str:
@@ -62,19 +48,15 @@ class VideoFolder:
     def begin(self) -> None:
         """Start from nothing."""
         shutil.rmtree(self._partial, ignore_errors=True)
-        try:
+        with writing(self._partial):
             self._partial.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"{self._partial}: cannot be made ({error.strerror}); choose another folder") from error
 
     def write(self, frame: int, prediction: UInt8[np.ndarray, "H W"]) -> None:
         """Save the prediction of a frame, by its number."""
         path = self._partial / self._names[frame]
-        try:
+        with writing(path):
             Image.fromarray(prediction).save(path)
             file_to_disk(path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror}); is the disk full?") from error
 
     def finish(self) -> None:
         """All frames are there: give the folder its name."""
@@ -120,44 +102,25 @@ def check_manifest(
     path = root / MANIFEST
     noted: dict[str, str] = {}
     if path.exists() and not overwrite:
-        try:
-            before = dict(json.loads(path.read_text(encoding="utf-8")))
-            noted = dict(before.pop("videos", {}))
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); remove the folder {root} or choose another") from error
-        names = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
-        if names:
-            listed = "; ".join(
-                f"{name}: {_short(before.get(name))}, now {_short(settings.get(name))}" for name in names
-            )
+        before = read_note(path)
+        noted = before.pop("videos", {})
+        if other := differences(before, settings):
             raise InputError(
-                f"{root}: its predictions were made with other settings ({listed}); choose another folder or overwrite"
+                f"{root}: its predictions were made with other settings ({other}); choose another folder or overwrite"
             )
         if unknown := [name for name in present if name not in noted]:
             raise InputError(
-                f"{path}: does not say from which pictures the predictions of {_some(unknown)} were made, as an older "
+                f"{path}: does not say from which pictures the predictions of {some(unknown)} were made, as an older "
                 "version wrote it; choose another folder or overwrite"
             )
         if changed := [name for name in present if noted[name] != videos[name]]:
             raise InputError(
-                f"{root}: its predictions of {_some(changed)} were made from other pictures (frames, or flow pictures "
+                f"{root}: its predictions of {some(changed)} were made from other pictures (frames, or flow pictures "
                 "where they are used, differ in names or sizes of files); choose another folder or overwrite"
             )
-    if not writer:
-        return
-    try:
-        write_text(path, json.dumps({**settings, "videos": {**noted, **videos}}, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(f"{root}: cannot be written to ({error.strerror}); choose another folder") from error
-
-
-def _some(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 120 else text[:117] + "..."
+    if writer:
+        with writing(root):
+            write_text(path, json.dumps({**settings, "videos": {**noted, **videos}}, indent=1) + "\n")
 
 
 def plain_arguments(model: Any) -> dict[str, Any]:

@@ -10,13 +10,13 @@ summary.json        written last: a folder with it is finished
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.identity import differences, read_note, some
 from hmhi_jax.inference.writers import write_file, writing
 
 Status = Literal["new", "unfinished", "finished"]
@@ -52,7 +52,7 @@ class ResultFolder:
         about = self._about()
         if about is not None:
             status: Status = "finished" if self.summary.is_file() else "unfinished"
-            other = self._differences(about)
+            other = differences(about["identity"], self.identity)
             if other and status == "unfinished" and not _visible(self.masks):
                 return "new"  # an attempt that made nothing is in nobody's way
             if other:
@@ -92,7 +92,7 @@ class ResultFolder:
         ]
         if foreign:
             raise InputError(
-                f"{self.path}: holds {foreign[0]}{f' and {len(foreign) - 1} more' if foreign[1:] else ''} that this "
+                f"{self.path}: holds {some(foreign)} that this "
                 "command did not write; move that away, or choose another folder"
             )
         with writing(self.path):
@@ -138,42 +138,20 @@ class ResultFolder:
         shutil.rmtree(self.workplace, ignore_errors=True)
 
     def read_summary(self) -> dict[str, Any]:
-        return _read_json(self.summary)
+        return read_note(self.summary)
 
     def _about(self) -> dict[str, Any] | None:
         """What this command, and no other, wrote about the results: the summary, else the unfinished job."""
         if self.summary.is_file():
-            content = _read_json(self.summary)
+            content = read_note(self.summary)
             identity = content.get("identity")
             return content if isinstance(identity, dict) and "input" in identity else None
-        return {"identity": _read_json(self._job)} if self._job.is_file() else None
-
-    def _differences(self, about: dict[str, Any]) -> str:
-        found = about["identity"]
-        names = [name for name in {**self.identity, **found} if self.identity.get(name) != found.get(name)]
-        return ", ".join(f"{name}: {_short(found.get(name))}, now {_short(self.identity.get(name))}" for name in names)
+        return {"identity": read_note(self._job)} if self._job.is_file() else None
 
 
 def _visible(folder: Path) -> list[Path]:
     """What is in a folder, if it is one, apart from hidden files, which file managers leave everywhere."""
     return sorted(path for path in folder.iterdir() if path.name[0] != ".") if folder.is_dir() else []
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({error}); move it away, or choose another folder") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: is no JSON object; move it away, or choose another folder")
-    return content
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_short(inner)}" for name, inner in value.items())
-    text = str(value)
-    return text[:12] + "..." if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def _lock_or_refuse(lock: Any, folder: Path) -> None:

@@ -8,31 +8,29 @@ A frame's flow picture needs the frame after it, so a mask comes one frame late 
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
-from hmhi_jax import process
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.video import Frame
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import ExportedNetwork, is_export
-from hmhi_jax.inference.network_input import FlowOf, jobs, prepare
-from hmhi_jax.inference.network_run import NetworkRun, Result
-from hmhi_jax.inference.pipeline import Pipeline, StageTimes
+from hmhi_jax.inference.lanes import Lanes, Result
+from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.network import Functions, Network, chunk_of, functions_of, lanes_of
+from hmhi_jax.inference.network_input import FlowOf, prepare, windows
+from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
 from hmhi_jax.inference.stream_state import StreamState
-from hmhi_jax.interop.weights import load_weights
+from hmhi_jax.interop.weights import Weights, load_weights
+from hmhi_jax.kernels.precision import DTYPES
 from hmhi_jax.models import HMHINet, build_model
 
 STRIDE = 32  # the network's coarsest map
-WORKERS = 2  # threads for flow, and for finishing masks
-# Frames that are encoded in one batch. More keep an accelerator busy; a CPU gains nothing and needs the memory.
-CHUNK = {"cpu": 1, "gpu": 8, "tpu": 8}
 
 
 class VideoSegmenter:
@@ -40,9 +38,10 @@ class VideoSegmenter:
 
     def __init__(
         self,
-        model: HMHINet | ExportedNetwork,
+        model: HMHINet | None,
         variables: Any,
         *,
+        functions: Functions | None = None,
         size: tuple[int, int] | int | str = (512, 512),
         input_size: tuple[int, int] | None = None,
         flow_recipe: FlowRecipe = FlowRecipe(),  # noqa: B008 - frozen
@@ -52,27 +51,33 @@ class VideoSegmenter:
         """Put a network on a device.
 
         Args:
-            model: from `build_model`, or an export.
+            model: from `build_model`; None where there are only its `functions`.
             variables: its variables, checked against it by `load`, not here.
+            functions: what to run; None takes the model's.
             size: (height, width) the network runs at, multiples of 32, or one number for both; or "auto": the frames'
                 own shape, with about as many pixels as `input_size`.
             input_size: (height, width) the weights were trained for; None takes `size`.
             flow_recipe: how the weights want flow pictures made.
-            chunk: frames encoded in one batch; None takes 1 on CPU and 8 elsewhere.
+            chunk: frames computed at a time; None takes 1 on CPU and 8 elsewhere.
             device: where to compute; None takes JAX's default.
         """
-        process.enable_compilation_cache()
         if chunk is not None and chunk < 1:
             raise InputError(f"chunk is {chunk}, expected a number of frames, at least 1")
         self.device = device or jax.local_devices()[0]
-        self.chunk = chunk or CHUNK.get(self.device.platform, 8)
+        self.chunk = chunk or chunk_of(self.device)
         self.model = model
         self.flow_recipe = flow_recipe
         self.size = size if size == "auto" else checked_size(size)
         if input_size is None and isinstance(self.size, str):
             input_size = (512, 512)
         self.input_size = input_size or self.size
-        self.variables = jax.device_put(variables, self.device)
+        self._functions = functions or functions_of(model)
+        self.network = Network(self._functions, variables, devices=[self.device])
+
+    @property
+    def variables(self) -> Any:
+        """On the device."""
+        return self.network.variables
 
     @classmethod
     def load(
@@ -94,8 +99,7 @@ class VideoSegmenter:
             size: (height, width) the network runs at, one number for both, or "auto"; None takes the size the weights
                 were trained for.
             memory_frames: capacity of the memory; None takes what the weights say.
-            dtype: compute type, "float32" or "bfloat16"; None takes float32, or what an export has. Parameters stay
-                float32.
+            dtype: compute type, one of `DTYPES`; None takes float32, or what an export has. Parameters stay float32.
             chunk, device: see `VideoSegmenter`.
             backbone: refuse weights of any other.
 
@@ -104,10 +108,6 @@ class VideoSegmenter:
         """
         if size not in (None, "auto"):
             size = checked_size(size)
-        if dtype not in (None, "float32", "bfloat16"):
-            raise InputError(f"dtype is {dtype!r}, expected 'float32' or 'bfloat16'")
-        if memory_frames is not None and memory_frames < 1:
-            raise InputError(f"memory_frames is {memory_frames}, expected at least 1")
         if is_export(name_or_path):
             network = ExportedNetwork(name_or_path)
             network.require(
@@ -115,19 +115,10 @@ class VideoSegmenter:
                 backbone=backbone, dtype=dtype, chunk=chunk,
             )  # fmt: skip
             return cls(
-                network, network.variables, size=network.input_size, flow_recipe=network.flow_recipe, chunk=1,
-                device=device,
+                None, network.variables, functions=network.functions, size=network.input_size,
+                flow_recipe=network.flow_recipe, chunk=1, device=device,
             )  # fmt: skip
-        weights = load_weights(name_or_path)
-        arguments = dict(weights.model_arguments)
-        if backbone is not None and arguments.get("backbone") != backbone:
-            raise InputError(f"{weights.path}: holds weights of {arguments.get('backbone')}, expected {backbone}")
-        if memory_frames is not None:
-            arguments["memory_frames"] = memory_frames
-        try:
-            model = build_model(**{**arguments, "dtype": jnp.dtype(dtype or "float32")})
-        except (TypeError, ValueError, KeyError) as error:
-            raise InputError(f"{weights.path}: its metadata describes no network of this version ({error})") from error
+        model, weights = load_network(name_or_path, memory_frames=memory_frames, dtype=dtype, backbone=backbone)
         return cls(
             model,
             weights.fit(model),
@@ -140,10 +131,30 @@ class VideoSegmenter:
 
     def to(self, device: jax.Device) -> "VideoSegmenter":
         """The same on another device."""
+        return self._like(self.variables, device)
+
+    def with_variables(self, variables: Any) -> "VideoSegmenter":
+        """The same with other weights."""
+        return self._like(variables, self.device)
+
+    def _like(self, variables: Any, device: jax.Device) -> "VideoSegmenter":
         return VideoSegmenter(
-            self.model, self.variables, size=self.size, input_size=self.input_size,
+            self.model, variables, functions=self._functions, size=self.size, input_size=self.input_size,
             flow_recipe=self.flow_recipe, chunk=self.chunk, device=device,
         )  # fmt: skip
+
+    @property
+    def lanes_per_device(self) -> int:
+        """Videos of `results` that a device best works on at once; an export takes no more than one."""
+        return 1 if self.model is None else lanes_of(self.device)
+
+    def lanes(self, devices: Sequence[jax.Device] | None = None, lanes_per_device: int = 1) -> Lanes:
+        """For `results` of several videos of one network size, which are computed together: as many at a time as there
+        are lanes. `devices` are where to compute; None takes the segmenter's own."""
+        network = Network(
+            self._functions, self.variables, devices=devices or [self.device], lanes_per_device=lanes_per_device
+        )
+        return Lanes(network, self.chunk)
 
     def network_size(self, frame_size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) the network runs at for frames of `frame_size`."""
@@ -181,29 +192,23 @@ class VideoSegmenter:
         """
         if not 0 < threshold < 1:
             raise InputError(f"threshold is {threshold}, expected a probability between 0 and 1")
-        start = state.frames if state else 0
-        numbered = _numbered(frames, start)
+        numbered = _numbered(frames, state.frames if state else 0)
         flow_of: FlowOf = self.flow_recipe if flows is None else iter(flows)
-        where: list[StreamState | None] = [state]
+        reading = "plain" if soft else "mask"
 
-        def finish(result: Result) -> tuple[Result, np.ndarray]:
-            logits = result.logits_at(result.size)
-            return result, probabilities(logits) if soft else foreground(logits, threshold)
+        def finish(result: Result) -> tuple[np.ndarray, Callable[[], StreamState] | None]:
+            return read_logits(result.logits, result.size, reading, threshold), result.state
 
-        def masks() -> Iterator[np.ndarray]:
+        def masks() -> Iterator[tuple[np.ndarray, Callable[[], StreamState] | None]]:
             with Pipeline() as pipeline:
                 options = {"flow_of": flow_of, "state": state, "state_every": state_every}
                 if live:
-                    finished = map(finish, self.results(numbered, pipeline=None, **options))
+                    yield from map(finish, self.results(numbered, pipeline=None, **options))
                 else:
                     results = self.results(pipeline.ahead(numbered, 1), pipeline=pipeline, **options)
-                    finished = pipeline.map(finish, results, WORKERS)
-                for result, mask in finished:
-                    if result.state is not None:
-                        where[0] = result.state()
-                    yield mask
+                    yield from pipeline.map(finish, results, WORKERS)
 
-        return MaskStream(masks(), where)
+        return MaskStream(masks(), state)
 
     def results(
         self,
@@ -215,24 +220,31 @@ class VideoSegmenter:
         state: StreamState | None = None,
         state_every: int | None = None,
         times: StageTimes | None = None,
+        lanes: Lanes | None = None,
     ) -> Iterator[Result]:
         """What `stream` is made of: one `Result` per frame, for callers who write pictures of their own.
 
         Flow and the network run in threads of `pipeline`; without one, everything happens in turn, frame by frame.
         `flow_of` is a recipe, an iterator of flow pictures, or a function of (frame name, frame size) such as a
-        `FlowFolder`. `keep` is called once per frame, in a thread. Times are added to `times` by stage.
+        `FlowFolder`. `keep` is called once per frame, in a thread. Times are added to `times` by stage. `lanes` are
+        those that are shared with other videos, each in a thread of its own.
         """
         times = times or StageTimes()
-        work = jobs(frames, self.flow_recipe if flow_of is None else flow_of, state.previous if state else None)
-        prepare_job = functools.partial(
-            prepare, network_size=self.network_size, keep=keep, times=times,
+        flow_of = self.flow_recipe if flow_of is None else flow_of
+        lanes = lanes or Lanes(self.network, self.chunk if pipeline else 1)
+
+        def begin(frame_size: tuple[int, int]) -> None:
+            lanes.network.compile_ahead(self.network_size(frame_size), lanes.chunk)
+
+        seen = windows(frames, flow_of, state.previous if state else None, begin)
+        prepare_window = functools.partial(
+            prepare, flow_of=flow_of, network_size=self.network_size, keep=keep, times=times,
             state_every=self.whole_chunks(state_every),
         )  # fmt: skip
-        run = NetworkRun(self.model, self.variables, self.device)
         if pipeline is None:
-            return run.results(map(prepare_job, work), 1, state, times, read_ahead=False)
-        prepared = pipeline.ahead(pipeline.map(prepare_job, work, WORKERS), self.chunk)
-        return pipeline.ahead(run.results(prepared, self.chunk, state, times), self.chunk)
+            return lanes.results(map(prepare_window, seen), state, times, read_ahead=False)
+        prepared = pipeline.ahead(pipeline.map(prepare_window, seen, WORKERS), lanes.chunk)
+        return pipeline.ahead(lanes.results(prepared, state, times), lanes.chunk)
 
     def whole_chunks(self, frames: int | None) -> int | None:
         """A number of frames, rounded up to whole chunks: a stream goes on exactly only from between two chunks."""
@@ -240,26 +252,31 @@ class VideoSegmenter:
 
 
 class MaskStream(Iterator[np.ndarray]):
-    """Masks, uint8 `[H, W]`, one per frame. Close it (or leave a `with` block) to stop early."""
+    """Masks, uint8 `[H, W]`, one per frame. Close it (or leave a `with` block) to stop early.
 
-    def __init__(self, masks: Iterator[np.ndarray], where: list[StreamState | None]) -> None:
+    Attributes:
+        state: the latest point from which a stream can go on: where `state_every` asked for one, or the end. Its
+            `frames` tells how many of the masks given so far it covers. Going on from the end is not exact: the last
+            frame's flow went back to the one before it, so later masks differ from those of a stream that went on.
+    """
+
+    def __init__(
+        self,
+        masks: Iterator[tuple[np.ndarray, Callable[[], StreamState] | None]],
+        state: StreamState | None,
+    ) -> None:
+        """`masks` come with a function that brings the state after them to the host, where one is due."""
         self._masks = masks
-        self._where = where
-
-    @property
-    def state(self) -> StreamState | None:
-        """The latest point from which a stream can go on: where `state_every` asked for one, or the end.
-
-        Its `frames` tells how many of the masks given so far it covers. Going on from the end is not exact: the last
-        frame's flow went back to the one before it, so later masks differ from those of a stream that went on.
-        """
-        return self._where[0]
+        self.state = state
 
     def __iter__(self) -> "MaskStream":
         return self
 
     def __next__(self) -> np.ndarray:
-        return next(self._masks)
+        mask, state = next(self._masks)
+        if state is not None:
+            self.state = state()
+        return mask
 
     def close(self) -> None:
         self._masks.close()
@@ -271,14 +288,29 @@ class MaskStream(Iterator[np.ndarray]):
         self.close()
 
 
-def foreground(logits: Float[np.ndarray, "H W"], threshold: float = 0.5) -> UInt8[np.ndarray, "H W"]:
-    """255 where the probability is above `threshold`, else 0. The sigmoid is monotonous: compare logits."""
-    return (logits > math.log(threshold / (1 - threshold))).astype(np.uint8) * np.uint8(255)
-
-
-def probabilities(logits: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
-    """Probabilities in 256 steps, rounded."""
-    return np.rint(255 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.uint8)
+def load_network(
+    name_or_path: str | Path,
+    *,
+    memory_frames: int | None = None,
+    dtype: str | None = None,
+    backbone: str | None = None,
+) -> tuple[HMHINet, Weights]:
+    """A model and its weights; the arguments are those of `VideoSegmenter.load`."""
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}, expected {', '.join(map(repr, DTYPES[:-1]))} or {DTYPES[-1]!r}")
+    if memory_frames is not None and memory_frames < 1:
+        raise InputError(f"memory_frames is {memory_frames}, expected at least 1")
+    weights = load_weights(name_or_path)
+    arguments = dict(weights.model_arguments)
+    if backbone is not None and arguments.get("backbone") != backbone:
+        raise InputError(f"{weights.path}: holds weights of {arguments.get('backbone')}, expected {backbone}")
+    if memory_frames is not None:
+        arguments["memory_frames"] = memory_frames
+    try:
+        model = build_model(**{**arguments, "dtype": dtype or "float32"})
+    except (TypeError, ValueError, KeyError) as error:
+        raise InputError(f"{weights.path}: its metadata describes no network of this version ({error})") from error
+    return model, weights
 
 
 def checked_size(size: tuple[int, int] | int | str) -> tuple[int, int]:

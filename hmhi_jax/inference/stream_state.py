@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +36,12 @@ class StreamState:
         leaves = {name: np.array(leaf) for name, leaf in _by_name(memory).items()}
         return cls(frames, leaves, previous, network_size)
 
-    def to_memory(self, make: Callable[[], Any], device: jax.Device) -> Any:
-        """A `Memory` on a device, as `make()` would make it; `make` is traced, not run.
+    def to_memory(self, expected: Any) -> Any:
+        """The memory again, with arrays of the host; `expected` are its shapes and dtypes.
 
         Raises `InputError` if the state has other entries, shapes or dtypes.
         """
-        traced = []
-
-        def leaves() -> list[Any]:
-            memory = make()
-            traced.append((jax.tree.structure(memory), list(_by_name(memory))))
-            return jax.tree.leaves(memory)
-
-        shapes = jax.eval_shape(leaves)
-        structure, names = traced[0]
-        wanted = {name: (leaf.shape, np.dtype(leaf.dtype)) for name, leaf in zip(names, shapes, strict=True)}
+        wanted = {name: (leaf.shape, np.dtype(leaf.dtype)) for name, leaf in _by_name(expected).items()}
         found = {name: (leaf.shape, leaf.dtype) for name, leaf in self.memory.items()}
         if wanted != found:
             name = next(name for name in sorted(wanted | found) if wanted.get(name) != found.get(name))
@@ -59,7 +49,7 @@ class StreamState:
                 f"saved memory: {name} is {_text(found.get(name))}, expected {_text(wanted.get(name))}; "
                 "it belongs to another network, size, capacity or compute type"
             )
-        return jax.tree.unflatten(structure, [jax.device_put(self.memory[name], device) for name in names])
+        return jax.tree.unflatten(jax.tree.structure(expected), [self.memory[name] for name in wanted])
 
     def save(
         self, path: str | Path, extra: dict[str, np.ndarray] | None = None, note: dict[str, Any] | None = None

@@ -16,10 +16,11 @@ from jaxtyping import UInt8
 from hmhi_jax import __version__
 from hmhi_jax.data.flow_folder import FlowFolder
 from hmhi_jax.data.video import Frame, Video
-from hmhi_jax.inference.network_run import Result
-from hmhi_jax.inference.pipeline import Pipeline, StageTimes
+from hmhi_jax.inference.lanes import Lanes, Result
+from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
 from hmhi_jax.inference.result_folder import ResultFolder
-from hmhi_jax.inference.segmenter import WORKERS, VideoSegmenter, foreground, probabilities
+from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.inference.stream_state import StreamState
 from hmhi_jax.inference.writers import ContactSheet, OverlayWriter, draw_overlay, fit_overlay, write_png
 
@@ -46,15 +47,6 @@ class JobOptions:
     most_frames: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Finished:
-    """A frame whose pictures are on disk."""
-
-    result: Result
-    area: float
-    overlay: UInt8[np.ndarray, "h w 3"]
-
-
 class Interrupted(Exception):
     """The job was asked to stop before its end; what is done is kept."""
 
@@ -69,6 +61,7 @@ def segment_video(
     about: dict[str, Any] | None = None,
     on_progress: Callable[[int], None] = lambda frames: None,
     stop: threading.Event | None = None,
+    lanes: Lanes | None = None,
 ) -> dict[str, Any]:
     """Segment `video` into `folder`, going on from a saved memory if there is one, and return the summary.
 
@@ -81,6 +74,7 @@ def segment_video(
         about: entries for the summary (the command, the weights' name).
         on_progress: called with the number of finished frames, after each, and at the start.
         stop: once set, a live video ends as if its camera had been switched off; any other raises `Interrupted`.
+        lanes: of the segmenter, where other videos are segmented at the same time, each in a thread of its own.
 
     Raises:
         InputError: for frames or flow that cannot be used, or a disk that takes no more. Finished frames stay, and the
@@ -98,15 +92,16 @@ def segment_video(
         writer = OverlayWriter(folder.workplace, video.frame_rate, video.sample_aspect_ratio, begin=progress.frames)
         on_progress(progress.frames)
 
-        def finish(result: Result) -> _Finished:
+        def finish(result: Result) -> tuple[Result, float, UInt8[np.ndarray, "h w 3"]]:
+            """Write a frame's pictures; what is left to do is told by its area and overlay."""
             with times.measure("masks"):
-                logits = result.logits_at(result.size)
-                mask = foreground(logits, options.threshold)
+                mask = read_logits(result.logits, result.size, "mask", options.threshold)
                 write_png(folder.masks / f"{result.name}.png", mask, folder.workplace)
                 if options.soft:
-                    write_png(folder.soft / f"{result.name}.png", probabilities(logits), folder.workplace)
+                    soft = read_logits(result.logits, result.size, "plain")
+                    write_png(folder.soft / f"{result.name}.png", soft, folder.workplace)
                 drawn = draw_overlay(result.kept, fit_overlay(mask))
-            return _Finished(result, float(np.count_nonzero(mask) / mask.size), drawn)
+            return result, float(np.count_nonzero(mask) / mask.size), drawn
 
         with Pipeline() as pipeline:
             frames = _until(video, video.frames(progress.frames), stop, options.most_frames)
@@ -118,15 +113,15 @@ def segment_video(
                 state=progress.state,
                 state_every=save_every,
                 times=times,
+                lanes=lanes,
             )
             progress.state = None  # some megabytes that are on the device now
             try:
-                for finished in pipeline.map(finish, results, WORKERS):
-                    result = finished.result
-                    progress.add(finished)
+                for result, area, overlay in pipeline.map(finish, results, WORKERS):
+                    progress.add(result, area, overlay)
                     if options.overlay:
                         with times.measure("overlay"):
-                            writer.add(finished.overlay)
+                            writer.add(overlay)
                     if save_every and result.state and progress.frames % save_every == 0:
                         with times.measure("saving the memory"):
                             writer.cut()
@@ -172,11 +167,10 @@ class _Progress:
     def frames(self) -> int:
         return len(self.areas)
 
-    def add(self, finished: _Finished) -> None:
-        result = finished.result
-        self.areas.append(finished.area)
+    def add(self, result: Result, area: float, overlay: UInt8[np.ndarray, "h w 3"]) -> None:
+        self.areas.append(area)
         self.names.append(result.name)
-        self.sheet.add(result.index, f"{result.name}   {finished.area:.1%}", finished.overlay)
+        self.sheet.add(result.index, f"{result.name}   {area:.1%}", overlay)
 
     def save(self, folder: ResultFolder, state: StreamState) -> None:
         arrays, note = self.sheet.state()

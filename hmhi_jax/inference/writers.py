@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import math
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -126,9 +125,11 @@ class OverlayWriter:
     def finish(self, path: Path) -> None:
         """Join the parts into `path`."""
         self.cut()
-        joined = self._workplace / "joined.mp4"
         with self._writing():
-            with av.open(str(joined), "w", format="mp4", options={"movflags": "+faststart"}) as output:
+            with (
+                completed(path, self._workplace) as joined,
+                av.open(str(joined), "w", format="mp4", options={"movflags": "+faststart"}) as output,
+            ):
                 stream, number = None, 0
                 for part in self._parts():
                     with av.open(str(part)) as source:
@@ -142,9 +143,6 @@ class OverlayWriter:
                                 packet.duration = 1
                                 number += 1
                                 output.mux(packet)
-            file_to_disk(joined)
-            os.replace(joined, path)
-            names_to_disk(path.parent)
             for part in self._parts():
                 part.unlink()
 

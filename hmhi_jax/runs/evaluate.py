@@ -19,6 +19,7 @@ from hmhi_jax.evaluation.scores import Scores
 from hmhi_jax.evaluation.scoring import evaluate
 from hmhi_jax.inference.dataset import DatasetPredictor
 from hmhi_jax.inference.prediction_files import PredictionLayout, VideoFolder
+from hmhi_jax.process import enable_compilation_cache
 from hmhi_jax.progress import frame_progress
 from hmhi_jax.runs.evaluation_config import checked_set, evaluation_section, listed_readings, network_size
 from hmhi_jax.tools.report.report import write_report
@@ -115,6 +116,7 @@ def run(config: ConfigDict, workdir: str) -> int:
     Exit code 1: a video of this process was not predicted; on the first process, any video, or an annotated frame was
     not scored.
     """
+    enable_compilation_cache()
     settings = evaluation_section(config)
     folder = Path(workdir).expanduser().absolute()
     readings = listed_readings(settings.reading)

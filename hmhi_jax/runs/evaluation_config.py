@@ -31,7 +31,7 @@ def default_evaluation() -> ConfigDict:
     e.flow = "auto"  # "estimate" by the weights' recipe, take the data set's "files", or take them if made by it
     e.files = "davis"  # names of predictions: <frame>.png, or "release": <video>_<frame>.png
     e.lanes_per_device = 0  # videos a device works on at once; 0: 1 on CPU, 4 elsewhere
-    e.chunk = 0  # frames of a video per round; 0: 4 on CPU, 8 elsewhere
+    e.chunk = 0  # frames of a video per round; 0: 1 on CPU, 8 elsewhere
     e.extra = True  # with vsod also mean and adaptive F and E and weighted F
     e.strict = False  # refuse gaps instead of listing them
     e.overwrite = False  # predict again what is there

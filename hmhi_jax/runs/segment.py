@@ -19,12 +19,16 @@ from hmhi_jax.data.ffmpeg import without_password
 from hmhi_jax.data.open_videos import find_videos
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.weight_places import find_weights
+from hmhi_jax.process import enable_compilation_cache
 
 if TYPE_CHECKING:
     from hmhi_jax.data.flow import FlowRecipe
     from hmhi_jax.data.flow_folder import FlowFolder
     from hmhi_jax.data.video import Video
+    from hmhi_jax.inference.lanes import Lanes
     from hmhi_jax.inference.result_folder import ResultFolder
+    from hmhi_jax.inference.segmenter import VideoSegmenter
+    from hmhi_jax.inference.video_job import JobOptions
     from hmhi_jax.progress import VideoProgress
 
 
@@ -86,6 +90,7 @@ def run(
     from hmhi_jax.inference.segmenter import VideoSegmenter
     from hmhi_jax.inference.video_job import JobOptions
 
+    enable_compilation_cache()
     any_live = any(video.live for video, _ in tasks)
     segmenter = VideoSegmenter.load(
         source, size=network_size, memory_frames=memory_frames, dtype=dtype, chunk=1 if any_live else chunk,
@@ -100,7 +105,9 @@ def run(
         "command": shlex.join(["hmhi", *map(without_password, sys.argv[1:])]),
         "settings": {**settings, "flow_recipe": vars(segmenter.flow_recipe)},
     }
-    return not _run(tasks, segmenter, options, flows, about, devices) and not found.failures
+    # As many lanes as the videos of the command call for, not those that are left: so it goes on exactly.
+    lanes = 1 if any_live else min(segmenter.lanes_per_device, len(videos))
+    return not _run(tasks, segmenter, lanes, options, flows, about, devices) and not found.failures
 
 
 def _plan(
@@ -178,13 +185,17 @@ def _flow_folder(path: Path, video: "Video", recipe: "FlowRecipe", max_frames: i
 
 def _run(
     tasks: "list[tuple[Video, ResultFolder]]",
-    segmenter: Any,
-    options: Any,
+    segmenter: "VideoSegmenter",
+    lanes: int,
+    options: "JobOptions",
     flows: "dict[str, FlowFolder]",
     about: dict[str, Any],
     devices: int | None,
 ) -> bool:
-    """Do the tasks, several at once where there are several devices. Returns whether any failed."""
+    """Do the tasks, several at once where there are several devices or a device does well with several `lanes`.
+
+    Returns whether any failed.
+    """
     import jax
 
     from hmhi_jax.inference.video_job import Interrupted, segment_video
@@ -196,20 +207,24 @@ def _run(
             f"--devices {devices}: there are {len(there)} here ({there[0].platform}), expected at most that"
         )
     here = there[:devices][: len(tasks)]
-    segmenters: queue.Queue = queue.Queue()
+    places: queue.Queue[_Device] = queue.Queue()
     for device in here:
-        segmenters.put(segmenter if device == segmenter.device else segmenter.to(device))
+        place = _Device(segmenter if device == segmenter.device else segmenter.to(device), lanes)
+        # One video more than there are lanes is read, so that no lane waits for its first frames.
+        for _ in range(lanes + 1 if lanes > 1 else 1):
+            places.put(place)
     stop = threading.Event()
 
     def work(video: "Video", folder: "ResultFolder", progress: "VideoProgress") -> str | None:
-        mine = segmenters.get()
+        mine = places.get()
         try:
             wanted = [number for number in (video.frame_count, options.most_frames) if number]
             report = progress.video(video.name, min(wanted) if wanted else None)
             job = dataclasses.replace(options, save_every=0) if video.live else options
             summary = segment_video(
-                mine, video, folder, job, flow=flows.get(video.name), about=about, on_progress=report, stop=stop
-            )
+                mine.segmenter, video, folder, job, flow=flows.get(video.name), about=about, on_progress=report,
+                stop=stop, lanes=mine.lanes_for(video),
+            )  # fmt: skip
         except InputError as error:
             progress.print(f"error: {error}")
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -226,22 +241,42 @@ def _run(
         except Interrupted:
             return "stopped"
         finally:
-            segmenters.put(mine)
+            places.put(mine)
         for note in summary["notes"]:
             progress.print(f"note: {note}")
         progress.print_result(folder, summary)
         return None
 
     with VideoProgress() as progress, _CtrlC(stop, live=any(video.live for video, _ in tasks)):
-        if len(here) == 1:
+        if places.qsize() == 1:
             outcomes = []
             for video, folder in tasks:
                 if stop.is_set():
                     break
                 outcomes.append(work(video, folder, progress))
         else:
-            outcomes = _side_by_side(work, tasks, progress, len(here), stop)
+            outcomes = _side_by_side(work, tasks, progress, places.qsize(), stop)
     return "failed" in outcomes
+
+
+class _Device:
+    """A device with its segmenter, and the lanes that the videos on it share if it works on several at once."""
+
+    def __init__(self, segmenter: "VideoSegmenter", lanes: int) -> None:
+        self.segmenter = segmenter
+        self._lanes = lanes
+        self._shared: dict[tuple[int, int], Any] = {}
+        self._lock = threading.Lock()
+
+    def lanes_for(self, video: "Video") -> "Lanes | None":
+        """Those of all videos that the network sees at one size; None where every video has the device to itself."""
+        if self._lanes == 1:
+            return None
+        size = self.segmenter.network_size(video.size)
+        with self._lock:
+            if size not in self._shared:
+                self._shared[size] = self.segmenter.lanes(lanes_per_device=self._lanes)
+            return self._shared[size]
 
 
 def _side_by_side(

@@ -241,12 +241,12 @@ def test_wrong_input(tmp_path, monkeypatch, hmhi, weights, clip, arguments, mess
 
 
 def test_out_of_memory(tmp_path, monkeypatch, hmhi, weights, clip):
-    from hmhi_jax.inference.network_run import NetworkRun
+    from hmhi_jax.inference.network import Network
 
-    def results(self, prepared, *arguments, **options):
+    def run(self, memory, *arguments, **options):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 55890587384 bytes.")
 
-    monkeypatch.setattr(NetworkRun, "results", results)
+    monkeypatch.setattr(Network, "run", run)
     outcome = hmhi(clip, "-o", tmp_path / "out", "--weights", weights)
     refused(outcome, r"clip\.mp4: takes more memory than there is \(.*\); choose a smaller --size")
 

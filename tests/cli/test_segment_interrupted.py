@@ -189,8 +189,6 @@ def test_full_disk(tmp_path, small_disk, hmhi, weights):
 
 def test_a_disk_that_fills_up(tmp_path, monkeypatch, hmhi, weights, clip):
     """The same where no file system may be mounted: writing fails from the sixth mask on."""
-    from hmhi_jax.inference import writers
-
     replace = os.replace
 
     def full(source, target):
@@ -199,9 +197,9 @@ def test_a_disk_that_fills_up(tmp_path, monkeypatch, hmhi, weights, clip):
         replace(source, target)
 
     out = tmp_path / "out"
-    monkeypatch.setattr(writers.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     refused(hmhi(clip, "-o", out, "--weights", weights), r"00006\.png: cannot be written \(No space left on device\)")
-    monkeypatch.setattr(writers.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     assert {f"{i:05d}.png" for i in range(6)} <= set(masks_of(out))
     assert hmhi(clip, "-o", out, "--weights", weights)[0] == 0
     assert len(masks_of(out)) == 12

@@ -18,7 +18,8 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation import evaluate
 from hmhi_jax.inference import dataset as dataset_module
 from hmhi_jax.inference.dataset import DatasetPredictor
-from hmhi_jax.inference.prediction_files import as_read, file_name
+from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.prediction_files import file_name
 from hmhi_jax.inference.segmenter import VideoSegmenter
 
 LENGTHS = {"ant": 7, "bee": 3, "cow": 5, "dog": 1}
@@ -289,7 +290,7 @@ def test_flow_pictures_that_are_there(network, videos, alone, tmp_path):
     with pytest.raises(InputError, match=r"its predictions of ant and 3 more were made from other pictures"):
         chosen.predict(open_dataset(videos, flows=tmp_path / "flows"), tmp_path / "out", reading="plain")
     other = DatasetPredictor(model, variables, size=SIZE, flow_recipe=FlowRecipe(camera="affine"))
-    assert not other._flow_from_files(data)
+    assert not other.takes_flow_files(data)
 
 
 def test_files_in_the_releases_layout_are_scored_alike(predictor, videos, alone, tmp_path):
@@ -315,7 +316,7 @@ def test_sizes_after_each_videos_shape(network, videos, tmp_path):
         model, variables, size="auto", input_size=SIZE, flow_recipe=RECIPE, devices=jax.devices()[:1]
     )
     data = open_dataset(videos)
-    assert len({shaped._network_size(video) for video in data.videos}) > 1
+    assert len({shaped.network_size(video) for video in data.videos}) > 1
     data = data.with_videos(video for video in data.videos if video.name in ("bee", "dog"))
     outcome = shaped.predict(data, tmp_path)
     assert sorted(outcome.predicted) == ["bee", "dog"]
@@ -324,14 +325,14 @@ def test_sizes_after_each_videos_shape(network, videos, tmp_path):
 def test_readings():
     logits = np.array([[-3.0, 0.0], [0.5, 1.0]], np.float32)
     probability = 1 / (1 + np.exp(-logits))
-    np.testing.assert_array_equal(as_read(logits, (2, 2), "plain"), np.rint(255 * probability))
-    stretched = as_read(logits, (2, 2), "release")
+    np.testing.assert_array_equal(read_logits(logits, (2, 2), "plain"), np.rint(255 * probability))
+    stretched = read_logits(logits, (2, 2), "release")
     assert stretched.min() == 0
     assert stretched.max() == 255
     # An empty frame is stretched to full contrast too: that is what the release does.
     empty = np.linspace(-9, -8, 12, dtype=np.float32).reshape(3, 4)
-    assert as_read(empty, (3, 4), "plain").max() == 0
-    assert as_read(empty, (3, 4), "release").max() >= 254
+    assert read_logits(empty, (3, 4), "plain").max() == 0
+    assert read_logits(empty, (3, 4), "release").max() >= 254
     # 0.5 is the border of both worlds: rounding puts probabilities above 128.5 / 255 in front.
     assert file_name("dog", "00001", "release") == "dog_00001.png"
     assert file_name("dog", "dog_00001", "release") == "dog_00001.png"

@@ -16,6 +16,7 @@ import hmhi_jax as hmhi
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import ExportedNetwork, write_export
+from hmhi_jax.inference.network import Network
 from hmhi_jax.interop.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,17 +66,15 @@ def _logits(model, variables, frames, flows) -> np.ndarray:
 @pytest.mark.slow
 def test_runs_like_the_model(network, beside):
     frames, flows = _pictures(4)
-    run = ExportedNetwork(beside)
+    exported = ExportedNetwork(beside)
+    run = Network(exported.functions, exported.variables)
     memory, found = None, []
     for x, y in zip(frames, flows, strict=True):
-        features = run.apply(run.variables, x[None], y[None], method="encode")
-        if memory is None:
-            memory, logits = run.apply(run.variables, features, method="start")
-        else:
-            memory, logits = run.apply(run.variables, memory, features, method="step")
-        found.append(np.asarray(logits)[0, ..., 0])
+        (features,) = run.encode(x[None, None], y[None, None])
+        memory, logits = run.start(features) if memory is None else run.step(memory, features)
+        found.append(np.asarray(logits)[0, 0, ..., 0])
     np.testing.assert_allclose(found, _logits(*network, frames, flows), atol=1e-4)
-    assert int(memory.written) == 4
+    assert memory.written.tolist() == [4]
     assert (beside / "weights.safetensors").exists()
 
 

@@ -16,7 +16,8 @@ from small_videos import ARGUMENTS, SIZE, moving_square, network, save_network
 from hmhi_jax.data.flow import FlowRecipe, flow_picture
 from hmhi_jax.data.preprocessing import normalise, resize_picture
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.segmenter import VideoSegmenter, auto_size, foreground, probabilities
+from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.segmenter import VideoSegmenter, auto_size
 from hmhi_jax.inference.stream_state import StreamState
 from hmhi_jax.models import build_model, segment_clip
 
@@ -92,9 +93,9 @@ def test_masks_are_probabilities_above_the_threshold(segmenter, frames, soft, th
 
 def test_threshold_and_probability_of_known_logits():
     logits = np.array([[-100, -1, 0, 1e-6, 1, 100]], np.float32)
-    assert foreground(logits).tolist() == [[0, 0, 0, 255, 255, 255]]
-    assert foreground(logits, 0.75).tolist() == [[0, 0, 0, 0, 0, 255]]
-    assert probabilities(logits).tolist() == [[0, 69, 128, 128, 186, 255]]
+    assert read_logits(logits, (1, 6), "mask").tolist() == [[0, 0, 0, 255, 255, 255]]
+    assert read_logits(logits, (1, 6), "mask", 0.75).tolist() == [[0, 0, 0, 0, 0, 255]]
+    assert read_logits(logits, (1, 6), "plain").tolist() == [[0, 69, 128, 128, 186, 255]]
 
 
 def test_given_flow_pictures(segmenter, frames, soft):
@@ -264,7 +265,7 @@ def test_load(tmp_path, frames, soft):
     assert VideoSegmenter.load(path, size=96).size == (96, 96)
     with pytest.raises(InputError, match=r"holds weights of mit_test, expected swin_tiny"):
         VideoSegmenter.load(path, backbone="swin_tiny")
-    with pytest.raises(InputError, match=r"^dtype is 'float99', expected 'float32' or 'bfloat16'$"):
+    with pytest.raises(InputError, match=r"^dtype is 'float99', expected 'float32', 'tensorfloat32' or 'bfloat16'$"):
         VideoSegmenter.load(path, dtype="float99")
     with pytest.raises(InputError, match=r"^memory_frames is 0, expected at least 1$"):
         VideoSegmenter.load(path, memory_frames=0)

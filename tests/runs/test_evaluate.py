@@ -18,8 +18,7 @@ from small_videos import moving_square, save_network
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation import evaluate_uvos
-from hmhi_jax.inference.dataset import DatasetPredictor
-from hmhi_jax.inference.dataset_run import Outcome
+from hmhi_jax.inference.dataset import DatasetPredictor, Outcome
 from hmhi_jax.runs.evaluate import open_sets, run
 from hmhi_jax.runs.evaluation_config import default_evaluation, evaluation_section, listed_readings, network_size
 

@@ -3,14 +3,13 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from hmhi_jax.data.device_batches import batch_shapes
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.batched_step import BatchedSteps
+from hmhi_jax.inference.network import Programs, functions_of
 from hmhi_jax.interop.model_shapes import abstract_variables
 from hmhi_jax.training.assemble import assemble
 from hmhi_jax.training.clip_forward import CheckpointPolicy
@@ -63,24 +62,19 @@ def lower_inference(config: ConfigDict, devices: list[Any], lanes: int, chunk: i
     """
     platform = _platform(devices[0])
     parts = assemble(config, steps=STEPS, platform=platform)
-    steps = BatchedSteps(parts.evaluated_model, devices, lanes)
-    height, width = parts.sizes[-1]
-
-    def placed(tree: Any, spec: PartitionSpec) -> Any:
-        sharding = NamedSharding(steps.mesh, spec)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-    by_lane = steps.sharding.spec
-    variables = placed(abstract_variables(parts.model), PartitionSpec())
-    pictures = jax.ShapeDtypeStruct((steps.lanes, chunk, height, width, 3), jnp.uint8, sharding=steps.sharding)
-    features = placed(jax.eval_shape(steps.encode, variables, pictures, pictures), by_lane)
-    memory, _ = jax.eval_shape(steps.start, variables, features)
-    index = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(steps.mesh, PartitionSpec()))
-    traced = {
-        "encode": steps.encode.trace(variables, pictures, pictures),
-        "step": steps.step.trace(variables, placed(memory, by_lane), features, index),
+    model = parts.evaluated_model
+    programs = Programs(functions_of(model), devices, lanes)
+    variables = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=programs.replicated), abstract_variables(model)
+    )
+    size = parts.sizes[-1]
+    pictures = programs.pictures(size, chunk)
+    features, memory = programs.features_and_memory(variables, size, chunk)
+    arguments = {"encode": (pictures, pictures), "step": (memory, features)}
+    return {
+        name: programs.jitted[name].trace(variables, *own).lower(lowering_platforms=(platform,))
+        for name, own in arguments.items()
     }
-    return {name: program.lower(lowering_platforms=(platform,)) for name, program in traced.items()}
 
 
 def _platform(device: Any) -> str:
