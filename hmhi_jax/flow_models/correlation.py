@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.platforms import by_platform
+from hmhi_jax.kernels.platforms import by_platform
 
 LEVELS = 4
 # Bytes of all pixels' maps beyond which they are made in pieces, and of one piece.

@@ -2,8 +2,8 @@
 
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.conv3x3 import conv3x3
-from hmhi_jax.models.convolution import same_conv
+from hmhi_jax.kernels.conv3x3 import conv3x3
+from hmhi_jax.kernels.convolution import same_conv
 
 
 def gate_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> Float[Array, "B H W D"]:

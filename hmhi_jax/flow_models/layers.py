@@ -7,8 +7,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from hmhi_jax.models.backbones.resnet import BatchNorm
-from hmhi_jax.models.conv3x3 import Conv3x3
-from hmhi_jax.models.convolution import conv as any_conv
+from hmhi_jax.models.layers import Conv3x3
+from hmhi_jax.models.layers import conv as any_conv
 
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.flow_models.gate_convolution import gate_conv
 from hmhi_jax.flow_models.layers import conv
-from hmhi_jax.models.parameters import KernelAndBias
+from hmhi_jax.models.layers import KernelAndBias
 
 _gate_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
 
