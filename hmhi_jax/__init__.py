@@ -14,12 +14,14 @@ __version__ = "0.1.0"
 _HOME = {  # public name -> module that defines it
     "HMHINet": "hmhi_jax.models.hmhi_net",
     "Memory": "hmhi_jax.models.memory",
+    "build_flow_model": "hmhi_jax.flow_models",
     "build_model": "hmhi_jax.models",
+    "estimate_flow": "hmhi_jax.flow_models",
     "segment_clip": "hmhi_jax.models",
     "VideoSegmenter": "hmhi_jax.inference.segmenter",
     "InputError": "hmhi_jax.errors",
 }
-_ROOMS = ("models", "data", "training", "inference", "evaluation", "interop")
+_ROOMS = ("models", "flow_models", "data", "training", "inference", "evaluation", "interop")
 
 __all__ = [*_HOME, *_ROOMS, "__version__"]
 

@@ -1,12 +1,9 @@
 """`hmhi flow`: flow pictures of a data set."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from hmhi_jax.data.flow import FlowRecipe
 
 DatasetArgument = Annotated[Path, typer.Argument(help="Folder of the data set.", metavar="DATASET")]
 LayoutOption = Annotated[str | None, typer.Option(help="Its layout, by name; recognised if not given.")]
@@ -28,6 +25,25 @@ def flow(
             "an export), or a recipe as JSON, in a file or as it stands; the options below change single fields.",
         ),
     ] = None,
+    estimator: Annotated[
+        str | None, typer.Option(help="dis (on the CPU), or raft: a flow network, see docs/flow.md.")
+    ] = None,
+    flow_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS",
+            help="Of raft: torchvision's file, its authors', one of `hmhi convert`, or the beginning of a name in "
+            "PyTorch's hub cache. [default: raft_large]",
+            show_default=False,
+        ),
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Of raft: how often the flow is improved. [default: 12]")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of raft: compute in float32 or bfloat16.")] = "float32",
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Of raft: devices to spread the work over. Default: all there are.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="ultrafast, fast or medium (DIS).")] = None,
     neighbours: Annotated[str | None, typer.Option(help="next, or both: see docs/data.md.")] = None,
     camera: Annotated[str | None, typer.Option(help="none, or affine: take the camera's motion out.")] = None,
@@ -43,49 +59,18 @@ def flow(
     What is there already stays: stopped or killed, the same command goes on. A picture shows the flow from its frame to
     the next one, that of a video's last frame the flow back to the one before.
     """
-    import dataclasses
-    import os
+    from hmhi_jax.data.flow_pictures import FlowFormat
+    from hmhi_jax.runs.flow import run
 
-    from hmhi_jax.data.flow import FlowRecipe
-    from hmhi_jax.data.flow_pictures import FlowFormat, make_flow_pictures, missing_flows
-    from hmhi_jax.data.layouts import open_dataset
-    from hmhi_jax.errors import InputError
-    from hmhi_jax.progress import frame_progress
-
-    given = {"preset": preset, "neighbours": neighbours, "camera": camera, "size": size, "normalisation": normalisation}
-    fields = {name: value for name, value in given.items() if value is not None}
-    chosen = dataclasses.replace(_recipe(recipe) if recipe else FlowRecipe(), **fields)
-    videos = open_dataset(dataset, layout=layout, split=split, flows=out)
-    missing = missing_flows(videos, overwrite)
-    frames = sum(len(video) for video in videos.videos)
-    print(f"{dataset}: {videos.layout}, {len(videos)} videos, {frames} frames, {missing} flow pictures to make")
-    with frame_progress("flow", missing) as advance:
-        problems = make_flow_pictures(
-            videos,
-            chosen,
-            format=FlowFormat(format, quality),
-            workers=workers or os.cpu_count() or 1,
-            overwrite=overwrite,
-            advance=advance,
-        )
-    if problems:
-        raise InputError(
-            f"{dataset}: {len(problems)} of {missing} flow pictures could not be made:\n" + "\n".join(problems)
-        )
-
-
-def _recipe(text: str) -> "FlowRecipe":
-    """A recipe from what was given as `--recipe`."""
-    from hmhi_jax.data.flow import FlowRecipe
-    from hmhi_jax.data.flow_pictures import read_recipe
-    from hmhi_jax.inference.export import ExportedNetwork, is_export
-    from hmhi_jax.interop.weights_file import load_weights
-
-    if text.lstrip().startswith("{"):
-        return FlowRecipe.from_json(text)
-    if text.endswith(".json"):
-        return read_recipe(Path(text).expanduser())
-    return ExportedNetwork(text).flow_recipe if is_export(text) else load_weights(text).flow_recipe
+    fields = {
+        "estimator": estimator, "preset": preset, "neighbours": neighbours, "camera": camera, "size": size,
+        "normalisation": normalisation, "iterations": iterations,
+    }  # fmt: skip
+    run(
+        dataset, out, layout=layout, split=split, recipe=recipe, flow_weights=flow_weights, dtype=dtype,
+        fields={name: value for name, value in fields.items() if value is not None},
+        format=FlowFormat(format, quality), workers=workers, devices=devices, overwrite=overwrite,
+    )  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:

@@ -1,9 +1,9 @@
 """Flow pictures of a whole data set, made once and kept beside the frames."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.decoding import Picture, PictureError, read_picture
-from hmhi_jax.data.flow import FlowRecipe, flow_picture, neighbours_of
+from hmhi_jax.data.flow import FlowEstimator, FlowRecipe, flow_picture, neighbours_of
 from hmhi_jax.data.layouts import Dataset, VideoRecord
 from hmhi_jax.data.packing import PackedDataset
 from hmhi_jax.errors import InputError
@@ -62,6 +62,7 @@ def make_flow_pictures(
     *,
     format: FlowFormat,
     workers: int = 0,
+    estimators: Sequence[FlowEstimator] = (),
     overwrite: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> list[str]:
@@ -73,6 +74,8 @@ def make_flow_pictures(
     Args:
       dataset: opened with `flows=` to write elsewhere than beside the frames.
       workers: processes; 0 makes them in this one.
+      estimators: flow networks that follow `recipe`, one for each device. Two threads of this process feed each of
+        them, so that pictures are read and written while it computes, and `workers` are not used.
       overwrite: make all of them again; those that are there are removed first, so that none of them remains among the
         new ones when this is interrupted (the next run then goes on without `overwrite`).
       advance: called with a number of frames whenever so many are done.
@@ -88,18 +91,26 @@ def make_flow_pictures(
         _prepare_folder(video, recipe, overwrite)
     problems: list[str] = []
     tasks = iter(list(_tasks(dataset, overwrite)))
-    if not workers:
+    if not workers and not estimators:
         for task in tasks:
             problems += _make(task, recipe, format)
             if advance:
                 advance(len(task.numbers))
         return problems
     running: dict[Future[list[str]], int] = {}
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,))
+    pool: Executor
+    if estimators:
+        workers = 2 * len(estimators)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="hmhi-flow")
+    else:
+        pool = ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+        )
+    turns = itertools.cycle(estimators or (None,))
     try:
         while True:
-            for task in islice(tasks, 4 * workers - len(running)):
-                running[pool.submit(_make, task, recipe, format)] = len(task.numbers)
+            for task in itertools.islice(tasks, 4 * workers - len(running)):
+                running[pool.submit(_make, task, recipe, format, next(turns))] = len(task.numbers)
             if not running:
                 return problems
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -189,8 +200,10 @@ def _refuse_read_only(folder: Path) -> None:
         raise InputError(f"{there}: is read-only, so no flow pictures can go to {folder}; name a folder with --out")
 
 
-def _make(task: _Task, recipe: FlowRecipe, format: FlowFormat) -> list[str]:
-    """Make the flow pictures of a task; runs in a worker process."""
+def _make(task: _Task, recipe: FlowRecipe, format: FlowFormat, estimator: FlowEstimator | None = None) -> list[str]:
+    """Make the flow pictures of a task; runs in a worker process, or in a thread where there is a flow network."""
+    if estimator is not None:
+        return _make_at_once(task, format, estimator)
     video, problems = task.video, []
     pictures: dict[int, np.ndarray] = {}
 
@@ -211,6 +224,40 @@ def _make(task: _Task, recipe: FlowRecipe, format: FlowFormat) -> list[str]:
             continue
         pictures = {n: p for n, p in pictures.items() if n >= number}
         _write(Path(video.flow_folder, f"{name}.{format.suffix}"), format.encode(picture))
+    return problems
+
+
+def _make_at_once(task: _Task, format: FlowFormat, estimator: FlowEstimator) -> list[str]:
+    """All pictures of a task in one call; where that fails, each by itself, to tell which ones cannot be made."""
+    video, problems = task.video, []
+    frames: dict[int, np.ndarray] = {}
+    unread: dict[int, str] = {}
+    wanted = [(number, *neighbours_of(number, len(video), estimator.recipe)) for number in task.numbers]
+    for number in sorted({number for numbers in wanted for number in numbers if number is not None}):
+        try:
+            frames[number] = read_picture(_there(video.frames[number]))
+        except PictureError as error:
+            unread[number] = str(error)
+    readable = []
+    for numbers in wanted:
+        reasons = [unread[number] for number in numbers if number in unread]
+        if reasons:
+            problems.append(reasons[0])
+        else:
+            readable.append(numbers)
+    try:
+        pictures: list[np.ndarray | None] = list(estimator.pictures(frames, readable)) if readable else []
+    except InputError:
+        pictures = []
+        for numbers in readable:
+            try:
+                pictures += estimator.pictures(frames, [numbers])
+            except InputError as error:
+                problems.append(f"{video.frames[numbers[0]]}: {error}")
+                pictures.append(None)
+    for (number, *_), picture in zip(readable, pictures, strict=True):
+        if picture is not None:
+            _write(Path(video.flow_folder, f"{video.frame_names[number]}.{format.suffix}"), format.encode(picture))
     return problems
 
 

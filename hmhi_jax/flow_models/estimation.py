@@ -109,16 +109,17 @@ def _check(first: Any, second: Any, iterations: int) -> None:
         raise InputError(f"optical flow: {iterations} iterations, expected at least 1")
 
 
-def check_sizes(first: tuple[int, int], second: tuple[int, int]) -> None:
-    """Raises `InputError` for pictures (height, width) of unequal or too small a size."""
+def check_sizes(first: tuple[int, int], second: tuple[int, int], resized: tuple[int, int] | None = None) -> None:
+    """Raises `InputError` for pictures (height, width) of unequal or too small a size; `resized` is what they are
+    brought to before, if they are."""
     if first != second:
         raise InputError(
             f"optical flow: frames of {_text(first)} and {_text(second)} (height x width), expected equal sizes"
         )
-    if min(first) < SMALLEST:
+    if min(resized or first) < SMALLEST:
         raise InputError(
-            f"optical flow: frames are {_text(first)}, expected at least {SMALLEST} pixels each way for RAFT; "
-            "enlarge them, or take the estimator dis"
+            f"optical flow: frames are {_text(resized or first)}, expected at least {SMALLEST} pixels each way for "
+            "RAFT; enlarge them, or take the estimator dis"
         )
 
 

@@ -97,7 +97,7 @@ class RAFT(nn.Module):
         return self.feature_encoder(pictures)
 
     def encode_context(self, pictures: Float[Array, "N H W 3"]) -> Float[Array, "N H/8 W/8 D"]:
-        """Of pictures whose flow is wanted: the hidden state to begin with and the context, before their activations."""
+        """Of pictures whose flow is wanted: the first hidden state and the context, before their activations."""
         return self.context_encoder(pictures)
 
     def start(

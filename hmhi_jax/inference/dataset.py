@@ -21,6 +21,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.inference.batched_step import BatchedSteps
 from hmhi_jax.inference.dataset_run import DatasetRun, Outcome, Work
 from hmhi_jax.inference.lanes import share_of
+from hmhi_jax.inference.learned_flow import LearnedFlow, flow_source
 from hmhi_jax.inference.prediction_files import (
     PredictionLayout,
     VideoFolder,
@@ -48,6 +49,7 @@ class DatasetPredictor:
         size: tuple[int, int] | str = (512, 512),
         input_size: tuple[int, int] | None = None,
         flow_recipe: FlowRecipe = FlowRecipe(),  # noqa: B008 - frozen
+        flow_network: LearnedFlow | None = None,
         flow: FlowSource = "auto",
         devices: Sequence[jax.Device] | None = None,
         lanes_per_device: int | None = None,
@@ -63,6 +65,7 @@ class DatasetPredictor:
                 many pixels as `input_size`.
             input_size: (height, width) the weights were trained for; None takes `size`.
             flow_recipe: how the weights want flow pictures made.
+            flow_network: makes them instead, by its own recipe.
             flow: "estimate" makes flow by the recipe, "files" takes the data set's flow pictures as they are, "auto"
                 takes them where they are known to be made by the recipe and estimates otherwise.
             devices: this host's devices to use; None takes all.
@@ -82,7 +85,8 @@ class DatasetPredictor:
         self.variables = variables
         self.size = size if size == "auto" else checked_size(size)
         self.input_size = input_size or (self.size if self.size != "auto" else (512, 512))
-        self.flow_recipe = flow_recipe
+        self.flow_network = flow_network
+        self.flow_recipe = flow_network.recipe if flow_network else flow_recipe
         self.flow: FlowSource = flow
         self.chunk = chunk or CHUNK.get(platform, 8)
         self._steps = BatchedSteps(model, devices, lanes_per_device or LANES_PER_DEVICE.get(platform, 4))
@@ -96,11 +100,13 @@ class DatasetPredictor:
         size: tuple[int, int] | str | None = None,
         memory_frames: int | None = None,
         dtype: str = "float32",
+        flow_weights: str | Path | None = None,
         **options: Any,
     ) -> "DatasetPredictor":
         """A predictor from weights: a shipped name, a `.safetensors` file, or the folder of a training run.
 
         `size`, `memory_frames` and `dtype` are as in `VideoSegmenter.load`, `options` those of `DatasetPredictor`.
+        With `flow_weights` (see `LearnedFlow.load`) a flow network estimates flow.
 
         Raises:
             InputError: for weights that do not exist, cannot be read or do not fit.
@@ -110,7 +116,8 @@ class DatasetPredictor:
             raise InputError(f"{name_or_path}: is an exported network, made for one video at a time; give its weights")
         return cls(
             read.model, jax.device_get(read.variables),
-            size=read.size, input_size=read.input_size, flow_recipe=read.flow_recipe, **options,
+            size=read.size, input_size=read.input_size, flow_recipe=read.flow_recipe,
+            flow_network=LearnedFlow.load(flow_weights, read.flow_recipe) if flow_weights else None, **options,
         )  # fmt: skip
 
     def predict(
@@ -188,9 +195,10 @@ class DatasetPredictor:
             if advance:
                 advance(len(video))
         placed = self._steps.place(variables) if groups else None
+        source = flow_source(self.flow_recipe, self.flow_network) if groups and not from_files else None
         for size, videos in groups.items():
             folders = [place_of[video.name] for video in videos]
-            work = Work(videos, folders, size, None if from_files else self.flow_recipe, readings)
+            work = Work(videos, folders, size, source, readings)
             DatasetRun(self._steps, placed, work, outcome, self.chunk, self._workers, advance).go()
         return outcome
 

@@ -17,6 +17,7 @@ from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.batched_step import BatchedSteps
 from hmhi_jax.inference.lanes import Piece, Round, plan_rounds
+from hmhi_jax.inference.learned_flow import LearnedFlow
 from hmhi_jax.inference.prediction_files import VideoFolder, as_read
 
 _READ_AHEAD = 2  # rounds that are loaded while the devices work
@@ -44,14 +45,14 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What to predict and how: videos and where each one goes, the network's (height, width), how flow is made (None:
-    the data set's flow pictures), and as which readings predictions are saved: each video has a folder for every
+    """What to predict and how: videos and where each one goes, the network's (height, width), what makes flow pictures
+    (None: the data set's are taken), and as which readings predictions are saved: each video has a folder for every
     one."""
 
     videos: list[VideoRecord]
     folders: list[tuple[VideoFolder, ...]]
     size: tuple[int, int]
-    flow_recipe: FlowRecipe | None
+    flow: FlowRecipe | LearnedFlow | None
     readings: tuple[str, ...]
 
 
@@ -129,13 +130,16 @@ class DatasetRun:
             return held[number]
 
         def flow(number: int) -> np.ndarray:
-            if self._work.flow_recipe is None:
+            source = self._work.flow
+            if source is None:
                 return read_picture(video.flows[number])
-            recipe = self._work.flow_recipe
+            recipe = source if isinstance(source, FlowRecipe) else source.recipe
             other, opposite = neighbours_of(number, len(video), recipe)
             if picture(number).shape != picture(other).shape:
                 raise InputError(f"{video.frames[other]}: is of another size than {video.frame_names[number]}")
             behind = None if opposite is None else picture(opposite)
+            if isinstance(source, LearnedFlow):
+                return source.picture(picture(number), picture(other), behind)
             return flow_picture(picture(number), picture(other), recipe, behind)
 
         frames, flows, sizes = [], [], []

@@ -11,11 +11,12 @@ from hmhi_jax.data.flow import FlowRecipe, flow_picture
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.learned_flow import LearnedFlow
 from hmhi_jax.inference.pipeline import StageTimes
 
-# Where flow pictures come from: an estimator's recipe; an iterator of pictures in step with the frames; or a function
-# of a frame's name and (height, width), such as a `FlowFolder`.
-FlowOf = FlowRecipe | Iterator[np.ndarray] | Callable[[str, tuple[int, int]], np.ndarray]
+# Where flow pictures come from: an estimator's recipe; a flow network; an iterator of pictures in step with the frames;
+# or a function of a frame's name and (height, width), such as a `FlowFolder`.
+FlowOf = FlowRecipe | LearnedFlow | Iterator[np.ndarray] | Callable[[str, tuple[int, int]], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,8 @@ def _flow_to(
 ) -> Callable[[], np.ndarray]:
     if isinstance(flow_of, FlowRecipe):
         return lambda: flow_picture(frame.picture, neighbour, flow_of, opposite)
+    if isinstance(flow_of, LearnedFlow):
+        return lambda: flow_of.picture(frame.picture, neighbour, opposite)
     if isinstance(flow_of, Iterator):
         picture = next(flow_of, None)  # now and not in a thread: it must stay in step
         if picture is None:

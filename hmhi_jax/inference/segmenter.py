@@ -22,6 +22,7 @@ from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.video import Frame
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import ExportedNetwork, is_export
+from hmhi_jax.inference.learned_flow import LearnedFlow, flow_source
 from hmhi_jax.inference.network_input import FlowOf, jobs, prepare
 from hmhi_jax.inference.network_run import NetworkRun, Result
 from hmhi_jax.inference.pipeline import Pipeline, StageTimes
@@ -46,6 +47,7 @@ class VideoSegmenter:
         size: tuple[int, int] | int | str = (512, 512),
         input_size: tuple[int, int] | None = None,
         flow_recipe: FlowRecipe = FlowRecipe(),  # noqa: B008 - frozen
+        flow_network: LearnedFlow | None = None,
         chunk: int | None = None,
         device: jax.Device | None = None,
     ) -> None:
@@ -58,6 +60,7 @@ class VideoSegmenter:
                 own shape, with about as many pixels as `input_size`.
             input_size: (height, width) the weights were trained for; None takes `size`.
             flow_recipe: how the weights want flow pictures made.
+            flow_network: makes them instead, by its own recipe.
             chunk: frames encoded in one batch; None takes 1 on CPU and 8 elsewhere.
             device: where to compute; None takes JAX's default.
         """
@@ -68,6 +71,7 @@ class VideoSegmenter:
         self.chunk = chunk or CHUNK.get(self.device.platform, 8)
         self.model = model
         self.flow_recipe = flow_recipe
+        self.flow_network = flow_network
         self.size = size if size == "auto" else checked_size(size)
         if input_size is None and isinstance(self.size, str):
             input_size = (512, 512)
@@ -143,7 +147,8 @@ class VideoSegmenter:
         """The same on another device."""
         return VideoSegmenter(
             self.model, self.variables, size=self.size, input_size=self.input_size,
-            flow_recipe=self.flow_recipe, chunk=self.chunk, device=device,
+            flow_recipe=self.flow_recipe, flow_network=self.flow_network and self.flow_network.to(device),
+            chunk=self.chunk, device=device,
         )  # fmt: skip
 
     def network_size(self, frame_size: tuple[int, int]) -> tuple[int, int]:
@@ -184,7 +189,7 @@ class VideoSegmenter:
             raise InputError(f"threshold is {threshold}, expected a probability between 0 and 1")
         start = state.frames if state else 0
         numbered = _numbered(frames, start)
-        flow_of: FlowOf = self.flow_recipe if flows is None else iter(flows)
+        flow_of: FlowOf | None = None if flows is None else iter(flows)
         where: list[StreamState | None] = [state]
 
         def finish(result: Result) -> tuple[Result, np.ndarray]:
@@ -220,11 +225,14 @@ class VideoSegmenter:
         """What `stream` is made of: one `Result` per frame, for callers who write pictures of their own.
 
         Flow and the network run in threads of `pipeline`; without one, everything happens in turn, frame by frame.
-        `flow_of` is a recipe, an iterator of flow pictures, or a function of (frame name, frame size) such as a
-        `FlowFolder`. `keep` is called once per frame, in a thread. Times are added to `times` by stage.
+        `flow_of` is a recipe, a flow network, an iterator of flow pictures, or a function of (frame name, frame size)
+        such as a `FlowFolder`; None takes the segmenter's own flow network or recipe. `keep` is called once per frame, in a thread. Times are added to `times` by stage.
         """
         times = times or StageTimes()
-        work = jobs(frames, self.flow_recipe if flow_of is None else flow_of, state.previous if state else None)
+        if flow_of is None:
+            flow_of = flow_source(self.flow_recipe, self.flow_network, self.device)
+            self.flow_network = flow_of if isinstance(flow_of, LearnedFlow) else None
+        work = jobs(frames, flow_of, state.previous if state else None)
         prepare_job = functools.partial(
             prepare, network_size=self.network_size, keep=keep, times=times,
             state_every=self.whole_chunks(state_every),

@@ -3,7 +3,10 @@
 import importlib
 
 _HOME = {
+    "flow_from_torch": "flow_weights",
+    "flow_to_torch": "flow_weights",
     "from_torch": "torch_weights",
+    "load_flow_weights": "flow_files",
     "to_torch": "torch_weights",
     "load_weights": "weights_file",
     "save_weights": "weights_file",

@@ -103,28 +103,30 @@ def write_weights(
         save_weights(target, variables, header["model"], size, recipe, header["extra"], dtype=dtype)
         return
     if kind == "orbax":
-        _write_orbax(target, _stored(variables, stored), header)
+        write_orbax(target, stored_as(variables, stored), header)
         return
     if kind == "npz" and not torch_names:
         from flax.traverse_util import flatten_dict
 
-        entries = flatten_dict(_stored(variables, stored), sep="/")
+        entries = flatten_dict(stored_as(variables, stored), sep="/")
     else:
-        entries = _stored(to_torch(identity.backbone, variables), stored)
+        entries = stored_as(to_torch(identity.backbone, variables), stored)
         if not identity.whole:  # ImageNet files name their entries from the encoder's root
             entries = {name.removeprefix("backbone."): array for name, array in entries.items()}
     if kind == "pth":
         wrapper = "network" if identity.whole else "model" if identity.backbone.startswith("swin") else ""
         write_torch_checkpoint(target, {wrapper: entries} if wrapper else entries)
     else:
-        _write_named(target, kind, entries, json.dumps(header))
+        write_named(target, kind, entries, json.dumps(header))
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
     return array if array.dtype.kind in "iub" else array.astype(np.float32)
 
 
-def _stored(tree: Mapping[str, Any], dtype: np.dtype) -> dict[str, Any]:
+def stored_as(tree: Mapping[str, Any], dtype: np.dtype) -> dict[str, Any]:
+    """A tree of arrays with its floating-point ones as `dtype`."""
+
     def converted(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {name: converted(item) for name, item in value.items()}
@@ -134,7 +136,8 @@ def _stored(tree: Mapping[str, Any], dtype: np.dtype) -> dict[str, Any]:
     return converted(tree)
 
 
-def _write_named(target: Path, kind: str, entries: Mapping[str, np.ndarray], metadata: str) -> None:
+def write_named(target: Path, kind: str, entries: Mapping[str, np.ndarray], metadata: str) -> None:
+    """Write arrays by name as "safetensors" or "npz", with `metadata` (JSON) beside them. Raises `InputError`."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -150,7 +153,8 @@ def _write_named(target: Path, kind: str, entries: Mapping[str, np.ndarray], met
         raise InputError(f"{target}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _write_orbax(target: Path, variables: Mapping[str, Any], header: Mapping[str, Any]) -> None:
+def write_orbax(target: Path, variables: Mapping[str, Any], header: Mapping[str, Any]) -> None:
+    """Write an Orbax folder. Raises `InputError` if the target is there or cannot be written."""
     import orbax.checkpoint as ocp
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
