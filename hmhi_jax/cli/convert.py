@@ -67,7 +67,8 @@ def convert(
         options = {"--memory-frames": memory_frames, "--input-size": input_size, "--flow": flow}
         if given := [option for option, value in options.items() if value is not None]:
             raise InputError(f"{given[0]}: is for networks of segmentation, but {source} is {flow_network.network}'s")
-        return _convert_flow(flow_network, target, check=check, torch_names=names == "torch", dtype=dtype)
+        _convert_flow(flow_network, target, check=check, torch_names=names == "torch", dtype=dtype)
+        return
     found = identify(weights, backbone)
     describe(found)
     if check:

@@ -226,7 +226,8 @@ class VideoSegmenter:
 
         Flow and the network run in threads of `pipeline`; without one, everything happens in turn, frame by frame.
         `flow_of` is a recipe, a flow network, an iterator of flow pictures, or a function of (frame name, frame size)
-        such as a `FlowFolder`; None takes the segmenter's own flow network or recipe. `keep` is called once per frame, in a thread. Times are added to `times` by stage.
+        such as a `FlowFolder`; None takes the segmenter's own flow network or recipe. `keep` is called once per frame,
+        in a thread. Times are added to `times` by stage.
         """
         times = times or StageTimes()
         if flow_of is None:
