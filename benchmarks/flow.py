@@ -4,10 +4,10 @@
     python benchmarks/flow.py                                       # ours alone; on a GPU where JAX has one
     python benchmarks/flow.py --torch-python python --device cuda   # both on the GPU
 
-Each side runs in a process of its own, which waits while the other one works; the same drawn pictures and weights, one
-pair at a time, 12 iterations. Ours is also timed as a video is done, where every frame is encoded once. torchvision runs
-eagerly and, with `--compiled`, through `torch.compile`. Printed is the best and the median of the rounds: run it on a
-quiet machine.
+Each side runs in a process of its own, which waits while the other one works: the same drawn pictures, fresh weights,
+one pair at a time, 12 iterations. Ours is also timed as a video is done, where every frame is encoded once.
+torchvision runs eagerly and, with `--compiled`, through `torch.compile`. Printed is the best and the median of the
+rounds: run it on a quiet machine.
 
 torchvision's RAFT needs none of its compiled operators, and so runs beside a build of PyTorch that cannot load them.
 """

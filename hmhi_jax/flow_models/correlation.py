@@ -138,8 +138,10 @@ def sample_by_products(
     """
 
     def nearness(centre: Array, size: int) -> Array:
-        samples = centre[..., None] + jnp.arange(-radius, radius + 1, dtype=jnp.float32)
-        return jnp.maximum(0, 1 - jnp.abs(samples[..., None] - jnp.arange(size, dtype=jnp.float32)))
+        offsets = jnp.arange(-radius, radius + 1, dtype=jnp.float32)[None, None]
+        samples = centre[..., None] + offsets
+        pixels = jnp.arange(size, dtype=jnp.float32)[None, None, None]
+        return jnp.maximum(0, 1 - jnp.abs(samples[..., None] - pixels))
 
     along_x = nearness(places[..., 0], values.shape[3])
     along_y = nearness(places[..., 1], values.shape[2])
@@ -153,12 +155,12 @@ def sample_by_reading(
     """The (2r + 2)^2 whole pixels around each place, mixed along x and then along y."""
     height, width = values.shape[2:]
     # Far outside everything is zero: cut there, so that places become whole numbers whatever the flow is.
-    limits = jnp.array([width, height], jnp.float32)
+    limits = jnp.array([[[width, height]]], jnp.float32)
     places = jnp.clip(places, -(radius + 2.0), limits + (radius + 1.0))
     corner = jnp.floor(places)
     fraction = places - corner
     first = corner.astype(jnp.int32) - radius
-    reach = jnp.arange(2 * radius + 2, dtype=jnp.int32)
+    reach = jnp.arange(2 * radius + 2, dtype=jnp.int32)[None, None]
     columns, rows = first[..., 0, None] + reach, first[..., 1, None] + reach  # [B, P, 2r + 2]
     inside_x, inside_y = (columns >= 0) & (columns < width), (rows >= 0) & (rows < height)
     index = jnp.clip(columns, 0, width - 1)[..., :, None] + jnp.clip(rows, 0, height - 1)[..., None, :] * width

@@ -60,7 +60,7 @@ class FlowEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, pictures: Float[Array, "N H W 3"]) -> Float[Array, "N H/8 W/8 D"]:
+    def __call__(self, pictures: Float[Array, "N H W 3"]) -> Float[Array, "N h w D"]:
         stem, *stages = self.channels
         x = conv(stem, 7, stride=2, dtype=self.dtype, name="stem")(pictures.astype(self.dtype))
         x = jax.nn.relu(Norm(self.norm, self.dtype, name="stem_norm")(x))

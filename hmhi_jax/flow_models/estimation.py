@@ -15,10 +15,11 @@ SMALLEST = 128  # the coarsest correlations are of an eighth of an eighth of the
 _STRIDE = 8
 
 Pictures = Num[Array, "B H W 3"] | Num[np.ndarray, "B H W 3"]
+Others = Num[Array, "B2 H2 W2 3"] | Num[np.ndarray, "B2 H2 W2 3"]  # unequal sizes are told in a sentence
 
 
 def estimate_flow(
-    flow_model: RAFT, variables: Any, first: Pictures, second: Pictures, iterations: int = 12
+    flow_model: RAFT, variables: Any, first: Pictures, second: Others, iterations: int = 12
 ) -> Float[Array, "B H W 2"]:
     """Optical flow from `first` to `second`: where each pixel of the first picture is found in the second.
 
@@ -40,7 +41,7 @@ def estimate_flow(
 
 
 def forward_and_backward_flow(
-    flow_model: RAFT, variables: Any, first: Pictures, second: Pictures, iterations: int = 12
+    flow_model: RAFT, variables: Any, first: Pictures, second: Others, iterations: int = 12
 ) -> tuple[Float[Array, "B H W 2"], Float[Array, "B H W 2"]]:
     """`estimate_flow` of both directions, first to second and second to first, in one pass: each picture is encoded
     once. Arguments and errors are those of `estimate_flow`."""

@@ -92,11 +92,11 @@ class RAFT(nn.Module):
         if self.convex:
             self.mask_head = MaskHead(self.dtype)
 
-    def encode(self, pictures: Float[Array, "N H W 3"]) -> Float[Array, "N H/8 W/8 C"]:
+    def encode(self, pictures: Float[Array, "N H W 3"]) -> Float[Array, "N h w C"]:
         """Features of pictures in [-1, 1], height and width multiples of 8."""
         return self.feature_encoder(pictures)
 
-    def encode_context(self, pictures: Float[Array, "N H W 3"]) -> Float[Array, "N H/8 W/8 D"]:
+    def encode_context(self, pictures: Float[Array, "N H W 3"]) -> Float[Array, "N h w D"]:
         """Of pictures whose flow is wanted: the first hidden state and the context, before their activations."""
         return self.context_encoder(pictures)
 
@@ -130,7 +130,7 @@ class RAFT(nn.Module):
         grid = jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height)), -1).astype(jnp.float32)
         return look_up(match.correlation, flow + grid[None], self.radius)
 
-    def upsample(self, state: FlowState) -> Float[Array, "B 8*h 8*w 2"]:
+    def upsample(self, state: FlowState) -> Float[Array, "B H W 2"]:
         """The flow of every pixel, in pixels."""
         if self.convex:
             return convex_upsampling(state.flow, self.mask_head(state.hidden))

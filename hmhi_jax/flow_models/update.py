@@ -62,7 +62,7 @@ class ConvGRU(nn.Module):
         kernels, biases = zip(self.update_gate(), self.reset_gate(), self.candidate(), strict=True)
         return jnp.concatenate(kernels, -1), jnp.concatenate(biases)
 
-    def of_context(self, context: Float[Array, "B h w C"]) -> Float[Array, "B h w 3*D"]:
+    def of_context(self, context: Float[Array, "B h w C"]) -> Float[Array, "B h w _"]:
         """What the context adds to both gates and the candidate, biases included."""
         kernel, bias = self._kernels()
         part = kernel[:, :, self.hidden : self.hidden + self.context]
@@ -71,7 +71,7 @@ class ConvGRU(nn.Module):
     def __call__(
         self,
         hidden: Float[Array, "B h w D"],
-        of_context: Float[Array, "B h w 3*D"],
+        of_context: Float[Array, "B h w _"],
         motion: Float[Array, "B h w M"],
     ) -> Float[Array, "B h w D"]:
         kernel, _ = self._kernels()

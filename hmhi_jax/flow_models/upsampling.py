@@ -29,7 +29,7 @@ def convex_upsampling(flow: Float[Array, "B h w 2"], logits: Float[Array, "B h w
 
 
 @lru_cache(maxsize=64)
-def _linear_matrix(size: int) -> Float[np.ndarray, "8*size size"]:
+def _linear_matrix(size: int) -> Float[np.ndarray, "out in"]:
     position = np.arange(SCALE * size) * (size - 1) / (SCALE * size - 1)
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(size))).astype(np.float32)
 

@@ -28,7 +28,7 @@ def test_sides_that_are_no_multiples_of_eight(case):
 
 def test_preparing_and_cropping_are_inverse():
     pictures = np.random.default_rng(0).integers(0, 256, (1, 129, 143, 3), np.uint8)
-    made = np.asarray(prepared(jnp.asarray(pictures)))
+    made = prepared(jnp.asarray(pictures))
     assert made.shape == (1, 136, 144, 3)
     assert made.min() == -1
     assert made.max() == 1
