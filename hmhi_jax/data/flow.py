@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -153,6 +153,7 @@ def _check_network(fields: dict) -> None:
         raise InputError(f"flow recipe: weights is {given['weights']!r}, expected a SHA-256 checksum in 64 hex digits")
 
 
+@runtime_checkable
 class FlowEstimator(Protocol):
     """What makes flow pictures with a network; `inference.learned_flow.LearnedFlow` is one.
 

@@ -97,7 +97,7 @@ def test_other_weights_are_named_for_what_they_are():
     with pytest.raises(InputError, match=r"^the weights are raft_large's, expected raft_small's"):
         flow_from_torch(small.model, authors_names(large.state_dict))
     without = {name: array for name, array in large.state_dict.items() if not name.startswith("mask_predictor")}
-    with pytest.raises(InputError, match=r"do not fit raft_large. 4 missing: mask_predictor.convrelu.0.weight, "):
+    with pytest.raises(InputError, match=r"do not fit raft_large. 4 missing: mask_predictor.convrelu.0.bias, "):
         flow_from_torch(large.model, without)
     with pytest.raises(InputError, match=r"are of another network than RAFT: .* 2 entries \(layer1.weight, "):
         flow_from_torch(large.model, {"layer1.weight": np.zeros(2), "head.bias": np.zeros(1)})
