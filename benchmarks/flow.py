@@ -56,7 +56,7 @@ class Ours:
         from hmhi_jax.inference.learned_flow import LearnedFlow
 
         jax = self._jax
-        model = build_flow_model(network, dtype=jnp.dtype("bfloat16" if "bfloat16" in way else "float32"))
+        model = build_flow_model(network, dtype=way.split()[0])
         small = jnp.zeros((1, 128, 128, 3))
         variables = jax.jit(model.init)(jax.random.key(0), small, small)
         first, second = (jax.device_put(x) for x in pictures(size))

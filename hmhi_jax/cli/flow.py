@@ -40,7 +40,9 @@ def flow(
     iterations: Annotated[
         int | None, typer.Option(min=1, help="Of raft: how often the flow is improved. [default: 12]")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of raft: compute in float32 or bfloat16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="Of raft: compute in float32, tensorfloat32 (on GPUs) or bfloat16.")
+    ] = "float32",
     devices: Annotated[
         int | None, typer.Option(min=1, help="Of raft: devices to spread the work over. Default: all there are.")
     ] = None,

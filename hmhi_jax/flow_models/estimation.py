@@ -51,29 +51,21 @@ def forward_and_backward_flow(
 
 @partial(jax.jit, static_argnums=(0, 4))
 def _estimate(flow_model: RAFT, variables: Any, first: Array, second: Array, iterations: int) -> Array:
-    with precise(flow_model):
-        size = first.shape[1:3]
-        flow = flow_model.apply(variables, prepared(first), prepared(second), iterations)
-        return cropped(flow, size)
+    flow = flow_model.apply(variables, prepared(first), prepared(second), iterations)
+    return cropped(flow, first.shape[1:3])
 
 
 @partial(jax.jit, static_argnums=(0, 4))
 def _both_ways(flow_model: RAFT, variables: Any, first: Array, second: Array, iterations: int) -> tuple[Array, Array]:
-    with precise(flow_model):
-        batch, *size = first.shape[:3]
-        pictures = jnp.concatenate([prepared(first), prepared(second)])
-        features = flow_model.apply(variables, pictures, method="encode")
-        context = flow_model.apply(variables, pictures, method="encode_context")
-        turned = jnp.roll(features, batch, axis=0)
-        match, state = flow_model.apply(variables, features, turned, context, method="start")
-        state = flow_model.apply(variables, match, state, iterations, method="refine")
-        flow = cropped(flow_model.apply(variables, state, method="upsample"), tuple(size))
-        return flow[:batch], flow[batch:]
-
-
-def precise(flow_model: RAFT):
-    """While tracing: products of float32 are products of float32, also where a platform would take fewer bits."""
-    return jax.default_matmul_precision("float32" if flow_model.dtype == jnp.float32 else "default")
+    batch, *size = first.shape[:3]
+    pictures = jnp.concatenate([prepared(first), prepared(second)])
+    features = flow_model.apply(variables, pictures, method="encode")
+    context = flow_model.apply(variables, pictures, method="encode_context")
+    turned = jnp.roll(features, batch, axis=0)
+    match, state = flow_model.apply(variables, features, turned, context, method="start")
+    state = flow_model.apply(variables, match, state, iterations, method="refine")
+    flow = cropped(flow_model.apply(variables, state, method="upsample"), tuple(size))
+    return flow[:batch], flow[batch:]
 
 
 def prepared(pictures: Num[Array, "B H W 3"]) -> Float[Array, "B H8 W8 3"]:

@@ -22,6 +22,7 @@ from hmhi_jax.flow_models.correlation import LARGEST_VOLUME, Correlation, correl
 from hmhi_jax.flow_models.encoders import FlowEncoder
 from hmhi_jax.flow_models.update import ConvGRU, FlowHead, MaskHead, MotionEncoder
 from hmhi_jax.flow_models.upsampling import bilinear_upsampling, convex_upsampling
+from hmhi_jax.kernels.precision import in_precision
 
 
 class Match(NamedTuple):
@@ -58,6 +59,8 @@ class RAFT(nn.Module):
         flow_head_features: hidden features of the flow head.
         convex: whether the flow is enlarged with learned weights; bilinearly if not.
         dtype: of the encoders and the update operator; correlations, flow and hidden state are float32.
+        precision: of products, in the words of `jax.default_matmul_precision`; `kernels.precision` has what belongs
+            together.
         largest_volume: bytes of correlations beyond which they are looked up in pieces.
     """
 
@@ -76,6 +79,7 @@ class RAFT(nn.Module):
     flow_head_features: int
     convex: bool
     dtype: jnp.dtype = jnp.float32
+    precision: str = "highest"
     largest_volume: int = LARGEST_VOLUME
 
     def setup(self) -> None:
@@ -92,14 +96,17 @@ class RAFT(nn.Module):
         if self.convex:
             self.mask_head = MaskHead(self.dtype)
 
+    @in_precision
     def encode(self, pictures: Float[Array, "N H W 3"]) -> Float[Array, "N h w C"]:
         """Features of pictures in [-1, 1], height and width multiples of 8."""
         return self.feature_encoder(pictures)
 
+    @in_precision
     def encode_context(self, pictures: Float[Array, "N H W 3"]) -> Float[Array, "N h w D"]:
         """Of pictures whose flow is wanted: the first hidden state and the context, before their activations."""
         return self.context_encoder(pictures)
 
+    @in_precision
     def start(
         self,
         first: Float[Array, "B h w C"],
@@ -115,6 +122,7 @@ class RAFT(nn.Module):
         )
         return match, FlowState(hidden, jnp.zeros((*hidden.shape[:3], 2), jnp.float32))
 
+    @in_precision
     def step(self, match: Match, state: FlowState) -> FlowState:
         """One iteration. As in the paper, no gradient goes through the flow that it begins with."""
         flow = lax.stop_gradient(state.flow)
@@ -124,12 +132,14 @@ class RAFT(nn.Module):
             hidden = gru(hidden, of_context, motion)
         return FlowState(hidden, flow + self.head(hidden))
 
+    @in_precision
     def correlations(self, match: Match, flow: Float[Array, "B h w 2"]) -> Float[Array, "B h w K"]:
         """What is found where the flow points."""
         height, width = flow.shape[1:3]
         grid = jnp.stack(jnp.meshgrid(jnp.arange(width), jnp.arange(height)), -1).astype(jnp.float32)
         return look_up(match.correlation, flow + grid[None], self.radius)
 
+    @in_precision
     def upsample(self, state: FlowState) -> Float[Array, "B H W 2"]:
         """The flow of every pixel, in pixels."""
         if self.convex:

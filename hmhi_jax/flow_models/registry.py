@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from hmhi_jax.flow_models.correlation import LARGEST_VOLUME
 from hmhi_jax.flow_models.raft import RAFT
+from hmhi_jax.kernels.precision import compute_dtype
 
 _NETWORKS: dict[str, dict[str, Any]] = {
     "raft_large": {
@@ -29,17 +29,19 @@ def flow_model_names() -> list[str]:
     return list(_NETWORKS)
 
 
-def build_flow_model(name: str, *, dtype: DTypeLike = jnp.float32, largest_volume: int = LARGEST_VOLUME) -> RAFT:
+def build_flow_model(name: str, *, dtype: str | DTypeLike = "float32", largest_volume: int = LARGEST_VOLUME) -> RAFT:
     """A network of optical flow: "raft_large" (5.3 M parameters) or "raft_small" (1.0 M), as published.
 
     Args:
-        dtype: in which the encoders and the update operator compute; correlations, hidden state and flow are float32.
+        dtype: in which the encoders and the update operator compute, "float32", "tensorfloat32" (whose maps are
+            float32) or "bfloat16"; correlations, hidden state and flow are float32.
         largest_volume: bytes of all-pairs correlations beyond which they are looked up in pieces, in the same numbers
             with less memory and more time.
 
     Raises:
-        ValueError: for another name, which lists these.
+        ValueError: for another name or dtype, which lists these.
     """
     if name not in _NETWORKS:
         raise ValueError(f"unknown flow network {name!r}; known: {', '.join(_NETWORKS)}")
-    return RAFT(name_of_network=name, dtype=jnp.dtype(dtype), largest_volume=largest_volume, **_NETWORKS[name])
+    maps, precision = compute_dtype(dtype)
+    return RAFT(name_of_network=name, dtype=maps, precision=precision, largest_volume=largest_volume, **_NETWORKS[name])

@@ -24,9 +24,10 @@ from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.flow_models import RAFT, build_flow_model
 from hmhi_jax.flow_models.drawing import draw_pictures, shorter_flow, without_camera
-from hmhi_jax.flow_models.estimation import check_sizes, cropped, precise, prepared
+from hmhi_jax.flow_models.estimation import check_sizes, cropped, prepared
 from hmhi_jax.interop.flow_files import load_flow_weights
 from hmhi_jax.interop.flow_weights import weights_digest
+from hmhi_jax.kernels.precision import DTYPES
 
 ITERATIONS = 12
 # Pairs in one batch. More keep an accelerator busy; a CPU gains nothing and needs the memory.
@@ -85,14 +86,14 @@ class LearnedFlow:
             recipe: what to follow. Of the estimator raft, weights of another checksum are refused; of another
                 estimator, everything but the estimator is kept.
             iterations: instead of the recipe's; 12 where it says none.
-            dtype: in which the encoders and the update operator compute, "float32" or "bfloat16".
+            dtype: in which the encoders and the update operator compute, one of `kernels.precision.DTYPES`.
             batch, device: see `LearnedFlow`.
 
         Raises:
             InputError: for weights that do not exist, cannot be read, do not fit or are not the recipe's.
         """
-        if dtype not in ("float32", "bfloat16"):
-            raise InputError(f"dtype is {dtype!r}, expected 'float32' or 'bfloat16'")
+        if dtype not in DTYPES:
+            raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(map(repr, DTYPES))}")
         found = load_flow_weights(weights)
         digest = weights_digest(found.variables)
         recipe = recipe or FlowRecipe()
@@ -105,7 +106,7 @@ class LearnedFlow:
             recipe, estimator="raft", network=found.network, weights=digest,
             iterations=iterations or recipe.iterations or ITERATIONS,
         )  # fmt: skip
-        model = build_flow_model(found.network, dtype=jnp.dtype(dtype))
+        model = build_flow_model(found.network, dtype=dtype)
         return cls(model, found.variables, recipe, batch=batch, device=device)
 
     def to(self, device: jax.Device) -> "LearnedFlow":
@@ -206,8 +207,7 @@ def flow_source(
 
 @partial(jax.jit, static_argnums=(0, 3))
 def _encoded(model: RAFT, variables: Any, pictures: Num[Array, "B H W 3"], method: str) -> Float[Array, "B h w C"]:
-    with precise(model):
-        return model.apply(variables, prepared(pictures), method=method)
+    return model.apply(variables, prepared(pictures), method=method)
 
 
 @partial(jax.jit, static_argnums=(0, 5, 6))
@@ -220,11 +220,10 @@ def _matched(
     iterations: int,
     size: tuple[int, int],
 ) -> Float[Array, "B H W 2"]:
-    with precise(model):
-        encodings = (jnp.concatenate(each) for each in (first, second, context))
-        match, state = model.apply(variables, *encodings, method="start")
-        state = model.apply(variables, match, state, iterations, method="refine")
-        return cropped(model.apply(variables, state, method="upsample"), size)
+    encodings = (jnp.concatenate(each) for each in (first, second, context))
+    match, state = model.apply(variables, *encodings, method="start")
+    state = model.apply(variables, match, state, iterations, method="refine")
+    return cropped(model.apply(variables, state, method="upsample"), size)
 
 
 _without_camera = jax.jit(without_camera)
