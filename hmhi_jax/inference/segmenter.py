@@ -89,6 +89,7 @@ class VideoSegmenter:
         chunk: int | None = None,
         device: jax.Device | None = None,
         backbone: str | None = None,
+        flow_weights: str | Path | None = None,
     ) -> "VideoSegmenter":
         """A segmenter from weights: a shipped name, a `.safetensors` file, the folder of a training run, of one of its
         checkpoints or of what `hmhi convert` wrote, or an export.
@@ -102,6 +103,7 @@ class VideoSegmenter:
                 float32.
             chunk, device: see `VideoSegmenter`.
             backbone: refuse weights of any other.
+            flow_weights: estimate flow by the flow network of these weights, see `LearnedFlow.load`.
 
         Raises:
             InputError: for weights that do not exist, cannot be read or do not fit, and other values than these.
@@ -119,8 +121,8 @@ class VideoSegmenter:
                 backbone=backbone, dtype=dtype, chunk=chunk,
             )  # fmt: skip
             return cls(
-                network, network.variables, size=network.input_size, flow_recipe=network.flow_recipe, chunk=1,
-                device=device,
+                network, network.variables, size=network.input_size, flow_recipe=network.flow_recipe,
+                flow_network=_flow_network(flow_weights, network.flow_recipe, device), chunk=1, device=device,
             )  # fmt: skip
         weights = load_weights(name_or_path)
         arguments = dict(weights.model_arguments)
@@ -139,6 +141,7 @@ class VideoSegmenter:
             size=weights.input_size if size is None else size,
             input_size=weights.input_size,
             flow_recipe=weights.flow_recipe,
+            flow_network=_flow_network(flow_weights, weights.flow_recipe, device),
             chunk=chunk,
             device=device,
         )
@@ -279,6 +282,10 @@ class MaskStream(Iterator[np.ndarray]):
 
     def __exit__(self, *reason: object) -> None:
         self.close()
+
+
+def _flow_network(weights: str | Path | None, recipe: FlowRecipe, device: jax.Device | None) -> LearnedFlow | None:
+    return LearnedFlow.load(weights, recipe, device=device) if weights else None
 
 
 def foreground(logits: Float[np.ndarray, "H W"], threshold: float = 0.5) -> UInt8[np.ndarray, "H W"]:

@@ -133,8 +133,7 @@ def test_a_frame_that_cannot_be_read_costs_its_own_pictures_only(root, network):
 def test_videos_are_segmented_with_it(tmp_path, flow_weights, network):
     weights = save_network(tmp_path / "net.safetensors", network.recipe)
     frames = moving_square(3, SIZE)
-    segmenter = VideoSegmenter.load(weights)
-    segmenter.flow_network = LearnedFlow.load(flow_weights, segmenter.flow_recipe)
+    segmenter = VideoSegmenter.load(weights, flow_weights=flow_weights)
     masks = list(segmenter.stream(frames, soft=True))
     flows = [network.picture(frames[0], frames[1]), network.picture(*frames[1:]), network.picture(frames[2], frames[1])]
     given = list(VideoSegmenter.load(weights).stream(frames, flows=flows, soft=True))
