@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 from hmhi_jax.data.decoding import read_picture
-from hmhi_jax.data.flow import FlowRecipe, flow_picture, neighbours_of
+from hmhi_jax.data.flow import FlowRecipe, neighbours_of
 from hmhi_jax.data.layouts import VideoRecord
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.batched_step import BatchedSteps
 from hmhi_jax.inference.lanes import Piece, Round, plan_rounds
-from hmhi_jax.inference.learned_flow import LearnedFlow
+from hmhi_jax.inference.learned_flow import LearnedFlow, picture_from
 from hmhi_jax.inference.prediction_files import VideoFolder, as_read
 
 _READ_AHEAD = 2  # rounds that are loaded while the devices work
@@ -138,9 +138,7 @@ class DatasetRun:
             if picture(number).shape != picture(other).shape:
                 raise InputError(f"{video.frames[other]}: is of another size than {video.frame_names[number]}")
             behind = None if opposite is None else picture(opposite)
-            if isinstance(source, LearnedFlow):
-                return source.picture(picture(number), picture(other), behind)
-            return flow_picture(picture(number), picture(other), recipe, behind)
+            return picture_from(source, picture(number), picture(other), behind)
 
         frames, flows, sizes = [], [], []
         for number in range(piece.start, piece.stop):

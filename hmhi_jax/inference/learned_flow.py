@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Num, UInt8
 
 from hmhi_jax import process
 from hmhi_jax.data.camera import camera_grid, fit_camera_to_samples
-from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.data.flow import FlowRecipe, flow_picture
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.flow_models import RAFT, build_flow_model
@@ -203,6 +203,18 @@ def flow_source(
     if network is not None:
         return network
     return LearnedFlow.load(str(recipe.network), recipe, device=device) if recipe.estimator == "raft" else recipe
+
+
+def picture_from(
+    source: FlowRecipe | LearnedFlow,
+    frame: UInt8[np.ndarray, "H W 3"],
+    neighbour: UInt8[np.ndarray, "H2 W2 3"],
+    opposite: UInt8[np.ndarray, "H3 W3 3"] | None = None,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A flow picture from what `flow_source` gave; see `data.flow.flow_picture`."""
+    if isinstance(source, LearnedFlow):
+        return source.picture(frame, neighbour, opposite)
+    return flow_picture(frame, neighbour, source, opposite)
 
 
 @partial(jax.jit, static_argnums=(0, 3))

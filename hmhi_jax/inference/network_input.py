@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from hmhi_jax.data.flow import FlowRecipe, flow_picture
+from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.learned_flow import LearnedFlow
+from hmhi_jax.inference.learned_flow import LearnedFlow, picture_from
 from hmhi_jax.inference.pipeline import StageTimes
 
 # Where flow pictures come from: an estimator's recipe; a flow network; an iterator of pictures in step with the frames;
@@ -99,10 +99,8 @@ def prepare(
 def _flow_to(
     frame: Frame, neighbour: UInt8[np.ndarray, "H W 3"], opposite: UInt8[np.ndarray, "H W 3"] | None, flow_of: FlowOf
 ) -> Callable[[], np.ndarray]:
-    if isinstance(flow_of, FlowRecipe):
-        return lambda: flow_picture(frame.picture, neighbour, flow_of, opposite)
-    if isinstance(flow_of, LearnedFlow):
-        return lambda: flow_of.picture(frame.picture, neighbour, opposite)
+    if isinstance(flow_of, FlowRecipe | LearnedFlow):
+        return lambda: picture_from(flow_of, frame.picture, neighbour, opposite)
     if isinstance(flow_of, Iterator):
         picture = next(flow_of, None)  # now and not in a thread: it must stay in step
         if picture is None:
