@@ -139,10 +139,9 @@ class LearnedFlow:
         self, frames: Mapping[int, np.ndarray], wanted: Sequence[tuple[int, int, int | None]], batch: int
     ) -> list[np.ndarray]:
         recipe = self.recipe
-        for numbers in wanted:
-            sizes = [frames[number].shape[:2] for number in numbers if number is not None]
-            for size in sizes[1:]:
-                check_sizes(sizes[0], size, None if recipe.size is None else recipe.size)
+        sizes = [frames[number].shape[:2] for numbers in wanted for number in numbers if number is not None]
+        for size in sizes:
+            check_sizes(sizes[0], size, recipe.size)
         # Filled up with the last one: all batches are of one size, and compiled once.
         filled = [*wanted, *[wanted[-1]] * (batch - len(wanted))]
         pairs = [(frame, other) for frame, other, _ in filled]

@@ -61,7 +61,8 @@ class FlowSource:
 def find_flow_weights(name_or_path: str | Path) -> Path:
     """The file that `name_or_path` stands for: itself, or one in PyTorch's hub cache whose name begins so.
 
-    `raft_large` takes the newest version that is there. Raises `InputError` that says where was looked.
+    `raft_large` takes the newest version that is there, as torchvision's `DEFAULT` does. Raises `InputError` that says
+    where was looked.
     """
     path = Path(name_or_path).expanduser()
     if path.exists():
@@ -70,8 +71,13 @@ def find_flow_weights(name_or_path: str | Path) -> Path:
     name = path.name
     found = sorted(folder.glob(f"{name}*.pth")) if name == str(name_or_path) and folder.is_dir() else []
     if found:
-        # ..._C_T_SKHT_V2-<checksum>.pth: the last part of the name is the version.
-        return max(found, key=lambda file: (file.stem.split("-")[0].rsplit("_", 1)[-1], file.name))
+        # ..._C_T_SKHT_V2-<checksum>.pth: what it was trained on and, last, the version. torchvision's own choice among
+        # those of one version is SKHT (Sintel, KITTI and HD1K after chairs and things), not tuned to KITTI alone.
+        def preference(file: Path) -> tuple[str, bool, str]:
+            rest, _, version = file.stem.split("-")[0].rpartition("_")
+            return version, rest.endswith("_SKHT"), file.name
+
+        return max(found, key=preference)
     raise InputError(
         f"flow weights {str(name_or_path)!r}: no such file, and none of that name in {folder}; give a file of "
         "torchvision's RAFT, of its authors', or one made of them with 'hmhi convert'"

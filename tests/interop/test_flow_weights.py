@@ -161,6 +161,9 @@ def test_the_hub_cache_is_looked_in(tmp_path, monkeypatch):
     assert find_flow_weights("raft_small").name == "raft_small_C_T_V2-01064c6d.pth"
     assert find_flow_weights("raft_small_C_T_V1").name == "raft_small_C_T_V1-ad48884c.pth"
     equal(load_flow_weights("raft_small").variables, case.variables)
+    for name in ("SKHT_V2-ff5fadd5", "SKHT_K_V2-b5c70766", "V2-1bb1363a", "SKHT_V1-00000000"):
+        (folder / f"raft_large_C_T_{name}.pth").touch()
+    assert find_flow_weights("raft_large").name == "raft_large_C_T_SKHT_V2-ff5fadd5.pth"
     run("raft_small", tmp_path / "small.safetensors")
     assert load_flow_weights(tmp_path / "small.safetensors").network == "raft_small"
 
