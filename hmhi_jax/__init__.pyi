@@ -1,5 +1,6 @@
-from . import data, evaluation, inference, interop, models, training
+from . import data, evaluation, flow_models, inference, interop, models, training
 from .errors import InputError
+from .flow_models import build_flow_model, estimate_flow
 from .inference.segmenter import VideoSegmenter
 from .models.hmhi_net import HMHINet, build_model, segment_clip
 from .models.memory import Memory
@@ -11,9 +12,12 @@ __all__ = [
     "InputError",
     "Memory",
     "VideoSegmenter",
+    "build_flow_model",
     "build_model",
     "data",
+    "estimate_flow",
     "evaluation",
+    "flow_models",
     "inference",
     "interop",
     "models",

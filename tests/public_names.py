@@ -28,6 +28,17 @@ def loss(logits: jax.Array, masks: jax.Array) -> jax.Array:
     return hmhi.training.losses.segmentation_loss(logits, masks)
 
 
+def flow(first: np.ndarray, second: np.ndarray, state_dict: dict[str, np.ndarray]) -> jax.Array:
+    """Learned optical flow between two batches of pictures."""
+    flow_model = hmhi.build_flow_model("raft_small")
+    assert_type(flow_model, hmhi.flow_models.RAFT)
+    variables = hmhi.interop.flow_from_torch(flow_model, state_dict)
+    assert_type(hmhi.interop.flow_to_torch(variables), dict[str, np.ndarray])
+    found = hmhi.estimate_flow(flow_model, variables, first, second, iterations=2)
+    assert_type(found, jax.Array)
+    return found
+
+
 def masks(weights: str | Path, frames: Iterable[np.ndarray]) -> list[np.ndarray]:
     """Masks of a stream of frames."""
     segmenter = hmhi.VideoSegmenter.load(weights)

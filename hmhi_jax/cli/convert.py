@@ -37,7 +37,7 @@ def convert(
     ] = None,
     flow: FlowRecipeOption = None,
 ) -> None:
-    """Convert weights: the release's checkpoints, ImageNet encoders under the names people have them, and ours.
+    """Convert weights: the release's checkpoints, ImageNet encoders under the names people have them, RAFT's, and ours.
 
     Reading a .pth needs no PyTorch and executes nothing in it. Whatever has no place in the network is dropped by rule
     and listed; anything else missing or left over is an error.

@@ -49,8 +49,27 @@ def segment(
         typer.Option(help="A shipped name, a .safetensors file, a folder of training or converted, or an export."),
     ] = "tiny",
     flow: Annotated[
-        str, typer.Option(help="`dis` (estimate it), or a folder of flow pictures or .flo files named like the frames.")
+        str,
+        typer.Option(
+            help="`dis` (estimate it as the weights want it), `raft` (estimate it by a flow network), or a folder of "
+            "flow pictures or .flo files named like the frames."
+        ),
     ] = "dis",
+    flow_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS",
+            help="Of `raft`: torchvision's file, its authors', one of `hmhi convert`, or the beginning of a name in "
+            "PyTorch's hub cache. [default: raft_large]",
+            show_default=False,
+        ),
+    ] = None,
+    flow_iterations: Annotated[
+        int | None,
+        typer.Option(
+            help="Of `raft`: how often the flow is improved. [default: 12]", show_default=False, callback=at_least(1)
+        ),
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(
@@ -131,7 +150,8 @@ def segment(
     _check_outside(out, inputs)
     try:
         done = run(
-            inputs, out, weights=weights, flow=flow, size=size, network_size=sides, threshold=threshold,
+            inputs, out, weights=weights, flow=flow, flow_weights=flow_weights, flow_iterations=flow_iterations,
+            size=size, network_size=sides, threshold=threshold,
             soft=soft, overlay=overlay, memory_frames=memory_frames, dtype=dtype, backbone=backbone,
             max_frames=max_frames, frame_rate=frame_rate, chunk=chunk, devices=devices, save_every=save_every,
             resume=resume, overwrite=overwrite,

@@ -12,7 +12,7 @@ def known_flow(flow: Float[np.ndarray, "h w 2"]) -> Bool[np.ndarray, "h w"]:
         return (np.abs(flow[..., 0]) <= UNKNOWN_FLOW) & (np.abs(flow[..., 1]) <= UNKNOWN_FLOW)
 
 
-def _positions(height: int, width: int) -> tuple[Float[np.ndarray, "h 1"], Float[np.ndarray, "1 w"]]:
+def camera_positions(height: int, width: int) -> tuple[Float[np.ndarray, "h 1"], Float[np.ndarray, "1 w"]]:
     """Centred rows and columns, scaled alike so that the longer side spans [-1, 1]: keeps the fit well conditioned."""
     half = max(height, width, 2) / 2
     rows = ((np.arange(height) - (height - 1) / 2) / half).astype(np.float32)
@@ -30,13 +30,30 @@ def fit_camera(
     `points` vectors. x and y are centred and scaled so that the longer side spans [-1, 1]. Deterministic for a given
     `seed`; zeros if fewer than three vectors are known.
     """
-    height, width = flow.shape[:2]
-    step = max(1, int(np.sqrt(height * width / points)))
-    rows, columns = _positions(height, width)
-    offset = step // 2
-    sampled = flow[offset::step, offset::step]
+    size = flow.shape[:2]
+    grid = camera_grid(size, points)
+    return fit_camera_to_samples(flow[grid, grid], size, points=points, hypotheses=hypotheses, seed=seed)
+
+
+def camera_grid(size: tuple[int, int], points: int = 1000) -> slice:
+    """Which rows, and which columns, of a flow of `size` = (height, width) `fit_camera` looks at."""
+    step = max(1, int(np.sqrt(size[0] * size[1] / points)))
+    return slice(step // 2, None, step)
+
+
+def fit_camera_to_samples(
+    sampled: Float[np.ndarray, "rows columns 2"],
+    size: tuple[int, int],
+    *,
+    points: int = 1000,
+    hypotheses: int = 96,
+    seed: int = 0,
+) -> Float[np.ndarray, "3 2"]:
+    """`fit_camera` of a flow of `size`, of which `sampled` is what lies on the `camera_grid`."""
+    rows, columns = camera_positions(*size)
+    grid = camera_grid(size, points)
     known = known_flow(sampled)
-    y, x = (np.broadcast_to(axis, (height, width))[offset::step, offset::step] for axis in (rows, columns))
+    y, x = (np.broadcast_to(axis, size)[grid, grid] for axis in (rows, columns))
     design = np.stack([np.ones_like(x), x, y], -1)[known].astype(np.float64)
     vectors = sampled[known].astype(np.float64)
     if len(vectors) < 3:
@@ -65,7 +82,7 @@ def fit_camera(
 
 def camera_flow(model: Float[np.ndarray, "3 2"], size: tuple[int, int]) -> Float[np.ndarray, "h w 2"]:
     """The flow an affine camera `model` of `fit_camera` causes on a picture of `size` = (height, width)."""
-    rows, columns = _positions(*size)
+    rows, columns = camera_positions(*size)
     return model[0] + columns[..., None] * model[1] + rows[..., None] * model[2]
 
 

@@ -6,9 +6,10 @@ How the flow picture is made belongs to a set of weights; `FlowRecipe` says it i
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
@@ -21,7 +22,9 @@ from hmhi_jax.errors import InputError
 
 __all__ = [
     "NO_MOTION",
+    "FlowEstimator",
     "FlowRecipe",
+    "colour_wheel",
     "draw_flow",
     "estimate_flow",
     "flow_of",
@@ -42,22 +45,29 @@ _PRESETS = {
     "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
 _CHOICES = {
-    "estimator": ("dis",),
+    "estimator": ("dis", "raft"),
     "preset": tuple(_PRESETS),
     "neighbours": ("next", "both"),
     "camera": ("none", "affine"),
     "normalisation": ("max", "robust"),
 }
+_OF_RAFT = ("network", "iterations", "weights")
+_NETWORKS = ("raft_large", "raft_small")
 NO_MOTION = 255  # the colour wheel's centre is white
-_SMALLEST = 12  # DIS needs at least one 8-pixel patch at a level it can smooth
+# DIS needs at least one 8-pixel patch at a level it can smooth, RAFT a coarsest map of two pixels.
+_SMALLEST = {"dis": 12, "raft": 128}
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowRecipe:
     """How a flow picture is made from two frames. The defaults draw the raw flow as the authors' release expects it.
 
-    estimator      "dis": dense inverse search (Kroeger et al., ECCV 2016) as in OpenCV
-    preset         "ultrafast", "fast" or "medium"
+    estimator      "dis": dense inverse search (Kroeger et al., ECCV 2016) as in OpenCV; or "raft": the network of Teed
+                   and Deng (ECCV 2020), which needs weights of its own
+    preset         of dis: "ultrafast", "fast" or "medium"
+    network        of raft: "raft_large" or "raft_small"
+    iterations     of raft: how often the flow is improved
+    weights        of raft: the checksum of its weights (`interop.flow_weights.weights_digest`)
     size           (height, width) at which flow is estimated; None for the pictures' own size
     neighbours     "next": the flow to the next frame; or "both": that and the flow to the frame before, turned round;
                    at every pixel the shorter one, once the camera's part is taken away. Beside a moving object one of
@@ -76,13 +86,21 @@ class FlowRecipe:
     camera: str = "none"
     normalisation: str = "max"
     least_motion: int | float = 0.005
+    network: str | None = None
+    iterations: int | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         _check_recipe(dataclasses.asdict(self))
 
+    def fields(self) -> dict[str, Any]:
+        """What says how pictures are made: without the fields that only another estimator has."""
+        others = ("preset",) if self.estimator == "raft" else _OF_RAFT
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
+
     def to_json(self) -> str:
         """One line of JSON; `from_json` reads it back."""
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps(self.fields())
 
     @classmethod
     def from_json(cls, text: str) -> "FlowRecipe":
@@ -108,16 +126,51 @@ def _check_recipe(fields: dict) -> None:
             raise InputError(
                 f"flow recipe: {name} is {fields[name]!r}, expected one of {', '.join(map(repr, choices))}"
             )
-    size = fields.get("size")
+    size, smallest = fields.get("size"), _SMALLEST[fields.get("estimator", "dis")]
     if size is not None and not (
-        isinstance(size, tuple) and len(size) == 2 and all(isinstance(n, int) and n >= _SMALLEST for n in size)
+        isinstance(size, tuple) and len(size) == 2 and all(isinstance(n, int) and n >= smallest for n in size)
     ):
         raise InputError(
-            f"flow recipe: size is {size!r}, expected (height, width), whole numbers from {_SMALLEST} up, or nothing"
+            f"flow recipe: size is {size!r}, expected (height, width), whole numbers from {smallest} up, or nothing"
         )
+    _check_network(fields)
     least = fields.get("least_motion", 0)
     if not isinstance(least, (int, float)) or not 0 <= least < 1:
         raise InputError(f"flow recipe: least_motion is {least!r}, expected a fraction of the diagonal in [0, 1)")
+
+
+def _check_network(fields: dict) -> None:
+    """Fields of raft are all there with it and none without it."""
+    given = {name: fields.get(name) for name in _OF_RAFT}
+    if fields.get("estimator", "dis") != "raft":
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(f"flow recipe: {name} is {value!r}, which only the estimator 'raft' has")
+        return
+    if given["network"] not in _NETWORKS:
+        raise InputError(
+            f"flow recipe: network is {given['network']!r}, expected one of {', '.join(map(repr, _NETWORKS))}"
+        )
+    if not isinstance(given["iterations"], int) or isinstance(given["iterations"], bool) or given["iterations"] < 1:
+        raise InputError(f"flow recipe: iterations is {given['iterations']!r}, expected a whole number from 1 up")
+    if not isinstance(given["weights"], str) or not re.fullmatch("[0-9a-f]{64}", given["weights"]):
+        raise InputError(f"flow recipe: weights is {given['weights']!r}, expected a SHA-256 checksum in 64 hex digits")
+
+
+@runtime_checkable
+class FlowEstimator(Protocol):
+    """What makes flow pictures with a network; `inference.learned_flow.LearnedFlow` is one.
+
+    recipe     how it makes them
+    pictures   uint8 `[h, w, 3]` for each of `wanted`: frame, neighbour and opposite (see `neighbours_of`), numbers of
+               `frames`, uint8 `[H, W, 3]` of one size; raises `InputError`
+    """
+
+    recipe: FlowRecipe
+
+    def pictures(
+        self, frames: Mapping[int, UInt8[np.ndarray, "H W 3"]], wanted: Sequence[tuple[int, int, int | None]]
+    ) -> list[UInt8[np.ndarray, "h w 3"]]: ...
 
 
 def estimate_flow(
@@ -126,16 +179,23 @@ def estimate_flow(
     """Optical flow from RGB frame `first` to `second`, camera included.
 
     Returns float32 (u to the right, v down) in pixels of the size it was estimated at: `recipe.size`, or the frames'.
-    The result does not depend on OpenCV's number of threads. Raises `InputError` for frames of unequal or tiny size.
+    The result does not depend on OpenCV's number of threads. Raises `InputError` for frames of unequal or tiny size,
+    and for a recipe of RAFT, which `inference.learned_flow` follows.
     """
+    if recipe.estimator == "raft":
+        raise InputError(
+            f"flow recipe: the flow is {recipe.network}'s, whose weights are needed; name them with --flow-weights"
+        )
     if first.shape != second.shape:
         raise InputError(
             f"optical flow: frames of {_size(first)} and {_size(second)} (height x width), expected equal sizes"
         )
     if recipe.size is not None:
         first, second = (resize_picture(frame, recipe.size) for frame in (first, second))
-    if min(first.shape[:2]) < _SMALLEST:
-        raise InputError(f"optical flow: frames are {_size(first)}, expected at least {_SMALLEST} pixels each way")
+    if min(first.shape[:2]) < _SMALLEST["dis"]:
+        raise InputError(
+            f"optical flow: frames are {_size(first)}, expected at least {_SMALLEST['dis']} pixels each way"
+        )
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in (first, second)]
     return cv2.DISOpticalFlow_create(_PRESETS[recipe.preset]).calc(*grey, None)
 
@@ -205,7 +265,7 @@ def _draw(flow: Float[np.ndarray, "h w 2"], recipe: FlowRecipe) -> UInt8[np.ndar
 
 
 @functools.cache
-def _wheel() -> Float[np.ndarray, "56 3"]:
+def colour_wheel() -> Float[np.ndarray, "56 3"]:
     """Middlebury's 55 hues around the circle, in [0, 1]; the first is repeated at the end for interpolation.
 
     Six arcs between red, yellow, green, cyan, blue and magenta, one channel full and one rising or falling, as long as
@@ -238,7 +298,7 @@ def flow_to_picture(flow: Float[np.ndarray, "h w 2"], *, radius: float | None = 
     position = (np.arctan2(-v, -u) / np.pi + 1) / 2 * 54
     lower = np.clip(position.astype(np.int32), 0, 54)
     fraction = (position - lower)[..., None]
-    wheel = _wheel()
+    wheel = colour_wheel()
     hue = (1 - fraction) * wheel[lower] + fraction * wheel[lower + 1]
     picture = np.floor(255 * (1 - length * (1 - hue))).astype(np.uint8)
     picture[~known] = 0

@@ -1,7 +1,6 @@
 """Optical flow that is already there: a folder with one flow picture or `.flo` file per frame."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +69,12 @@ class FlowFolder:
     def _compare(self, made: FlowRecipe | None) -> str:
         if made is None or all(_is_flo(path) for path in self._files.values()):
             return ""
-        found, wanted = asdict(made), asdict(self._recipe)
+        found, wanted = made.fields(), self._recipe.fields()
+        names = dict.fromkeys((*wanted, *found))
         return ", ".join(
-            f"{name} {found[name]} instead of {value}" for name, value in wanted.items() if found[name] != value
+            f"{name} {found.get(name)} instead of {wanted.get(name)}"
+            for name in names
+            if found.get(name) != wanted.get(name)
         )
 
     def _draw(self, path: Path) -> UInt8[np.ndarray, "h w 3"]:

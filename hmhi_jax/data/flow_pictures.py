@@ -1,7 +1,8 @@
 """Flow pictures of a whole data set, made once and kept beside the frames."""
 
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hmhi_jax.complete_files import completed, readable, writable, write_text
-from hmhi_jax.data.flow import FlowRecipe, flow_of
+from hmhi_jax.data.flow import FlowEstimator, FlowRecipe, flow_of, neighbours_of
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.packing import PackedDataset
 from hmhi_jax.data.pictures import PictureError, encode_picture, read_picture
@@ -59,6 +60,7 @@ def make_flow_pictures(
     *,
     format: FlowFormat,
     workers: int = 0,
+    estimators: Sequence[FlowEstimator] = (),
     overwrite: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> list[str]:
@@ -70,6 +72,8 @@ def make_flow_pictures(
     Args:
       dataset: opened with `flows=` to write elsewhere than beside the frames.
       workers: processes; 0 makes them in this one.
+      estimators: flow networks that follow `recipe`, one for each device. Two threads of this process feed each of
+        them, so that pictures are read and written while it computes, and `workers` are not used.
       overwrite: make all of them again; those that are there are removed first, so that none of them remains among the
         new ones when this is interrupted (the next run then goes on without `overwrite`).
       advance: called with a number of frames whenever so many are done.
@@ -85,8 +89,13 @@ def make_flow_pictures(
         _prepare_folder(video, recipe, overwrite)
     problems: list[str] = []
     tasks = list(_tasks(dataset, overwrite))
-    make = functools.partial(_make, recipe=recipe, format=format)
-    with closing(ordered_map(make, tasks, workers=workers, processes=True)) as made:
+    if estimators:
+        turns = zip(tasks, itertools.cycle(estimators), strict=False)
+        results = ordered_map(lambda turn: _make_at_once(*turn, format), turns, workers=2 * len(estimators))
+    else:
+        make = functools.partial(_make, recipe=recipe, format=format)
+        results = ordered_map(make, tasks, workers=workers, processes=True)
+    with closing(results) as made:
         for task, troubles in zip(tasks, made, strict=True):
             problems += troubles
             if advance:
@@ -188,7 +197,46 @@ def _make(task: _Task, recipe: FlowRecipe, format: FlowFormat) -> list[str]:
             problems.append(f"{where}{error}")
             continue
         pictures = {n: p for n, p in pictures.items() if n >= number}
-        path = Path(video.flow_folder, f"{video.frame_names[number]}.{format.suffix}")
-        with completed(path, advice="") as partial:
-            partial.write_bytes(format.encode(picture))
+        _write(video, number, picture, format)
     return problems
+
+
+def _make_at_once(task: _Task, estimator: FlowEstimator, format: FlowFormat) -> list[str]:
+    """The same with a flow network, in a thread: all pictures of a task in one call; where that fails, each by itself,
+    to tell which ones cannot be made."""
+    video, problems = task.video, []
+    frames: dict[int, np.ndarray] = {}
+    unread: dict[int, str] = {}
+    wanted = [(number, *neighbours_of(number, len(video), estimator.recipe)) for number in task.numbers]
+    for number in sorted({number for numbers in wanted for number in numbers if number is not None}):
+        try:
+            frames[number] = read_picture(video.frames[number])
+        except PictureError as error:
+            unread[number] = str(error)
+    readable = []
+    for numbers in wanted:
+        reasons = [unread[number] for number in numbers if number in unread]
+        if reasons:
+            problems.append(reasons[0])
+        else:
+            readable.append(numbers)
+    try:
+        pictures: list[np.ndarray | None] = list(estimator.pictures(frames, readable)) if readable else []
+    except InputError:
+        pictures = []
+        for numbers in readable:
+            try:
+                pictures += estimator.pictures(frames, [numbers])
+            except InputError as error:
+                problems.append(f"{video.frames[numbers[0]]}: {error}")
+                pictures.append(None)
+    for (number, *_), picture in zip(readable, pictures, strict=True):
+        if picture is not None:
+            _write(video, number, picture, format)
+    return problems
+
+
+def _write(video: VideoRecord, number: int, picture: UInt8[np.ndarray, "h w 3"], format: FlowFormat) -> None:
+    path = Path(video.flow_folder, f"{video.frame_names[number]}.{format.suffix}")
+    with completed(path, advice="") as partial:
+        partial.write_bytes(format.encode(picture))

@@ -25,6 +25,7 @@ from hmhi_jax.data.video import Frame
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import is_export
 from hmhi_jax.inference.lanes import Lanes, Result, share_of
+from hmhi_jax.inference.learned_flow import LearnedFlow
 from hmhi_jax.inference.masks import read_logits
 from hmhi_jax.inference.network import lanes_of
 from hmhi_jax.inference.network_input import FlowOf
@@ -63,6 +64,7 @@ class DatasetPredictor:
         size: tuple[int, int] | str = (512, 512),
         input_size: tuple[int, int] | None = None,
         flow_recipe: FlowRecipe = FlowRecipe(),  # noqa: B008 - frozen
+        flow_network: LearnedFlow | None = None,
         flow: FlowSource = "auto",
         devices: Sequence[jax.Device] | None = None,
         lanes_per_device: int | None = None,
@@ -78,6 +80,7 @@ class DatasetPredictor:
                 many pixels as `input_size`.
             input_size: (height, width) the weights were trained for; None takes `size`.
             flow_recipe: how the weights want flow pictures made.
+            flow_network: makes them instead, by its own recipe.
             flow: "estimate" makes flow by the recipe, "files" takes the data set's flow pictures as they are, "auto"
                 takes them where they are known to be made by the recipe and estimates otherwise.
             devices: this host's devices to use; None takes all.
@@ -95,7 +98,8 @@ class DatasetPredictor:
         self._lanes_per_device = lanes_per_device or lanes_of(self._devices[0])
         self._workers = workers or WORKERS
         self._segmenter = VideoSegmenter(
-            model, variables, size=size, input_size=input_size, flow_recipe=flow_recipe, chunk=chunk,
+            model, variables, size=size, input_size=input_size,
+            flow_recipe=flow_network.recipe if flow_network else flow_recipe, flow_network=flow_network, chunk=chunk,
             device=self._devices[0],
         )  # fmt: skip
 
@@ -107,11 +111,13 @@ class DatasetPredictor:
         size: tuple[int, int] | str | None = None,
         memory_frames: int | None = None,
         dtype: str = "float32",
+        flow_weights: str | Path | None = None,
         **options: Any,
     ) -> "DatasetPredictor":
         """A predictor from weights: a shipped name, a `.safetensors` file, or the folder of a training run.
 
         `size`, `memory_frames` and `dtype` are as in `VideoSegmenter.load`, `options` those of `DatasetPredictor`.
+        With `flow_weights` (see `LearnedFlow.load`) a flow network estimates flow.
 
         Raises:
             InputError: for weights that do not exist, cannot be read or do not fit.
@@ -121,7 +127,8 @@ class DatasetPredictor:
         model, weights = load_network(name_or_path, memory_frames=memory_frames, dtype=dtype)
         return cls(
             model, weights.fit(model), size=weights.input_size if size is None else size, input_size=weights.input_size,
-            flow_recipe=weights.flow_recipe, **options,
+            flow_recipe=weights.flow_recipe,
+            flow_network=LearnedFlow.load(flow_weights, weights.flow_recipe) if flow_weights else None, **options,
         )  # fmt: skip
 
     def predict(
@@ -199,9 +206,11 @@ class DatasetPredictor:
                     outcome.failed[video.name] = str(error)
             if advance:
                 advance(len(video))
+        # Asked for here, of the segmenter that stays, so that a flow network is read once.
+        estimator = self._segmenter.flow_source() if groups and not from_files else None
         for videos in groups.values():
             lanes = segmenter.lanes(self._devices, self._lanes_per_device)
-            _Run(segmenter, lanes, place_of, readings, from_files, outcome, advance).go(videos, self._workers)
+            _Run(segmenter, lanes, place_of, readings, estimator, outcome, advance).go(videos, self._workers)
         return outcome
 
     def network_size(self, video: VideoRecord) -> tuple[int, int]:
@@ -229,14 +238,15 @@ class DatasetPredictor:
 class _Run:
     """Videos of one network size through the lanes: each in a thread that reads, computes and writes it.
 
-    folders   where each video's predictions go, one for each reading
+    folders     where each video's predictions go, one for each reading
+    estimator   what makes flow pictures; None takes the data set's
     """
 
     segmenter: VideoSegmenter
     lanes: Lanes
     folders: dict[str, tuple[VideoFolder, ...]]
     readings: tuple[str, ...]
-    flow_files: bool
+    estimator: FlowRecipe | LearnedFlow | None
     outcome: Outcome
     advance: Callable[[int], None] | None
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
@@ -267,7 +277,7 @@ class _Run:
                 results = self.segmenter.results(
                     pipeline.ahead(_frames(video), 1),
                     pipeline=pipeline,
-                    flow_of=_flow_files(video) if self.flow_files else None,
+                    flow_of=_flow_files(video) if self.estimator is None else self.estimator,
                     lanes=self.lanes,
                 )
                 for _ in pipeline.map(functools.partial(self._write, folders), self._readable(video, results), WORKERS):

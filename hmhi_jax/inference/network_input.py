@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from hmhi_jax.data.flow import FlowRecipe, flow_picture, neighbours
+from hmhi_jax.data.flow import FlowRecipe, neighbours
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.learned_flow import LearnedFlow, picture_from
 from hmhi_jax.inference.pipeline import StageTimes
 
-# Where flow pictures come from: an estimator's recipe; an iterator of pictures in step with the frames; or a function
-# of a frame's name and (height, width), such as a `FlowFolder`.
-FlowOf = FlowRecipe | Iterator[np.ndarray] | Callable[[str, tuple[int, int]], np.ndarray]
+# Where flow pictures come from: an estimator's recipe; a flow network; an iterator of pictures in step with the frames;
+# or a function of a frame's name and (height, width), such as a `FlowFolder`.
+FlowOf = FlowRecipe | LearnedFlow | Iterator[np.ndarray] | Callable[[str, tuple[int, int]], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,16 +127,17 @@ def _flow(window: Window, flow_of: FlowOf) -> UInt8[np.ndarray, "h w 3"]:
     if window.flow is not None:
         return window.flow
     frame = window.frame.frame
-    if not isinstance(flow_of, FlowRecipe):
+    if not isinstance(flow_of, FlowRecipe | LearnedFlow):
         return flow_of(frame.name, frame.picture.shape[:2])
-    neighbour, opposite = neighbours(window.before, window.frame, window.after, flow_of)
+    recipe = flow_of if isinstance(flow_of, FlowRecipe) else flow_of.recipe
+    neighbour, opposite = neighbours(window.before, window.frame, window.after, recipe)
     if neighbour.frame.picture.shape != frame.picture.shape:
         raise InputError(
             f"frame {neighbour.frame.name}: is {neighbour.frame.picture.shape}, expected {frame.picture.shape} as "
             f"frame {frame.name}"
         )
-    size = flow_of.size
-    return flow_picture(window.frame.at(size), neighbour.at(size), flow_of, opposite and opposite.at(size))
+    size = recipe.size
+    return picture_from(flow_of, window.frame.at(size), neighbour.at(size), opposite and opposite.at(size))
 
 
 def _given(flow_of: FlowOf, index: int) -> UInt8[np.ndarray, "h w 3"] | None:

@@ -8,6 +8,7 @@ A frame's flow picture needs the frame after it, so a mask comes one frame late 
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hmhi_jax.data.video import Frame
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import ExportedNetwork, is_export
 from hmhi_jax.inference.lanes import Lanes, Result
+from hmhi_jax.inference.learned_flow import LearnedFlow, flow_source
 from hmhi_jax.inference.masks import read_logits
 from hmhi_jax.inference.network import Functions, Network, chunk_of, functions_of, lanes_of
 from hmhi_jax.inference.network_input import FlowOf, prepare, windows
@@ -45,6 +47,7 @@ class VideoSegmenter:
         size: tuple[int, int] | int | str = (512, 512),
         input_size: tuple[int, int] | None = None,
         flow_recipe: FlowRecipe = FlowRecipe(),  # noqa: B008 - frozen
+        flow_network: LearnedFlow | None = None,
         chunk: int | None = None,
         device: jax.Device | None = None,
     ) -> None:
@@ -58,6 +61,7 @@ class VideoSegmenter:
                 own shape, with about as many pixels as `input_size`.
             input_size: (height, width) the weights were trained for; None takes `size`.
             flow_recipe: how the weights want flow pictures made.
+            flow_network: makes them instead, by its own recipe.
             chunk: frames computed at a time; None takes 1 on CPU and 8 elsewhere.
             device: where to compute; None takes JAX's default.
         """
@@ -67,6 +71,8 @@ class VideoSegmenter:
         self.chunk = chunk or chunk_of(self.device)
         self.model = model
         self.flow_recipe = flow_recipe
+        self.flow_network = flow_network
+        self._finding_flow = threading.Lock()
         self.size = size if size == "auto" else checked_size(size)
         if input_size is None and isinstance(self.size, str):
             input_size = (512, 512)
@@ -90,6 +96,7 @@ class VideoSegmenter:
         chunk: int | None = None,
         device: jax.Device | None = None,
         backbone: str | None = None,
+        flow_weights: str | Path | None = None,
     ) -> "VideoSegmenter":
         """A segmenter from weights: a shipped name, a `.safetensors` file, the folder of a training run, of one of its
         checkpoints or of what `hmhi convert` wrote, or an export.
@@ -102,6 +109,7 @@ class VideoSegmenter:
             dtype: compute type, one of `DTYPES`; None takes float32, or what an export has. Parameters stay float32.
             chunk, device: see `VideoSegmenter`.
             backbone: refuse weights of any other.
+            flow_weights: estimate flow by the flow network of these weights, see `LearnedFlow.load`.
 
         Raises:
             InputError: for weights that do not exist, cannot be read or do not fit, and other values than these.
@@ -116,7 +124,8 @@ class VideoSegmenter:
             )  # fmt: skip
             return cls(
                 None, network.variables, functions=network.functions, size=network.input_size,
-                flow_recipe=network.flow_recipe, chunk=1, device=device,
+                flow_recipe=network.flow_recipe, flow_network=_flow_network(flow_weights, network.flow_recipe, device),
+                chunk=1, device=device,
             )  # fmt: skip
         model, weights = load_network(name_or_path, memory_frames=memory_frames, dtype=dtype, backbone=backbone)
         return cls(
@@ -125,6 +134,7 @@ class VideoSegmenter:
             size=weights.input_size if size is None else size,
             input_size=weights.input_size,
             flow_recipe=weights.flow_recipe,
+            flow_network=_flow_network(flow_weights, weights.flow_recipe, device),
             chunk=chunk,
             device=device,
         )
@@ -140,8 +150,17 @@ class VideoSegmenter:
     def _like(self, variables: Any, device: jax.Device) -> "VideoSegmenter":
         return VideoSegmenter(
             self.model, variables, functions=self._functions, size=self.size, input_size=self.input_size,
-            flow_recipe=self.flow_recipe, chunk=self.chunk, device=device,
+            flow_recipe=self.flow_recipe, flow_network=self.flow_network and self.flow_network.to(device),
+            chunk=self.chunk, device=device,
         )  # fmt: skip
+
+    def flow_source(self) -> FlowRecipe | LearnedFlow:
+        """What estimates flow: the flow network, which is read when it is first asked for if the recipe wants one whose
+        weights nobody gave (see `learned_flow.flow_source`), else the recipe."""
+        with self._finding_flow:
+            source = flow_source(self.flow_recipe, self.flow_network, self.device)
+            self.flow_network = source if isinstance(source, LearnedFlow) else None
+            return source
 
     @property
     def lanes_per_device(self) -> int:
@@ -193,7 +212,7 @@ class VideoSegmenter:
         if not 0 < threshold < 1:
             raise InputError(f"threshold is {threshold}, expected a probability between 0 and 1")
         numbered = _numbered(frames, state.frames if state else 0)
-        flow_of: FlowOf = self.flow_recipe if flows is None else iter(flows)
+        flow_of: FlowOf | None = None if flows is None else iter(flows)
         reading = "plain" if soft else "mask"
 
         def finish(result: Result) -> tuple[np.ndarray, Callable[[], StreamState] | None]:
@@ -225,12 +244,12 @@ class VideoSegmenter:
         """What `stream` is made of: one `Result` per frame, for callers who write pictures of their own.
 
         Flow and the network run in threads of `pipeline`; without one, everything happens in turn, frame by frame.
-        `flow_of` is a recipe, an iterator of flow pictures, or a function of (frame name, frame size) such as a
-        `FlowFolder`. `keep` is called once per frame, in a thread. Times are added to `times` by stage. `lanes` are
-        those that are shared with other videos, each in a thread of its own.
+        `flow_of` is a recipe, a flow network, an iterator of flow pictures, or a function of (frame name, frame size)
+        such as a `FlowFolder`; None takes `flow_source`. `keep` is called once per frame, in a thread. Times are added
+        to `times` by stage. `lanes` are those that are shared with other videos, each in a thread of its own.
         """
         times = times or StageTimes()
-        flow_of = self.flow_recipe if flow_of is None else flow_of
+        flow_of = self.flow_source() if flow_of is None else flow_of
         lanes = lanes or Lanes(self.network, self.chunk if pipeline else 1)
 
         def begin(frame_size: tuple[int, int]) -> None:
@@ -286,6 +305,10 @@ class MaskStream(Iterator[np.ndarray]):
 
     def __exit__(self, *reason: object) -> None:
         self.close()
+
+
+def _flow_network(weights: str | Path | None, recipe: FlowRecipe, device: jax.Device | None) -> LearnedFlow | None:
+    return LearnedFlow.load(weights, recipe, device=device) if weights else None
 
 
 def load_network(

@@ -95,7 +95,7 @@ def write_weights(
         raise InputError(f"{target}: NumPy archives cannot hold bfloat16; take float16, or .safetensors")
     variables = variables_of(identity)
     if kind == "orbax":
-        _write_orbax(target, unflatten_dict(stored(leaves_by_path(variables), dtype), sep="/"), header)
+        write_orbax(target, unflatten_dict(stored(leaves_by_path(variables), dtype), sep="/"), header)
     elif kind != "pth" and not torch_names:
         write_arrays(target, kind, stored(leaves_by_path(variables), dtype), header)
     else:
@@ -115,7 +115,8 @@ def write_weights(
             write_arrays(target, kind, entries, header)
 
 
-def _write_orbax(target: Path, variables: Mapping[str, Any], header: Mapping[str, Any]) -> None:
+def write_orbax(target: Path, variables: Mapping[str, Any], header: Mapping[str, Any]) -> None:
+    """Write an Orbax folder. Raises `InputError` if the target is there or cannot be written."""
     import orbax.checkpoint as ocp
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

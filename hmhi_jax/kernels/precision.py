@@ -6,7 +6,7 @@ bits) unless it is told otherwise. Here float32 means float32 everywhere.
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -37,6 +37,18 @@ def compute_dtype(name: str | DTypeLike) -> tuple[jnp.dtype, str]:
         raise ValueError(f"dtype is {text!r}; it must be one of {', '.join(map(repr, DTYPES))}")
     dtype, precision = _NUMBERS[text]
     return jnp.dtype(dtype), precision
+
+
+def in_precision(method: Callable) -> Callable:
+    """A method of a network whose products are computed as its attribute `precision` says, whatever the platform's
+    habit."""
+
+    @wraps(method)
+    def run(self: Any, *arguments: Any, **settings: Any) -> Any:
+        with jax.default_matmul_precision(self.precision):
+            return method(self, *arguments, **settings)
+
+    return run
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["precision"])

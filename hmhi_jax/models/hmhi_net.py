@@ -7,8 +7,6 @@
 `segment_clip` is that, with a scan over the steps.
 """
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import jax
@@ -20,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from hmhi_jax.kernels.elementwise import DropoutKey
-from hmhi_jax.kernels.precision import compute_dtype
+from hmhi_jax.kernels.precision import compute_dtype, in_precision
 from hmhi_jax.kernels.resampling import enlarge
 from hmhi_jax.models.backbones import spec
 from hmhi_jax.models.backbones.flow_adapter import join_pairs, split_pairs
@@ -36,17 +34,6 @@ Features = tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."], 
 Clip = Float[Array | np.ndarray, "B T H W 3"]
 
 SHALLOW, DEEP = 1, 3  # the maps the banks work on: strides 8 and 32
-
-
-def _in_precision(method: Callable) -> Callable:
-    """A method whose products are computed in the network's precision, whatever the platform's habit."""
-
-    @wraps(method)
-    def run(self: "HMHINet", *arguments: Any, **settings: Any) -> Any:
-        with jax.default_matmul_precision(self.precision):
-            return method(self, *arguments, **settings)
-
-    return run
 
 
 class HMHINet(nn.Module):
@@ -113,7 +100,7 @@ class HMHINet(nn.Module):
         if self.plam:
             self.plam_module = PLAM(deep, self.dtype)
 
-    @_in_precision
+    @in_precision
     def encode(
         self,
         frames: Clip,
@@ -135,7 +122,7 @@ class HMHINet(nn.Module):
             self.sow("intermediates", f"fused{level}", x)
         return tuple(x.reshape(batch, time, *x.shape[1:]) for x in fused)
 
-    @_in_precision
+    @in_precision
     def start(self, features: Features) -> tuple[Memory, Float[Array, "B H W 1"]]:
         """The first frame: decoded as it is, and memorised. Features `[B, h, w, C]`; logits at the input's size."""
         coarse = self.decoder(features)
@@ -151,7 +138,7 @@ class HMHINet(nn.Module):
         """A later frame: read both banks, let the read-outs refine each other, decode, memorise."""
         return self.finish(memory, self.read(memory, features, train))
 
-    @_in_precision
+    @in_precision
     def read(
         self, memory: Memory, features: Features, train: bool = False, written_at_most: int | None = None
     ) -> Features:
@@ -178,7 +165,7 @@ class HMHINet(nn.Module):
             self.sow("intermediates", "plam", maps[DEEP])
         return tuple(maps)
 
-    @_in_precision
+    @in_precision
     def finish(self, memory: Memory, maps: Features) -> tuple[Memory, Float[Array, "B H W 1"]]:
         """Second half of `step`: decode the refined maps and memorise them."""
         coarse = self.decoder(maps)

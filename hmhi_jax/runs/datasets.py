@@ -1,21 +1,16 @@
-"""Data sets made ready: what they hold and what is wrong with it, their flow pictures, their packed form."""
+"""Data sets made ready: what they hold and what is wrong with it, their packed form."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import joblib
 from rich.console import Console
 from rich.table import Table
 
 from hmhi_jax.data.dataset_packing import PackedForm, pack_dataset
-from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.flow_pictures import FlowFormat, make_flow_pictures, missing_flows, read_recipe
 from hmhi_jax.data.inspection import Inspection, check_for_training, inspect_dataset
 from hmhi_jax.data.layouts import Dataset, open_dataset
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.export import ExportedNetwork, is_export
-from hmhi_jax.interop.weights import load_weights
 from hmhi_jax.progress import frame_progress
 
 
@@ -62,49 +57,6 @@ def _table(dataset: Dataset, found: Inspection, split: str | None) -> Table:
     table.add_row("sizes", sizes + (", ..." if len(found.sizes) > 6 else ""))
     table.add_row("problems", f"{len(found.problems)} in {len(found.bad_videos)} videos" if found.problems else "none")
     return table
-
-
-def make_flow(
-    folder: Path,
-    *,
-    out: Path | None,
-    layout: str | None,
-    split: str | None,
-    recipe: str | None,
-    changes: dict[str, Any],
-    format: str,
-    quality: int,
-    workers: int | None,
-    overwrite: bool,
-) -> None:
-    """Do what `hmhi flow` was asked for; the arguments are its options, `changes` the recipe's fields among them."""
-    fields = {name: value for name, value in changes.items() if value is not None}
-    chosen = dataclasses.replace(_recipe(recipe) if recipe else FlowRecipe(), **fields)
-    dataset = open_dataset(folder, layout=layout, split=split, flows=out)
-    missing = missing_flows(dataset, overwrite)
-    found = f"{dataset.layout}, {len(dataset)} videos, {_frames(dataset)} frames"
-    print(f"{folder}: {found}, {missing} flow pictures to make")
-    with frame_progress("flow", missing) as advance:
-        problems = make_flow_pictures(
-            dataset,
-            chosen,
-            format=FlowFormat(format, quality),
-            workers=workers or joblib.cpu_count(),
-            overwrite=overwrite,
-            advance=advance,
-        )
-    if problems:
-        listed = "\n".join(problems)
-        raise InputError(f"{folder}: {len(problems)} of {missing} flow pictures could not be made:\n{listed}")
-
-
-def _recipe(text: str) -> FlowRecipe:
-    """A recipe from what was given as `--recipe`: JSON, a file of it, weights or an export."""
-    if text.lstrip().startswith("{"):
-        return FlowRecipe.from_json(text)
-    if text.endswith(".json"):
-        return read_recipe(Path(text).expanduser())
-    return ExportedNetwork(text).flow_recipe if is_export(text) else load_weights(text).flow_recipe
 
 
 def pack(

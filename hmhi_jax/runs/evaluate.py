@@ -127,6 +127,7 @@ def run(config: ConfigDict, workdir: str) -> int:
         memory_frames=settings.memory_frames,
         dtype=settings.dtype,
         flow=settings.flow,
+        flow_weights=settings.flow_weights or None,
         lanes_per_device=settings.lanes_per_device or None,
         chunk=settings.chunk or None,
     )

@@ -29,6 +29,8 @@ def default_evaluation() -> ConfigDict:
     e.memory_frames = config_dict.placeholder(int)  # capacity of the memory; the weights'
     e.dtype = "float32"
     e.flow = "auto"  # "estimate" by the weights' recipe, take the data set's "files", or take them if made by it
+    # Weights of a flow network that estimates flow, a file or a name in PyTorch's hub cache; "": as the recipe says
+    e.flow_weights = ""
     e.files = "davis"  # names of predictions: <frame>.png, or "release": <video>_<frame>.png
     e.lanes_per_device = 0  # videos a device works on at once; 0: 1 on CPU, 4 elsewhere
     e.chunk = 0  # frames of a video per round; 0: 1 on CPU, 8 elsewhere

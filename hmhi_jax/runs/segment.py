@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hmhi_jax.progress import VideoProgress
 
 
+_ESTIMATORS = ("dis", "raft")  # what `--flow` may be besides a folder
 # A video file may hold fewer frames than it promises; what is missing among the first is told when it is reached.
 _ENOUGH_FLOW = 0.95
 
@@ -42,6 +43,8 @@ def run(
     *,
     weights: str,
     flow: str,
+    flow_weights: str | None,
+    flow_iterations: int | None,
     size: str | None,
     network_size: Any,
     threshold: float,
@@ -71,7 +74,8 @@ def run(
     source = Path(weights).expanduser() if exported else find_weights(weights)
     settings = {
         "weights": {"path": str(source), "sha256": _sha256(_files_of(source))},
-        "flow": flow if flow == "dis" else str(Path(flow).resolve()),
+        "flow": flow if flow in _ESTIMATORS else str(Path(flow).resolve()),
+        **_flow_network_settings(flow, flow_weights, flow_iterations),
         "size": size,
         "memory_frames": memory_frames,
         "dtype": dtype or (None if exported else "float32"),
@@ -99,15 +103,44 @@ def run(
     if not tasks:
         return not found.failures
     alone = len(videos) == 1
-    flows = {} if flow == "dis" else _flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
+    if flow == "raft":
+        segmenter.flow_network = _flow_network(settings["flow_network"], segmenter.flow_recipe, weights)
+    flows = {} if flow in _ESTIMATORS else _flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
+    recipe = segmenter.flow_network.recipe if segmenter.flow_network else segmenter.flow_recipe
     options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames)
     about = {
         "command": shlex.join(["hmhi", *map(without_password, sys.argv[1:])]),
-        "settings": {**settings, "flow_recipe": vars(segmenter.flow_recipe)},
+        "settings": {**settings, "flow_recipe": recipe.fields()},
     }
     # As many lanes as the videos of the command call for, not those that are left: so it goes on exactly.
     lanes = 1 if any_live else min(segmenter.lanes_per_device, len(videos))
     return not _run(tasks, segmenter, lanes, options, flows, about, devices) and not found.failures
+
+
+def _flow_network_settings(flow: str, weights: str | None, iterations: int | None) -> dict[str, Any]:
+    """What belongs to `--flow raft`, and which file of weights that is; nothing for other flow."""
+    if flow != "raft":
+        for option, value in (("--flow-weights", weights), ("--flow-iterations", iterations)):
+            if value is not None:
+                raise InputError(f"{option} {value}: is for '--flow raft', but flow is {flow!r}")
+        return {}
+    from hmhi_jax.interop.flow_files import find_flow_weights
+
+    path = find_flow_weights(weights or "raft_large")
+    return {"flow_network": {"path": str(path), "sha256": _sha256(_files_of(path)), "iterations": iterations}}
+
+
+def _flow_network(settings: dict[str, Any], recipe: "FlowRecipe", weights: str) -> Any:
+    """The flow network of `--flow raft`. Warns where the weights were trained with other flow."""
+    from hmhi_jax.inference.learned_flow import LearnedFlow
+
+    network = LearnedFlow.load(settings["path"], recipe, iterations=settings["iterations"])
+    if recipe.estimator != "raft":
+        print(
+            f"warning: {weights} wants flow pictures of the estimator {recipe.estimator}, not raft; masks may be worse",
+            file=sys.stderr,
+        )
+    return network
 
 
 def _plan(
@@ -122,7 +155,7 @@ def _plan(
     tasks = []
     for video in videos:
         identity = {"input": video.fingerprint(), **settings}
-        if settings["flow"] != "dis":
+        if settings["flow"] not in _ESTIMATORS:
             identity["flow"] = flow_fingerprint(flow_folder_of(settings["flow"], video.name, len(videos) == 1))
         folder = ResultFolder(out if alone else out / video.name, identity)
         if overwrite and folder.is_ours():
@@ -200,13 +233,9 @@ def _run(
 
     from hmhi_jax.inference.video_job import Interrupted, segment_video
     from hmhi_jax.progress import VideoProgress
+    from hmhi_jax.runs.devices import devices_here
 
-    there = jax.local_devices()
-    if devices is not None and devices > len(there):
-        raise InputError(
-            f"--devices {devices}: there are {len(there)} here ({there[0].platform}), expected at most that"
-        )
-    here = there[:devices][: len(tasks)]
+    here = devices_here(devices)[: len(tasks)]
     places: queue.Queue[_Device] = queue.Queue()
     for device in here:
         place = _Device(segmenter if device == segmenter.device else segmenter.to(device), lanes)

@@ -10,7 +10,8 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import write_export
 from hmhi_jax.inference.segmenter import checked_size
 from hmhi_jax.interop.conversion import format_of, header_of, write_weights
-from hmhi_jax.interop.fit import not_finite
+from hmhi_jax.interop.fit import Fit, not_finite
+from hmhi_jax.interop.flow_files import FlowSource, find_flow_weights, identify_flow, is_flow_name, write_flow_weights
 from hmhi_jax.interop.identify import Identity, identify
 from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.interop.weights import load_weights
@@ -34,14 +35,18 @@ def convert(
     if target is not None and not check:
         format_of(target)
     recipe = FlowRecipe.from_json(flow) if flow is not None else None
-    found = identify(read_source(source), backbone)
-    _describe(found)
+    weights = read_source(find_flow_weights(source) if not source.exists() and is_flow_name(source) else source)
+    if backbone is None and (flow_network := identify_flow(weights)):
+        options = {"--memory-frames": memory_frames, "--input-size": input_size, "--flow": flow}
+        if given := [option for option, value in options.items() if value is not None]:
+            raise InputError(f"{given[0]}: is for networks of segmentation, but {source} is {flow_network.network}'s")
+        return _convert_flow(flow_network, None if check else target, torch_names=names == "torch", dtype=dtype)
+    found = identify(weights, backbone)
+    settings = ", ".join(f"{key} {value}" for key, value in found.model_arguments.items())
+    _describe(found, f"{'HMHI-Net' if found.whole else 'an encoder alone'}: {settings}", found.backbone)
     if check or target is None:
         return bool(found.fit)
-    if not found.fit:
-        counts = ((found.fit.missing, "missing"), (found.fit.unused, "left over"), (found.fit.differing, "misshapen"))
-        listed = ", ".join(f"{len(names)} {kind}" for names, kind in counts if names)
-        raise InputError(f"{source}: does not fit {found.backbone} ({listed}, see above); nothing was written")
+    _require_fit(source, found.backbone, found.fit)
     if found.source.ours and found.whole and recipe is None and "flow" not in found.source.header:
         assumed = "raw DIS flow is assumed; if the network saw other pictures, say how they were made with --flow"
         print(f"warning   {found.source.path} does not say how its flow pictures were made: {assumed}")
@@ -51,18 +56,34 @@ def convert(
     return True
 
 
-def _describe(found: Identity) -> None:
+def _convert_flow(found: FlowSource, target: Path | None, *, torch_names: bool, dtype: str) -> bool:
+    """The same for a network of optical flow; without a target it is only looked at."""
+    _describe(found, f"optical flow: {found.network}", found.network)
+    if target is None:
+        return bool(found.fit)
+    _require_fit(found.source.path, found.network, found.fit)
+    write_flow_weights(found, target, torch_names=torch_names, dtype=dtype)
+    print(f"wrote     {target}: {found.network}")
+    return True
+
+
+def _require_fit(source: Path, network: str, fit: Fit) -> None:
+    if not fit:
+        counts = ((fit.missing, "missing"), (fit.unused, "left over"), (fit.differing, "misshapen"))
+        listed = ", ".join(f"{len(names)} {kind}" for names, kind in counts if names)
+        raise InputError(f"{source}: does not fit {network} ({listed}, see above); nothing was written")
+
+
+def _describe(found: Identity | FlowSource, network: str, name: str) -> None:
     """Print what a source is, what it fits, what was dropped and what does not fit."""
     source = found.source
-    millions = sum(array.size for name, array in found.entries.items() if "running_" not in name) / 1e6
+    millions = sum(array.size for entry, array in found.entries.items() if "running_" not in entry) / 1e6
     kinds = Counter(array.dtype.name for array in found.entries.values())
     where = f", under {source.wrapper!r}" if source.wrapper else ""
     where += f", prefix {source.prefix!r}" if source.prefix else ""
     print(f"file      {source.path}: {source.kind}{where}")
     print(f"names     of {found.publisher}")
-    part = "HMHI-Net" if found.whole else "an encoder alone"
-    settings = ", ".join(f"{key} {value}" for key, value in found.model_arguments.items())
-    print(f"network   {part}: {settings}")
+    print(f"network   {network}")
     print(f"arrays    {len(found.entries)}, {millions:.2f} M parameters ({', '.join(sorted(kinds))})")
     if source.ignored:
         print(f"ignored   {', '.join(source.ignored)}")
@@ -75,7 +96,7 @@ def _describe(found: Identity) -> None:
         print(f"misshapen {len(found.fit.differing)}: {', '.join(found.fit.shapes())}")
     if broken := not_finite(source.entries):
         print(f"warning   {len(broken)} hold numbers that are not finite: {', '.join(_grouped(broken))}")
-    print("fits      yes" if found.fit else f"fits      no: {found.backbone} expects otherwise")
+    print("fits      yes" if found.fit else f"fits      no: {name} expects otherwise")
 
 
 def _grouped(names: list[str]) -> list[str]:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from hmhi_jax.data.flow import FlowRecipe, flow_picture, neighbours_of
+from hmhi_jax.data.flow import FlowRecipe, neighbours_of
 from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, resize_picture
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.learned_flow import flow_source, picture_from
 from hmhi_jax.interop.conversion import variables_of
 from hmhi_jax.interop.identify import identify
 from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
@@ -148,10 +149,10 @@ def _write_clip(
     if len(taken) < 2:
         raise InputError(f"{video}: has {len(taken)} frames, expected at least 2 (flow goes from one to the next)")
     rgb = taken[:wanted]
-    flows = []
+    flows, source = [], flow_source(recipe, None)
     for t in range(len(rgb)):
         other, opposite = neighbours_of(t, len(taken), recipe)
-        flows.append(flow_picture(taken[t], taken[other], recipe, None if opposite is None else taken[opposite]))
+        flows.append(picture_from(source, taken[t], taken[other], None if opposite is None else taken[opposite]))
 
     def ready(pictures: list[np.ndarray]) -> np.ndarray:
         small = np.stack([resize_picture(picture, (size, size)) for picture in pictures])

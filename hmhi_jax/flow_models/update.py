@@ -1,0 +1,110 @@
+"""RAFT's update operator: motion features, a convolutional GRU, and the next step of the flow (section 3.3)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from hmhi_jax.flow_models.gate_convolution import gate_conv
+from hmhi_jax.flow_models.layers import conv
+from hmhi_jax.models.layers import KernelAndBias
+
+_gate_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+class MotionEncoder(nn.Module):
+    """Correlations and flow, each through convolutions of its own, then together; the flow itself is put behind.
+
+    `correlation` has the features of the one or two convolutions of correlations, 1x1 and 3x3.
+    """
+
+    correlation: Sequence[int]
+    flow: tuple[int, int]
+    outputs: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, correlation: Float[Array, "B h w K"], flow: Float[Array, "B h w 2"]) -> Float[Array, "B h w D"]:
+        seen = correlation.astype(self.dtype)
+        for number, (features, kernel) in enumerate(zip(self.correlation, (1, 3), strict=False), start=1):
+            seen = jax.nn.relu(conv(features, kernel, dtype=self.dtype, name=f"correlation{number}")(seen))
+        moved = flow.astype(self.dtype)
+        for number, (features, kernel) in enumerate(zip(self.flow, (7, 3), strict=True), start=1):
+            moved = jax.nn.relu(conv(features, kernel, dtype=self.dtype, name=f"flow{number}")(moved))
+        both = jnp.concatenate([seen, moved], -1)
+        fused = jax.nn.relu(conv(self.outputs - 2, 3, dtype=self.dtype, name="fuse")(both))
+        return jnp.concatenate([fused, flow.astype(self.dtype)], -1)
+
+
+class ConvGRU(nn.Module):
+    """`z, r = sigmoid(conv([h, x])); q = tanh(conv([r h, x])); h' = (1 - z) h + z q`, x being context and motion.
+
+    The context is the same in all iterations: its part of the three convolutions is computed once, by `of_context`.
+    """
+
+    hidden: int
+    context: int
+    motion: int
+    kernel: tuple[int, int]
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        shape = (*self.kernel, self.hidden + self.context + self.motion, self.hidden)
+        self.update_gate, self.reset_gate, self.candidate = (
+            KernelAndBias(shape, self.dtype, _gate_init, name=name)
+            for name in ("update_gate", "reset_gate", "candidate")
+        )
+
+    def _kernels(self) -> tuple[Array, Array]:
+        """Kernels and biases of update gate, reset gate and candidate, side by side."""
+        kernels, biases = zip(self.update_gate(), self.reset_gate(), self.candidate(), strict=True)
+        return jnp.concatenate(kernels, -1), jnp.concatenate(biases)
+
+    def of_context(self, context: Float[Array, "B h w C"]) -> Float[Array, "B h w _"]:
+        """What the context adds to both gates and the candidate, biases included."""
+        kernel, bias = self._kernels()
+        part = kernel[:, :, self.hidden : self.hidden + self.context]
+        return gate_conv(context.astype(self.dtype), part) + bias[None, None, None]
+
+    def __call__(
+        self,
+        hidden: Float[Array, "B h w D"],
+        of_context: Float[Array, "B h w _"],
+        motion: Float[Array, "B h w M"],
+    ) -> Float[Array, "B h w D"]:
+        kernel, _ = self._kernels()
+        state, width = hidden.astype(self.dtype), self.hidden
+        of_input = of_context + gate_conv(motion, kernel[:, :, width + self.context :])
+        gates = of_input[..., : 2 * width] + gate_conv(state, kernel[:, :, :width, : 2 * width])
+        update, reset = jnp.split(jax.nn.sigmoid(gates.astype(jnp.float32)), 2, -1)
+        kept = (reset * hidden).astype(self.dtype)
+        candidate = of_input[..., 2 * width :] + gate_conv(kept, kernel[:, :, :width, 2 * width :])
+        return (1 - update) * hidden + update * jnp.tanh(candidate.astype(jnp.float32))
+
+
+class FlowHead(nn.Module):
+    """What the flow changes by, from the GRU's state."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B h w D"]) -> Float[Array, "B h w 2"]:
+        x = jax.nn.relu(conv(self.features, 3, dtype=self.dtype, name="hidden")(hidden.astype(self.dtype)))
+        return conv(2, 3, dtype=self.dtype, name="output")(x).astype(jnp.float32)
+
+
+class MaskHead(nn.Module):
+    """Logits of the weights with which a fine pixel takes its flow from nine coarse ones: `[B, h, w, 9 * 8 * 8]`.
+
+    The factor of a quarter belongs to the published weights, which were trained with it.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B h w D"]) -> Float[Array, "B h w 576"]:
+        x = jax.nn.relu(conv(256, 3, dtype=self.dtype, name="hidden")(hidden.astype(self.dtype)))
+        return 0.25 * conv(576, 1, dtype=self.dtype, name="output")(x).astype(jnp.float32)
