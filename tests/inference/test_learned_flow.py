@@ -165,19 +165,35 @@ def test_weights_that_want_it_find_theirs_in_the_hub_cache_or_say_what_is_missin
         next(VideoSegmenter.load(weights).stream(frames))
 
 
-def test_data_sets_are_predicted_with_it(tmp_path, root, flow_weights, network):
+def test_data_sets_are_predicted_with_it(tmp_path, monkeypatch, root, flow_weights, network):
     weights = save_network(tmp_path / "net.safetensors", network.recipe)
     dataset = open_dataset(root)
     predictor = DatasetPredictor.load(weights, flow_weights=flow_weights, devices=jax.local_devices()[:1])
     outcome = predictor.predict(dataset, tmp_path / "estimated", reading="plain")
-    assert outcome.predicted == ["video0", "video1"]
+    assert sorted(outcome.predicted) == ["video0", "video1"]
     assert not outcome.failed
     make_flow_pictures(dataset, network.recipe, format=FlowFormat("png"), estimators=[network])
     outcome = predictor.predict(open_dataset(root), tmp_path / "files", reading="plain")
-    assert outcome.predicted == ["video0", "video1"]
+    assert sorted(outcome.predicted) == ["video0", "video1"]
     for path in (tmp_path / "files").rglob("*.png"):
         other = tmp_path / "estimated" / path.relative_to(tmp_path / "files")
         assert np.abs(read_picture(path).astype(int) - read_picture(other)).max() <= 2
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    named = DatasetPredictor.load(weights, flow="estimate", devices=jax.local_devices()[:1], lanes_per_device=2)
+    with pytest.raises(InputError, match="flow weights 'raft_small': no such file, and none of that name"):
+        named.predict(dataset, tmp_path / "named", reading="plain")
+    cache = tmp_path / "hub" / "checkpoints" / "raft_small_C_T_V2-01064c6d.pth"
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(flow_weights.read_bytes())
+    assert sorted(named.predict(dataset, tmp_path / "named", reading="plain").predicted) == ["video0", "video1"]
+    for path in (tmp_path / "named").rglob("*.png"):
+        other = tmp_path / "estimated" / path.relative_to(tmp_path / "named")
+        assert np.abs(read_picture(path).astype(int) - read_picture(other)).max() <= 2
+
+
+def test_what_another_estimator_has_makes_no_other_recipe(flow_weights, network):
+    recipe = FlowRecipe(normalisation="robust", preset="ultrafast")
+    assert LearnedFlow.load(flow_weights, recipe, iterations=2).recipe == network.recipe
 
 
 def test_recipes_of_raft(network):
