@@ -16,7 +16,11 @@ def _names(platforms: str) -> list[str]:
 
 def export(
     folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
-    weights: Annotated[str, typer.Option(help="A shipped name, a `.safetensors` file, or a training folder.")] = "small",
+    weights: Annotated[
+        str, typer.Option(help="A shipped name, a `.safetensors` file, or a training folder.")
+    ] = "small",
+        str, typer.Option(help="A shipped name, a `.safetensors` file, or a training folder.")
+    ] = "small",
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(
