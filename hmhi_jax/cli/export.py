@@ -19,8 +19,6 @@ def export(
     weights: Annotated[
         str, typer.Option(help="A shipped name, a `.safetensors` file, or a training folder.")
     ] = "small",
-        str, typer.Option(help="A shipped name, a `.safetensors` file, or a training folder.")
-    ] = "small",
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(
