@@ -1,7 +1,7 @@
 """HMHI-Net in JAX/Flax: unsupervised video object segmentation with hierarchical memory.
 
     import hmhi_jax as hmhi
-    segmenter = hmhi.VideoSegmenter.load("tiny")
+    segmenter = hmhi.VideoSegmenter.load("small")
     for mask in segmenter.stream(frames): ...
 
 `__init__.pyi` lists the public names. They are imported when first used: reading a command's help must not wait for

@@ -1,6 +1,7 @@
 """The `hmhi` command. Each sub-command is a module here; heavy imports stay inside the functions they serve."""
 
 import importlib
+import io
 import sys
 
 import typer
@@ -53,7 +54,7 @@ def command() -> None:
 def main() -> None:
     """Bad input is one line and exit code 2; Ctrl-C is exit code 130."""
     for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal's encoding does not
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         app()

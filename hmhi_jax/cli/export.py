@@ -16,7 +16,9 @@ def _names(platforms: str) -> list[str]:
 
 def export(
     folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
-    weights: Annotated[str, typer.Option(help="A shipped name, a `.safetensors` file, or a training folder.")] = "tiny",
+    weights: Annotated[
+        str, typer.Option(help="A shipped name, a `.safetensors` file, or a training folder.")
+    ] = "small",
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(

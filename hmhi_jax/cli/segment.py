@@ -47,7 +47,7 @@ def segment(
     weights: Annotated[
         str,
         typer.Option(help="A shipped name, a .safetensors file, a folder of training or converted, or an export."),
-    ] = "tiny",
+    ] = "small",
     flow: Annotated[
         str,
         typer.Option(

@@ -1,6 +1,6 @@
 """Predictions for whole data sets on all devices: many videos at once, restartable, no ground truth needed.
 
-    predictor = DatasetPredictor.load("tiny")
+    predictor = DatasetPredictor.load("small")
     predictor.predict(open_dataset("DAVIS", split="val"), "predictions/davis")
 
 Several hosts share the videos of a data set; each runs its own on its own devices and nothing is exchanged.

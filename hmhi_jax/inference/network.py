@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hmhi_jax.data.preprocessing import normalise
 from hmhi_jax.models import Features, HMHINet, Memory, frame
+from hmhi_jax.process import gpu_compiler_options
 
 LANES = "lanes"  # the mesh's axis
 # Frames of a video that are computed at a time, and videos of a device. More keep an accelerator busy; a CPU gains
@@ -101,6 +102,7 @@ class Programs:
     def __init__(self, functions: Functions, devices: Sequence[jax.Device], lanes_per_device: int) -> None:
         self.lanes = len(devices) * lanes_per_device
         self._lanes_per_device = lanes_per_device
+        self._options = gpu_compiler_options(devices[0].platform)
         self._mesh = Mesh(np.asarray(devices), (LANES,)) if len(devices) > 1 else None
         if self._mesh is None:
             self.sharding = self.replicated = SingleDeviceSharding(devices[0])
@@ -196,7 +198,7 @@ class Programs:
             try:
                 with self._tracing:
                     lowered = self.jitted[name].lower(variables, *arguments)
-                future.set_result(lowered.compile())
+                future.set_result(lowered.compile(self._options))
             except BaseException as error:
                 del self._compiled[key]  # the next who asks tries again
                 future.set_exception(error)

@@ -1,6 +1,6 @@
 """Masks of a video as it comes: any length, bounded memory, from Python.
 
-    segmenter = VideoSegmenter.load("tiny")
+    segmenter = VideoSegmenter.load("small")
     for mask in segmenter.stream(frames): ...          # frames: any iterable of uint8 [H, W, 3]
 
 A frame's flow picture needs the frame after it, so a mask comes one frame late at the earliest.

@@ -39,8 +39,8 @@ def find_weights(name_or_path: str | Path) -> Path:
         return shipped[str(name_or_path)]
     names = ", ".join(shipped) if shipped else "none in this version"
     raise InputError(
-        f"{name_or_path}: cannot be read: {str(name_or_path)!r} is no file, folder or shipped name (shipped: {names}); "
-        "make weights with 'hmhi convert' or by training"
+        f"weights {str(name_or_path)!r}: no such file, folder or shipped name (shipped: {names}); "
+        "make one with 'hmhi convert' or by training"
     )
 
 

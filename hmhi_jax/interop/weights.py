@@ -1,6 +1,6 @@
 """Weights of a network, read from wherever they lie, checked against it, and written.
 
-    weights = load_weights("tiny")
+    weights = load_weights("small")
     variables = weights.fit(build_model(**weights.model_arguments))
 
 A file of ours is a `.safetensors` that also says which network, input size and flow its weights belong to.

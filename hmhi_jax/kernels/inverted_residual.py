@@ -3,7 +3,9 @@ one, with ReLU6 between them. Padding is TensorFlow's "SAME": at stride 2, an ev
 
 XLA's grouped convolution on CPU takes ten times the arithmetic's time, and the wide map is six times what a block is
 given: on CPU the depthwise convolution is a sum of shifted copies, and the backward pass computes the wide map again,
-a part at a time that stays in cache, instead of keeping it.
+a part at a time that stays in cache, instead of keeping it. On NVIDIA GPUs the shifted sum is one fused kernel too: a
+training step of HMHI-Net on EfficientNet-Lite0 (16 clips of 6 frames at 192 x 352, tensorfloat32) took 132 ms on an
+H200 where cuDNN's grouped convolution took 224.
 """
 
 import math
@@ -86,7 +88,7 @@ def depthwise_same_conv(
 ) -> Float[Array, "N h w C"]:
     """Depthwise convolution with "SAME" padding, in the platform's form."""
     shifted, native = (partial(form, stride=stride) for form in (_depthwise_shifted, _depthwise_native))
-    return by_platform(x, kernel, cpu=shifted, accelerator=native)
+    return by_platform(x, kernel, cpu=shifted, accelerator=native, cuda=shifted)
 
 
 def _depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
@@ -96,7 +98,7 @@ def _depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tup
 def _depthwise_backward(stride: int, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     shifted = partial(_depthwise_gradient_shifted, stride=stride)
     native = gradient_of(partial(_depthwise_native, stride=stride), 2)
-    return by_platform(cotangent, *residuals, cpu=shifted, accelerator=native)
+    return by_platform(cotangent, *residuals, cpu=shifted, accelerator=native, cuda=shifted)
 
 
 def _depthwise_gradient_shifted(cotangent: Array, x: Array, kernel: Array, stride: int) -> tuple[Array, Array]:
@@ -281,7 +283,8 @@ def inverted_residual_branch(
 ) -> Float[Array, "N h w D"]:
     """The branch in the platform's form."""
     recomputed, plain = (partial(form, stride=stride) for form in (branch_recomputed, _branch))
-    return dear(by_platform(x, weights, cpu=recomputed, accelerator=plain))
+    kept = partial(plain, depthwise_conv=depthwise_same_conv)
+    return dear(by_platform(x, weights, cpu=recomputed, accelerator=plain, cuda=kept))
 
 
 def _stem_native(x: Array, kernel: Array) -> Array:

@@ -17,6 +17,16 @@ LONGEST = 2**17  # scores of a row that fit the registers of a multiprocessor
 _LOWEST = -2139095041  # `ordered_bits` of -inf
 
 
+@functools.cache
+def can_be_lowered() -> bool:
+    """Whether this process has a GPU. Without one, JAX from 0.11 on refuses to lower a Triton kernel, so what is
+    compiled ahead of time or exported on other machines takes a form of plain operations."""
+    try:
+        return bool(jax.devices("gpu"))
+    except RuntimeError:
+        return False
+
+
 def top_k_by_bisection(
     scores: Float[Array, "R M"], k: int, limit: Int[Array, ""], interpret: bool = False
 ) -> tuple[Float[Array, "R k"], Int[Array, "R k"]]:

@@ -19,7 +19,7 @@ from hmhi_jax.kernels.one_hot import LOWEST, pick, put, top_k_by_products
 from hmhi_jax.kernels.platforms import DEAR, by_platform
 from hmhi_jax.kernels.precision import define_gradient
 from hmhi_jax.kernels.selection import BLOCK, laid_out_index, lay_out, top_k_in_blocks, top_k_laid_out
-from hmhi_jax.kernels.selection_gpu import LONGEST, top_k_by_bisection
+from hmhi_jax.kernels.selection_gpu import LONGEST, can_be_lowered, top_k_by_bisection
 
 GPU_SCORES = 2**27  # of a piece on NVIDIA GPUs: half a gigabyte
 CPU_CHUNK = 256  # queries per piece on CPU: 20 MB of scores against 20,480 keys
@@ -93,7 +93,7 @@ def read_gathered(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Arra
 
 def read_by_bisection(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
     """For NVIDIA GPUs: a row's scores are made once and read once."""
-    if k.shape[1] > LONGEST:
+    if k.shape[1] > LONGEST or not can_be_lowered():
         return read_gathered(kept, q, k, v, limit)
 
     def read(piece: Array) -> Array:
@@ -177,7 +177,7 @@ def select(kept: int, piece: Array, k: Array, limit: Array) -> tuple[Array, Arra
         return top_k_by_products(_table(piece, _in_tables(k), _places(k.shape[1]), limit), kept)
 
     def by_bisection(piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
-        if k.shape[1] > LONGEST:
+        if k.shape[1] > LONGEST or not can_be_lowered():
             return in_columns(piece, k, limit)
         return _select_by_bisection(kept, piece, k, limit)
 

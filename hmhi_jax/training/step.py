@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.data.device_batches import batch_shardings, network_inputs
 from hmhi_jax.models import HMHINet
+from hmhi_jax.process import gpu_compiler_options
 from hmhi_jax.training.clip_forward import CheckpointPolicy, clip_logits
 from hmhi_jax.training.losses import MAP_WEIGHT, clip_losses, frame_losses
 from hmhi_jax.training.mesh import DATA, replicated
@@ -180,7 +181,8 @@ def make_train_step(
 
 @cache
 def compiler_options(platform: str) -> dict[str, str | bool] | None:
-    """What XLA is told when it compiles a training step: nothing, but for the CPU what keeps its memory small.
+    """What XLA is told when it compiles a training step: for GPUs `process.gpu_compiler_options`, for the CPU what
+    keeps its memory small.
 
     By default the CPU's compiler drops the barriers that keep what is computed again apart from what was computed
     before, finds that both are the same, and keeps it: where frames are written out, `jax.checkpoint` saves nothing.
@@ -188,7 +190,7 @@ def compiler_options(platform: str) -> dict[str, str | bool] | None:
     Options this version of XLA does not know are left out.
     """
     if platform != "cpu":
-        return None
+        return gpu_compiler_options(platform)
 
     def known(option: dict[str, str | bool]) -> bool:
         try:

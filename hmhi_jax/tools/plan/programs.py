@@ -46,7 +46,7 @@ def lower_training(config: ConfigDict, mesh: Mesh, batch: int, checkpoint: Check
     ema, variables = config.step.ema_decay > 0, abstract_variables(parts.model)
     state = jax.eval_shape(lambda variables: make_state(variables, parts.optimiser, config.seed, ema), variables)
     arrays = batch_shapes(batch, config.data.frames, parts.sizes[-1])
-    step = parts.train_step(mesh, checkpoint=checkpoint)
+    step: Any = parts.train_step(mesh, checkpoint=checkpoint)
     return step.trace(state, arrays).lower(lowering_platforms=(platform,))
 
 
@@ -62,7 +62,7 @@ def lower_inference(config: ConfigDict, devices: list[Any], lanes: int, chunk: i
     """
     platform = _platform(devices[0])
     parts = assemble(config, steps=STEPS, platform=platform)
-    model = parts.evaluated_model
+    model: Any = parts.evaluated_model
     programs = Programs(functions_of(model), devices, lanes)
     variables = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=programs.replicated), abstract_variables(model)
