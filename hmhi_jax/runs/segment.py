@@ -20,9 +20,9 @@ from hmhi_jax.data.open_videos import find_videos
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.weight_places import find_weights
 from hmhi_jax.process import enable_compilation_cache
+from hmhi_jax.runs.segment_flow import ESTIMATORS, flow_folders, flow_weights_file, read_flow_network
 
 if TYPE_CHECKING:
-    from hmhi_jax.data.flow import FlowRecipe
     from hmhi_jax.data.flow_folder import FlowFolder
     from hmhi_jax.data.video import Video
     from hmhi_jax.inference.lanes import Lanes
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     from hmhi_jax.inference.segmenter import VideoSegmenter
     from hmhi_jax.inference.video_job import JobOptions
     from hmhi_jax.progress import VideoProgress
-
-
-_ESTIMATORS = ("dis", "raft")  # what `--flow` may be besides a folder
-# A video file may hold fewer frames than it promises; what is missing among the first is told when it is reached.
-_ENOUGH_FLOW = 0.95
 
 
 def run(
@@ -72,10 +67,11 @@ def run(
             print(f"{kind}: {line}", file=sys.stderr)
     exported = (Path(weights).expanduser() / "export.json").is_file()
     source = Path(weights).expanduser() if exported else find_weights(weights)
+    network = flow_weights_file(flow, flow_weights, flow_iterations)
     settings = {
-        "weights": {"path": str(source), "sha256": _sha256(_files_of(source))},
-        "flow": flow if flow in _ESTIMATORS else str(Path(flow).resolve()),
-        **_flow_network_settings(flow, flow_weights, flow_iterations),
+        "weights": _identity(source),
+        "flow": flow if flow in ESTIMATORS else str(Path(flow).resolve()),
+        **({"flow_network": {**_identity(network), "iterations": flow_iterations}} if network else {}),
         "size": size,
         "memory_frames": memory_frames,
         "dtype": dtype or (None if exported else "float32"),
@@ -103,9 +99,9 @@ def run(
     if not tasks:
         return not found.failures
     alone = len(videos) == 1
-    if flow == "raft":
-        segmenter.flow_network = _flow_network(settings["flow_network"], segmenter.flow_recipe, weights)
-    flows = {} if flow in _ESTIMATORS else _flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
+    if network:
+        segmenter.flow_network = read_flow_network(network, flow_iterations, segmenter.flow_recipe, weights)
+    flows = {} if flow in ESTIMATORS else flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
     recipe = segmenter.flow_network.recipe if segmenter.flow_network else segmenter.flow_recipe
     options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames)
     about = {
@@ -115,32 +111,6 @@ def run(
     # As many lanes as the videos of the command call for, not those that are left: so it goes on exactly.
     lanes = 1 if any_live else min(segmenter.lanes_per_device, len(videos))
     return not _run(tasks, segmenter, lanes, options, flows, about, devices) and not found.failures
-
-
-def _flow_network_settings(flow: str, weights: str | None, iterations: int | None) -> dict[str, Any]:
-    """What belongs to `--flow raft`, and which file of weights that is; nothing for other flow."""
-    if flow != "raft":
-        for option, value in (("--flow-weights", weights), ("--flow-iterations", iterations)):
-            if value is not None:
-                raise InputError(f"{option} {value}: is for '--flow raft', but flow is {flow!r}")
-        return {}
-    from hmhi_jax.interop.flow_files import find_flow_weights
-
-    path = find_flow_weights(weights or "raft_large")
-    return {"flow_network": {"path": str(path), "sha256": _sha256(_files_of(path)), "iterations": iterations}}
-
-
-def _flow_network(settings: dict[str, Any], recipe: "FlowRecipe", weights: str) -> Any:
-    """The flow network of `--flow raft`. Warns where the weights were trained with other flow."""
-    from hmhi_jax.inference.learned_flow import LearnedFlow
-
-    network = LearnedFlow.load(settings["path"], recipe, iterations=settings["iterations"])
-    if recipe.estimator != "raft":
-        print(
-            f"warning: {weights} wants flow pictures of the estimator {recipe.estimator}, not raft; masks may be worse",
-            file=sys.stderr,
-        )
-    return network
 
 
 def _plan(
@@ -155,7 +125,7 @@ def _plan(
     tasks = []
     for video in videos:
         identity = {"input": video.fingerprint(), **settings}
-        if settings["flow"] not in _ESTIMATORS:
+        if settings["flow"] not in ESTIMATORS:
             identity["flow"] = flow_fingerprint(flow_folder_of(settings["flow"], video.name, len(videos) == 1))
         folder = ResultFolder(out if alone else out / video.name, identity)
         if overwrite and folder.is_ours():
@@ -170,50 +140,6 @@ def _plan(
         folder.check_writable()
         tasks.append((video, folder))
     return tasks
-
-
-def _flow_folders(
-    flow: str,
-    tasks: "list[tuple[Video, ResultFolder]]",
-    alone: bool,
-    recipe: "FlowRecipe",
-    weights: str,
-    max_frames: int | None,
-) -> "dict[str, FlowFolder]":
-    """Flow of each video. Warns of pictures that are known to be made otherwise than the weights want them."""
-    from hmhi_jax.data.flow_folder import flow_folder_of
-
-    folders, differing = {}, {}
-    for video, _ in tasks:
-        folder = _flow_folder(flow_folder_of(flow, video.name, alone), video, recipe, max_frames)
-        folders[video.name] = folder
-        differing.setdefault(folder.difference, []).append(str(folder.folder))
-    for difference, alike in differing.items():
-        if difference:
-            print(
-                f"warning: {alike[0]}{f' and {len(alike) - 1} more' if alike[1:] else ''}: flow pictures made "
-                f"otherwise than {weights} wants them ({difference}), so masks may be far off; make them again with "
-                f"'hmhi flow DATASET --recipe {weights} --overwrite', or take '--flow dis'",
-                file=sys.stderr,
-            )
-    return folders
-
-
-def _flow_folder(path: Path, video: "Video", recipe: "FlowRecipe", max_frames: int | None) -> "FlowFolder":
-    """Flow of one video, refused if it is known that there is too little of it."""
-    from hmhi_jax.data.flow_folder import FlowFolder
-
-    names = video.frame_names()
-    if names is not None:
-        return FlowFolder(path, recipe, names[:max_frames])
-    folder = FlowFolder(path, recipe)
-    wanted = min((number for number in (video.frame_count, max_frames) if number), default=0)
-    if len(folder) < _ENOUGH_FLOW * wanted - 1:
-        raise InputError(
-            f"{path}: holds {len(folder)} flow pictures, expected one for each of about {wanted} frames of "
-            f"{video.path}; make the others, or stop before with --max-frames"
-        )
-    return folder
 
 
 def _run(
@@ -347,6 +273,10 @@ class _CtrlC:
         if hasattr(self, "_before"):
             signal.signal(signal.SIGINT, self._before)
         return False
+
+
+def _identity(weights: Path) -> dict[str, str]:
+    return {"path": str(weights), "sha256": _sha256(_files_of(weights))}
 
 
 def _files_of(weights: Path) -> list[Path]:
