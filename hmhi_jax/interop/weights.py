@@ -125,7 +125,9 @@ def load_weights(name_or_path: str | Path) -> Weights:
     """
     path = find_weights(name_or_path)
     if kind_of(path) == "torch":
-        raise InputError(f"{path}: is no readable safetensors file; PyTorch checkpoints go through 'hmhi convert' first")
+        raise InputError(
+            f"{path}: is no readable safetensors file; PyTorch checkpoints go through 'hmhi convert' first"
+        )
     source = read_source(path)
     if not source.ours or not source.header:
         raise InputError(
