@@ -37,6 +37,8 @@ def find_weights(name_or_path: str | Path) -> Path:
     shipped = shipped_weights()
     if str(name_or_path) in shipped:
         return shipped[str(name_or_path)]
+    if path.suffix:  # meant as a file, and no name that is shipped
+        raise InputError(f"{name_or_path}: cannot be read (No such file or directory)")
     names = ", ".join(shipped) if shipped else "none in this version"
     raise InputError(
         f"weights {str(name_or_path)!r}: no such file, folder or shipped name (shipped: {names}); "
