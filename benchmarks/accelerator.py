@@ -31,6 +31,7 @@ SECTIONS = {
     "card": 40, "goldens": 150, "frames": 200, "training": 150,
     "forms": 100, "profile": 90, "segment": 120, "loader": 40,
 }  # fmt: skip
+SHARED = ("goldens", "frames")  # sections of several processes on the card at once
 PREPARATION = 150  # seconds for the programs of the training step
 
 
@@ -64,7 +65,11 @@ def main() -> None:
         "clip": str(arguments.clip.resolve()) if arguments.clip else None,
         "small": arguments.small,
     }
-    run = [sys.executable, str(HERE / "accelerator_sections.py")]
+
+    def command(section: str) -> list[str]:
+        script = ["accelerator_forms.py"] if section == "forms" else ["accelerator_sections.py", section]
+        return [sys.executable, str(HERE / script[0]), *script[1:], json.dumps(request)]
+
     preparation = None
     for name in wanted:
         left = arguments.seconds - (time.perf_counter() - begin)
@@ -72,12 +77,14 @@ def main() -> None:
             print(f"{name}: no time left", flush=True)
             continue
         if name == "goldens" and "training" in wanted:
-            preparation = _start([*run, "prepare", json.dumps(request)], arguments.out / "prepare.log", environment)
+            preparation = _start(command("prepare"), arguments.out / "prepare.log", environment)
         if name == "frames" and preparation is not None:  # it would disturb the times
             _wait(preparation, min(PREPARATION, left))
             preparation = None
         section_begin = time.perf_counter()
-        process = _start([*run, name, json.dumps(request)], arguments.out / f"{name}.log", environment)
+        # Where several processes compile at once, each trial of a convolution would take what the others need.
+        share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2"} if name in SHARED else {}
+        process = _start(command(name), arguments.out / f"{name}.log", environment | share)
         ended = _wait(process, min(SECTIONS[name], left))
         seconds = time.perf_counter() - section_begin
         print(f"{name}: {ended}, {seconds:.0f} s", flush=True)

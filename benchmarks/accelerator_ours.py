@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from accelerator_sections import read_trace, setup
+from accelerator_measuring import setup
+from accelerator_trace import read_trace
 
 import hmhi_jax as hmhi
 from hmhi_jax.data.preprocessing import normalise

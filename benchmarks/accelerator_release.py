@@ -109,7 +109,7 @@ def frames(request: dict, answers) -> None:
     for name, (memory, videos, compiled, autocast) in sides.items():
         try:
             ready[name] = Frames(request, memory, videos, compiled, autocast)
-        except Exception as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             errors[name] = f"{type(error).__name__}: {str(error)[:200]}"
     told = {"parts": list(ready), "errors": errors, "getting ready s": round(time.perf_counter() - begin, 1)}
     if DEVICE.type == "cuda":
