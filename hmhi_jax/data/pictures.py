@@ -184,20 +184,23 @@ def picture_size(picture: Picture, *, ends: bool = True, mask: bool = False) -> 
 
 def _size(picture: Picture, file: io.BufferedIOBase, ends: bool, mask: bool) -> tuple[int, int]:
     begin = file.read(12)
-    length = file.seek(0, os.SEEK_END)
-    if not length:
+    if not begin:
         raise PictureError(f"{picture}: is empty; replace it")
-    file.seek(max(0, length - 4096))
-    # Zeros are what an interrupted copy or a full disk leaves; some cameras append a little of their own.
-    end = file.read().rstrip(b"\0")
     file.seek(0)
     with _decoding(picture, begin):
         image = _open(picture, file)
         if not mask:
             _refuse_32_bits(picture, image)
-        if ends and _END.get(image.format or "", b"") not in end:
-            raise PictureError(f"{picture}: is cut off after {length} bytes; replace it")
+        if ends and _END.get(image.format or "", b"") not in _last_bytes(file):
+            raise PictureError(f"{picture}: is cut off after {file.tell()} bytes; replace it")
         return upright_size(image.size[::-1], _turn(picture, image))
+
+
+def _last_bytes(file: io.BufferedIOBase) -> bytes:
+    """The last 4 KiB, without zeros, which an interrupted copy or a full disk leaves; some cameras append a little of
+    their own to what belongs there."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+    return file.read().rstrip(b"\0")
 
 
 def encode_picture(pixels: UInt8[np.ndarray, "H W 3"], quality: int, codec: str = "jpeg") -> bytes:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ _CLOCK_MAY_JUMP = 0x0200  # FFmpeg's AVFMT_TS_DISCONT
 
 
 class VideoFile(FileVideo):
-    """A file with a video stream. Opening it decodes the first frame, so that what is no video is known at once."""
+    """A file with a video stream. Opening it decodes the first frame, so that what is no video is known at once; its
+    frames are counted when their number or rate is first asked for, since that may mean to read the whole file."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
@@ -44,12 +46,22 @@ class VideoFile(FileVideo):
                 raise InputError(f"{self.path}: no frame of it can be decoded; is the file cut off or damaged?")
             self.size, self.sample_aspect_ratio = shown(first, stream)
         check_size(self.size, self.path)
+
+    @functools.cached_property
+    def _promise(self) -> "_Promise":
         with open_container(self.path) as container:
-            self._promise = _promise(container, video_stream(container, self.path))
-        self.frame_rate, self.frame_count = self._promise.frame_rate, self._promise.frames
+            return _promise(container, video_stream(container, self.path))
+
+    @property
+    def frame_rate(self) -> Fraction:
+        return self._promise.frame_rate
+
+    @property
+    def frame_count(self) -> int:
+        return self._promise.frames
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
-        digits = max(5, len(str((self.frame_count or 1) - 1)))
+        digits = max(5, len(str(self.frame_count - 1)))
         for index, decoded in enumerate(self._decoded()):
             what = f"{self.path}: frame {index}"
             check_same_size(shown_size(decoded), what, self.size, "the first", "re-encode it, or cut it there")
