@@ -4,13 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from hmhi_jax.complete_files import readable
 from hmhi_jax.data.flow_pictures import flow_recipe_of
 from hmhi_jax.data.layouts import Dataset
-from hmhi_jax.data.masks import read_mask
+from hmhi_jax.data.masks import encode_mask, read_mask
 from hmhi_jax.data.packing import FRAMES_PER_SHARD, EncodedVideo, PackedDataset, write_packed
 from hmhi_jax.data.pictures import Picture, encode_picture, read_picture
 from hmhi_jax.errors import InputError
@@ -47,10 +44,7 @@ class PackedForm:
 
     def encode_mask(self, picture: Picture) -> bytes:
         """A mask; at `size` it is merged to one foreground and stored with one bit a pixel."""
-        if self.size is None:
-            return _untouched(picture)
-        mask = read_mask(picture, self.size) * np.uint8(255)
-        return cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
+        return _untouched(picture) if self.size is None else encode_mask(read_mask(picture, self.size))
 
 
 @dataclass(frozen=True)

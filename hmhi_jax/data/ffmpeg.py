@@ -64,6 +64,7 @@ def video_stream(container: av.container.InputContainer, path: str) -> av.video.
 
 
 def frame_rate(stream: av.video.stream.VideoStream) -> Fraction:
+    """Frames per second as the file states them, else as FFmpeg guesses, else 25."""
     return Fraction(stream.average_rate or stream.guessed_rate or 25)
 
 
@@ -159,8 +160,10 @@ def shown(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> tuple[tu
 
 
 def shown_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """(height, width) of a frame as it is meant to be seen."""
     return upright_size((frame.height, frame.width), _turn(frame))
 
 
 def upright_picture(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+    """A frame as 8-bit RGB, as it is meant to be seen."""
     return upright(frame.to_ndarray(format="rgb24"), _turn(frame))

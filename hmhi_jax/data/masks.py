@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Num, UInt8
 from PIL import Image
@@ -47,6 +48,11 @@ def read_mask(
     if size is not None and mask.shape != size:
         mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
     return mask[..., None]
+
+
+def encode_mask(mask: UInt8[np.ndarray, "H W *one"]) -> bytes:
+    """A mask of 0 and 1 as the bytes of a PNG file with one bit a pixel; `read_mask` reads it back."""
+    return cv2.imencode(".png", mask * np.uint8(255), [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
 
 
 def decode_mask(image: Image.Image, void_label: VoidLabel = "auto") -> Mask:

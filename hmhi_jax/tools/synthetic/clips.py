@@ -181,14 +181,12 @@ def _resize_flow(flow: Float[np.ndarray, "H W 2"], size: tuple[int, int]) -> Flo
     return cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR) * factor
 
 
-def encode_jpeg(picture: UInt8[np.ndarray, "h w 3"], quality: int, *, full_colour: bool = False) -> bytes:
-    """JPEG bytes of an RGB picture; `full_colour` keeps chroma at full resolution."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    if full_colour:
-        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+def encode_jpeg(picture: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
+    """JPEG bytes of an RGB picture, its colours at half the resolution as cameras write them."""
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB picture of JPEG (or any other picture) bytes."""
+    """The RGB picture that JPEG bytes hold."""
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

@@ -5,6 +5,7 @@ flow pictures as JPEG of quality 95 with full colour (on average half a grey lev
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -12,55 +13,57 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from hmhi_jax.data.masks import encode_mask, read_mask
 from hmhi_jax.data.packing import EncodedVideo, PackedDataset, write_packed
+from hmhi_jax.data.pictures import encode_picture, read_picture
 from hmhi_jax.data.records import VideoRecord
-from hmhi_jax.tools.synthetic.clips import Clip, ClipMaker, decode_jpeg, encode_jpeg
+from hmhi_jax.tools.synthetic.clips import Clip, ClipMaker
 from hmhi_jax.tools.synthetic.pictures import fingerprint
 from hmhi_jax.tools.synthetic.settings import DEFAULTS, Settings
 
 FLOW_QUALITY = 95
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class ClipEncoder:
-    """Picklable: makes and encodes clip `index` of `seed`. One OpenCV thread, since processes share the machine."""
+    """Makes and encodes clip `index` of `seed`, in any process: picklable, with the list of pictures once it is made.
+
+    Takes OpenCV to one thread, since clips that are made side by side share the machine.
+    """
 
     seed: int
     settings: Settings
     folders: tuple[str, ...] = ()
-    _maker: ClipMaker | None = None
+
+    @functools.cached_property
+    def maker(self) -> ClipMaker:
+        """Looks for the pictures of `folders`. Raises `InputError` for a folder without any."""
+        cv2.setNumThreads(1)
+        return ClipMaker(self.settings, self.folders)
+
+    def name(self, index: int) -> str:
+        """What a clip is called, in a pack and in messages."""
+        return f"clip-{self.seed}-{index:06d}"
 
     def __call__(self, index: int) -> EncodedVideo:
-        if self._maker is None:
-            cv2.setNumThreads(1)
-            self._maker = ClipMaker(self.settings, self.folders)
-        return encode_clip(clip_name(self.seed, index), self._maker(self.seed, index))
-
-
-def clip_name(seed: int, index: int) -> str:
-    """Of a clip in a pack."""
-    return f"clip-{seed}-{index:06d}"
-
-
-def encode_clip(name: str, clip: Clip) -> EncodedVideo:
-    """The clip as encoded pictures; its label is the kind of body of the salient object."""
-    return EncodedVideo(
-        name,
-        tuple(f"{number:05d}" for number in range(len(clip.frames))),
-        clip.jpegs or tuple(encode_jpeg(frame, 95, full_colour=True) for frame in clip.frames),
-        tuple(encode_jpeg(flow, FLOW_QUALITY, full_colour=True) for flow in clip.flows),
-        tuple(cv2.imencode(".png", mask * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes() for mask in clip.masks),
-        clip.traits.get("body"),
-    )
+        """The clip as encoded pictures; its label is the kind of body of the salient object."""
+        clip = self.maker(self.seed, index)
+        return EncodedVideo(
+            self.name(index),
+            tuple(f"{number:05d}" for number in range(len(clip.frames))),
+            clip.jpegs,
+            tuple(encode_picture(flow, FLOW_QUALITY) for flow in clip.flows),
+            tuple(encode_mask(mask) for mask in clip.masks),
+            clip.traits["body"],
+        )
 
 
 def read_clip(video: VideoRecord) -> Clip:
     """Decode a packed clip; masks are 0 and 1."""
-    masks = [cv2.imdecode(np.frombuffer(m.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) for m in video.masks]
     return Clip(
-        np.stack([decode_jpeg(frame.read_bytes()) for frame in video.frames]),
-        np.stack([decode_jpeg(flow.read_bytes()) for flow in video.flows]),
-        np.stack([(mask > 127).astype(np.uint8) for mask in masks]),
+        np.stack([read_picture(frame) for frame in video.frames]),
+        np.stack([read_picture(flow) for flow in video.flows]),
+        np.stack([read_mask(mask)[..., 0] for mask in video.masks]),
         {"body": video.label},
     )
 
@@ -80,15 +83,14 @@ def write_pack(
     `pictures` are folders of photographs to use besides the packaged ones. `advance(name, frames)` is called after each
     clip. Shards do not depend on `workers`. Raises `InputError` if the folder holds clips of other settings.
     """
-    maker = ClipMaker(settings, pictures)
-    plan = [(clip_name(seed, index), maker.length(seed, index)) for index in range(clips)]
+    encode = ClipEncoder(seed, settings, pictures)
+    plan = [(encode.name(index), encode.maker.length(seed, index)) for index in range(clips)]
     details = {
         "seed": seed,
         "settings": settings.to_json(),
         "flow": settings.recipe.to_json(),
-        "pictures": fingerprint(maker.pictures) if maker.pictures else None,
+        "pictures": fingerprint(encode.maker.pictures) if encode.maker.pictures else None,
     }
-    encode = ClipEncoder(seed, settings, pictures)
     return write_packed(
         folder,
         plan,

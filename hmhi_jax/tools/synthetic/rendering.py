@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-import cv2
 from ml_collections import ConfigDict
 
 from hmhi_jax.data.flow import FlowRecipe
@@ -18,76 +17,50 @@ from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.packing import EncodedVideo
 from hmhi_jax.data.records import Pictures, VideoRecord
 from hmhi_jax.errors import InputError
-from hmhi_jax.tools.synthetic.clips import ClipMaker
-from hmhi_jax.tools.synthetic.packs import clip_name, encode_clip
+from hmhi_jax.tools.synthetic.packs import ClipEncoder
 from hmhi_jax.tools.synthetic.settings import PRESETS, Settings
 
 _FIELDS = {"clips", "repeats", "seed", "preset", "pictures", "settings"}
 
 
-@dataclasses.dataclass(frozen=True)
-class RenderedSet:
-    """Which clips: `settings` (as JSON, to be compared and hashed), the seed, and the folders of pictures."""
-
-    settings: str
-    seed: int
-    folders: tuple[str, ...] = ()
-
-    def encoded(self, index: int) -> EncodedVideo:
-        """The pictures of clip `index`; the last few are remembered, for the frames of a clip are read one by one."""
-        return _encoded(self, index)
-
-
-@functools.lru_cache(maxsize=4)
-def _maker(clips: RenderedSet) -> ClipMaker:
-    cv2.setNumThreads(1)  # the clips of a batch keep the cores busy
-    return ClipMaker(Settings.from_json(clips.settings), clips.folders)
-
-
 @functools.lru_cache(maxsize=16)
-def _encoded(clips: RenderedSet, index: int) -> EncodedVideo:
-    return encode_clip(clip_name(clips.seed, index), _maker(clips)(clips.seed, index))
+def _encoded(make: ClipEncoder, index: int) -> EncodedVideo:
+    """The last few clips are remembered, for the pictures of a clip are read one by one."""
+    return make(index)
 
 
 @dataclasses.dataclass(frozen=True)
 class RenderedPicture:
     """One picture of a clip; stands where a folder has a `Path`. `kind` is "frames", "flows" or "masks"."""
 
-    clips: RenderedSet
-    index: int
+    make: ClipEncoder
+    clip: int
     kind: str
     frame: int
 
     def read_bytes(self) -> bytes:
         """The encoded picture; the first of a clip renders all of it."""
-        return getattr(self.clips.encoded(self.index), self.kind)[self.frame]
+        return getattr(_encoded(self.make, self.clip), self.kind)[self.frame]
 
     def __str__(self) -> str:
-        return f"{clip_name(self.clips.seed, self.index)} ({self.kind}, frame {self.frame})"
+        return f"{self.make.name(self.clip)} ({self.kind}, frame {self.frame})"
 
 
 @dataclasses.dataclass(frozen=True)
 class RenderedPictures(Pictures):
-    """The frames, flow pictures or masks of one clip."""
+    """The frames, flow pictures or masks of one clip; the keys are their numbers."""
 
-    clips: RenderedSet
+    make: ClipEncoder
     clip: int
     kind: str
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
+    keys: tuple[int, ...]
 
     def _picture(self, frame: SupportsIndex) -> RenderedPicture:
-        return RenderedPicture(self.clips, self.clip, self.kind, range(self.length)[frame])
-
-    def has(self, frame: SupportsIndex) -> bool:
-        """Whether frame i has one: each has."""
-        return range(self.length)[frame] >= 0
+        return RenderedPicture(self.make, self.clip, self.kind, self.keys[frame])
 
     def stamps(self) -> Iterator[str]:
-        """What tells these pictures from others."""
-        yield f"{self.clips} {self.clip}"
+        """What the clip is made from."""
+        yield f"{self.make} {self.clip}"
 
 
 def rendered_dataset(settings: Settings, clips: int, seed: int, folders: tuple[str, ...] = ()) -> Dataset:
@@ -98,15 +71,15 @@ def rendered_dataset(settings: Settings, clips: int, seed: int, folders: tuple[s
         )
     if clips < 1:
         raise InputError(f"rendered clips: clips is {clips}, expected 1 or more")
-    source = RenderedSet(settings.to_json(), seed, folders)
-    _maker(source)  # a folder that does not exist is told before training begins
-    count = settings.most_frames
-    names = tuple(f"{number:05d}" for number in range(count))
+    make = ClipEncoder(seed, settings, folders)
+    # Pictures are looked for here, so that a folder without any is told before training begins.
+    numbers = tuple(range(make.maker.length(seed, 0)))
+    names = tuple(f"{number:05d}" for number in numbers)
     videos = (
         VideoRecord(
-            clip_name(seed, index),
+            make.name(index),
             names,
-            *(RenderedPictures(source, index, kind, count) for kind in ("frames", "flows", "masks")),
+            *(RenderedPictures(make, index, kind, numbers) for kind in ("frames", "flows", "masks")),
         )
         for index in range(clips)
     )
