@@ -18,7 +18,7 @@ from hmhi_jax.tools.synthetic.shapes import (
     silhouette,
     translation,
 )
-from hmhi_jax.tools.synthetic.textures import Picture, TextureMaker, noise_field, piece_of, random_colours
+from hmhi_jax.tools.synthetic.textures import Looks, Picture, TextureMaker, noise_field, piece_of, ramp, random_colours
 
 _LARGEST_PATCH = 420
 _PLAIN_COLOURS = ("dark", "light", "any", "vivid", "warm", "dry", "stone")
@@ -31,16 +31,12 @@ def object_materials(
     body: Body,
     pixels: Number,
     backdrop: Picture,
-    *,
-    camouflage: Number = 0.0,
-    blending: Number = 0.0,
-    markings: Number = 0.0,
+    looks: Looks,
 ) -> dict[int, Picture]:
-    """One texture per material number. The probabilities: `camouflage`, that all of them are pieces of the backdrop;
-    `blending`, that plain ones have its colours; `markings`, that they carry patches of another colour."""
+    """One texture per material number of a body made of parts, at `pixels` per object unit."""
     size = int(np.clip(1.4 * pixels, 32, _LARGEST_PATCH))
     numbers = sorted({part.material for part in body.parts})
-    hidden, blends, marked = rng.random(3) < (camouflage, blending, markings)
+    hidden, blends, marked = rng.random(3) < (looks.camouflage, looks.blending, looks.markings)
     materials = {}
     uniform = rng.random() < 0.3
     for number in numbers:
@@ -68,21 +64,12 @@ def paint_body(
     body: Body,
     pixels: Number,
     backdrop: Picture,
-    *,
-    camouflage: Number = 0.0,
-    blending: Number = 0.0,
-    markings: Number = 0.0,
-    retextured: Number = 0.0,
+    looks: Looks,
 ) -> tuple[tuple[Patch, ...], tuple[Matrix, ...]]:
-    """Patches of all parts of any body, made by `paint_parts` or `paint_cut_out`, whose probabilities these are."""
+    """Patches of all parts of any body, and the matrices from part frame to patch; `pixels` per object unit."""
     if body.picture is not None:
-        return paint_cut_out(
-            rng, textures, body, pixels, backdrop, camouflage=camouflage, blending=blending, retextured=retextured
-        )
-    materials = object_materials(
-        rng, textures, body, pixels, backdrop, camouflage=camouflage, blending=blending, markings=markings
-    )
-    return paint_parts(rng, body, materials, pixels)
+        return paint_cut_out(rng, textures, body, pixels, backdrop, looks)
+    return paint_parts(rng, body, object_materials(rng, textures, body, pixels, backdrop, looks), pixels)
 
 
 def _mottled(
@@ -152,11 +139,9 @@ def _shading(
     opacity: UInt8[np.ndarray, "h w"], light: Number, relief: Number, slope: Number
 ) -> Float[np.ndarray, "h w"]:
     """Round bodies are darker at their edges and on the side away from the light."""
-    height, width = opacity.shape
     inside = cv2.distanceTransform((opacity > 127).astype(np.uint8), cv2.DIST_L2, 3)
     dome = np.sqrt(np.minimum(inside / max(float(inside.max()), 1), 1))
-    y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None]
-    return (1 - relief * (1 - dome)) * (1 + slope * (np.float32(np.cos(light)) * x + np.float32(np.sin(light)) * y))
+    return (1 - relief * (1 - dome)) * (1 + slope * ramp(opacity.shape, light))
 
 
 def body_extent(body: Body) -> tuple[float, float, float]:

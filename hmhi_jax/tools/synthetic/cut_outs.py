@@ -11,7 +11,7 @@ from hmhi_jax.tools.synthetic.layers import Patch, Waves
 from hmhi_jax.tools.synthetic.motion import log_uniform
 from hmhi_jax.tools.synthetic.pictures import load_cut_out
 from hmhi_jax.tools.synthetic.shapes import Body, Matrix, Number, Part, scaling, translation
-from hmhi_jax.tools.synthetic.textures import Picture, TextureMaker, jitter_colours, noise_field, piece_of
+from hmhi_jax.tools.synthetic.textures import Looks, Picture, TextureMaker, jitter_colours, noise_field, piece_of, ramp
 
 _ROUND_ABOUT = 0.15  # share of cut-outs that turn freely instead of staying upright
 
@@ -45,22 +45,18 @@ def paint_cut_out(
     body: Body,
     pixels: Number,
     backdrop: Picture,
-    *,
-    camouflage: Number = 0.0,
-    blending: Number = 0.0,
-    retextured: Number = 0.0,
+    looks: Looks,
 ) -> tuple[tuple[Patch, ...], tuple[Matrix, ...]]:
     """The patch of a cut-out at `pixels` per object unit, and the matrix from its frame to the patch.
 
-    The probabilities: `camouflage`, that it wears a piece of the backdrop; `blending`, that it has the backdrop's
-    colours; `retextured`, that it wears any surface, as silhouettes always do. Its light and dark show through.
+    Where it wears a surface or a piece of the backdrop, its own light and dark show through.
     """
     source = body.picture
     scale = max(min(1.15 * pixels, max(source.shape[:2])), 6) / max(source.shape[:2])
     height, width = (max(3, round(side * scale)) for side in source.shape[:2])
     patch = cv2.resize(source, (width, height), interpolation=cv2.INTER_AREA)
     colour, opacity = patch[..., :3], patch[..., 3]
-    hidden, blends, dressed = rng.random(3) < (camouflage, blending, retextured)
+    hidden, blends, dressed = rng.random(3) < (looks.camouflage, looks.blending, looks.retextured)
     if hidden or dressed or colour[opacity > 127].std(0).max() < _PLAIN:
         surface = piece_of(rng, backdrop, (height, width)) if hidden else textures.surface(rng, (height, width))
         own = rng.uniform(0.0, 0.35)
@@ -77,9 +73,8 @@ def paint_cut_out(
     # Drawn pictures are flat: a surface has some grain, and light from one side.
     grain = noise_field(rng, (height, width), cell=max(2.0, 0.15 * height * log_uniform(rng, 0.15, 1)), roughness=0.7)
     painted = painted + np.float32(rng.uniform(0, 45)) * (grain - 0.5)[..., None]
-    y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None]
-    turn, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
-    painted = painted * (1 + slope * (np.float32(np.cos(turn)) * x + np.float32(np.sin(turn)) * y))[..., None]
+    light, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
+    painted = painted * (1 + slope * ramp((height, width), light))[..., None]
     finished = np.dstack([np.clip(painted, 0, 255).astype(np.uint8), opacity])
     side = max(source.shape[:2])
     middle = translation(source.shape[1] / side / 2, source.shape[0] / side / 2)

@@ -118,6 +118,7 @@ def _of_folders(folders: tuple[str, ...], opacity: bool) -> list[Path]:
     return found
 
 
+@functools.cache
 def _has_opacity(path: Path) -> bool:
     try:
         with Image.open(path) as picture:

@@ -14,7 +14,7 @@ from hmhi_jax.tools.synthetic.motion import Camera, ObjectMotion, Progress, Wand
 from hmhi_jax.tools.synthetic.settings import Settings
 from hmhi_jax.tools.synthetic.shapes import Body, scaling, translation
 from hmhi_jax.tools.synthetic.smoke import draw_puffs
-from hmhi_jax.tools.synthetic.textures import Picture, TextureMaker, noise_field
+from hmhi_jax.tools.synthetic.textures import Looks, Picture, TextureMaker, noise_field
 
 _MARGIN = 0.25  # the backdrop's canvas reaches this far beyond the picture, as a fraction of its size
 
@@ -182,10 +182,8 @@ class SceneMaker:
         backdrop: Picture, camouflaged: bool, salient: bool = True,
     ) -> Actor:  # fmt: skip
         s = self.settings
-        patches, fits = paint_body(
-            rng, self.textures, body, motion.unit, backdrop, camouflage=float(camouflaged), blending=s.blending,
-            markings=s.markings, retextured=s.retextured,
-        )  # fmt: skip
+        looks = Looks(float(camouflaged), s.blending, s.markings, s.retextured)
+        patches, fits = paint_body(rng, self.textures, body, motion.unit, backdrop, looks)
         *_, base = body_extent(body)
         shadow = reflection = wake = bend = hip = None
         if rng.random() < s.shadows:
@@ -252,9 +250,8 @@ class SceneMaker:
         area, _, _ = body_extent(body)
         share = log_uniform(rng, 0.002, 0.12)
         pixels = float(np.sqrt(share * s.size[0] * s.size[1] / area))
-        patches, fits = paint_body(
-            rng, self.textures, body, pixels, canvas, markings=s.markings, retextured=s.retextured
-        )
+        looks = Looks(markings=s.markings, retextured=s.retextured)
+        patches, fits = paint_body(rng, self.textures, body, pixels, canvas, looks)
         patch, _ = flatten_body(body, patches, fits, pixels, float(rng.uniform(0, 6)))
         if rng.random() < 0.5:
             patch = patch[:, ::-1]

@@ -1,5 +1,6 @@
 """Textures: procedural patterns, crops of photographs, and backgrounds that resemble outdoor and indoor scenes."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,23 @@ from hmhi_jax.tools.synthetic.shapes import Number
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 Field = Float[np.ndarray, "_ _"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Looks:
+    """How an object is to look before a backdrop; all of these are probabilities.
+
+    camouflage  it wears pieces of the backdrop
+    blending    it has the backdrop's colours
+    markings    of an object made of parts: these carry patches of another colour
+    retextured  of a cut-out: it wears any surface, as silhouettes always do
+    """
+
+    camouflage: Number = 0.0
+    blending: Number = 0.0
+    markings: Number = 0.0
+    retextured: Number = 0.0
+
 
 # Palettes as (hue range in degrees, saturation range, value range): what outdoor scenes are made of.
 _PALETTES = {
@@ -45,6 +63,13 @@ def noise_field(rng: np.random.Generator, size: tuple[int, int], *, cell: Number
             break
     low, high = np.percentile(total[::4, ::4], (1, 99))
     return np.clip((total - low) / max(high - low, 1e-6), 0, 1)
+
+
+def ramp(size: tuple[int, int], direction: Number) -> Field:
+    """Grows evenly across a picture of `size` = (height, width) along a direction in radians, as light from one side
+    does: by 2 along its height or width, 0 in the middle."""
+    y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in size)
+    return np.float32(np.cos(direction)) * x[None] + np.float32(np.sin(direction)) * y[:, None]
 
 
 def random_colours(rng: np.random.Generator, count: int, palette: str | None = None) -> Float[np.ndarray, "n 3"]:
