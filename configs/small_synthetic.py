@@ -20,7 +20,7 @@ blindly.
 
 from ml_collections import ConfigDict
 
-from hmhi_jax.training.config import default_config
+from configs import tiny_synthetic
 
 STAGES = ("short", "long", "short-rendered", "long-rendered")
 
@@ -44,12 +44,9 @@ def get_config(stage: str = "short") -> ConfigDict:
 
 def small(*, long: bool) -> ConfigDict:
     """Everything but the data: the network, `long` clips or short ones, how it learns."""
-    c = default_config()
+    c = tiny_synthetic.made_up_clips()
     c.model.backbone = "efficientnet_lite0_160"
-    c.model.memory_frames = 5
-    c.model.feedforward = 256
     c.model.subpixels = 4
-    c.initialisation = "fan_in"
 
     c.data.sizes = ((192, 352),)
     c.data.frames = 12 if long else 6
@@ -61,22 +58,11 @@ def small(*, long: bool) -> ConfigDict:
     c.data.no_flow = 0.05
     c.data.other_flow = 0.1
     c.data.flow_noise = 0.15
-    c.data.reading = "fast"
 
     c.optimiser.learning_rate = 4e-4 if long else 1e-3
-    c.optimiser.schedule = "cosine"
-    c.optimiser.warmup_steps = 100
-    c.optimiser.final_fraction = 0.02
-    c.optimiser.weight_decay = 0.02
-    c.optimiser.decay_mask = "spare_vectors"
-    c.optimiser.clip_norm = 1.0
     c.optimiser.backbone_rate = 0.2
     c.optimiser.frozen = ("^encoder/(stem|stage1)",)
-    c.step.dropout = False
-    c.step.map_weight = 1.0
-    c.step.ema_decay = 0.998
 
     c.evaluation.every_steps = 1000
     c.checkpoints.every_steps = 250
-    c.logging.every_steps = 10
     return c

@@ -33,14 +33,11 @@ def get_config(stage: str = "frames") -> ConfigDict:
     if stage not in STAGES:
         raise ValueError(f"stage {stage!r}; write configs/tiny_synthetic.py:{STAGES[0]} or :{STAGES[1]}")
     with_memory = stage == "memory"
-    c = default_config()
+    c = made_up_clips()
     c.model.backbone = "conv_joint"
-    c.model.memory_frames = 5
-    c.model.feedforward = 256
     c.model.subpixels = 2
     for part in ("shallow_memory", "deep_memory", "sgim", "plam"):
         c.model[part] = with_memory
-    c.initialisation = "fan_in"
 
     c.data.sources = ({"path": "train"},)
     c.data.sizes = ((128, 224),)
@@ -50,23 +47,32 @@ def get_config(stage: str = "frames") -> ConfigDict:
     c.data.crop = (0.3, 1.0)
     c.data.hue = 90
     c.data.still = 0.25
-    c.data.reading = "fast"
 
     c.steps = 2200 if with_memory else 5000
     c.optimiser.learning_rate = 1e-3 if with_memory else 2e-3
+    c.optimiser.backbone_rate = 0.5 if with_memory else 1.0
+
+    c.evaluation.sets = ({"path": "val", "name": "made-up"},)
+    c.evaluation.every_steps = 600 if with_memory else 1500
+    c.checkpoints.every_steps = 150
+    return c
+
+
+def made_up_clips() -> ConfigDict:
+    """What all trainings on made-up clips share: the memory, the optimiser's schedule, the loss."""
+    c = default_config()
+    c.model.memory_frames = 5
+    c.model.feedforward = 256
+    c.initialisation = "fan_in"
+    c.data.reading = "fast"
     c.optimiser.schedule = "cosine"
     c.optimiser.warmup_steps = 100
     c.optimiser.final_fraction = 0.02
     c.optimiser.weight_decay = 0.02
     c.optimiser.decay_mask = "spare_vectors"
     c.optimiser.clip_norm = 1.0
-    c.optimiser.backbone_rate = 0.5 if with_memory else 1.0
     c.step.dropout = False
     c.step.map_weight = 1.0
     c.step.ema_decay = 0.998
-
-    c.evaluation.sets = ({"path": "val", "name": "made-up"},)
-    c.evaluation.every_steps = 600 if with_memory else 1500
-    c.checkpoints.every_steps = 150
     c.logging.every_steps = 10
     return c
