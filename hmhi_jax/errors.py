@@ -1,4 +1,6 @@
-"""The one exception a user may see."""
+"""The one exception a user may see, and words for its message."""
+
+from collections.abc import Sequence
 
 
 class InputError(Exception):
@@ -6,3 +8,8 @@ class InputError(Exception):
 
     The command line prints the message as one line and exits with code 2; library callers can catch it.
     """
+
+
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """The first names of a list that may be long: `a, b, c, ...`."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

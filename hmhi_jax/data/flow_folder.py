@@ -13,7 +13,7 @@ from hmhi_jax.data.flow_pictures import recipe_in
 from hmhi_jax.data.natural_order import natural_order
 from hmhi_jax.data.pictures import is_picture, read_picture
 from hmhi_jax.data.video import files_fingerprint
-from hmhi_jax.errors import InputError
+from hmhi_jax.errors import InputError, first_of
 
 
 class FlowFolder:
@@ -81,7 +81,7 @@ class FlowFolder:
         return draw_flow(read_flo(path), self._recipe) if _is_flo(path) else read_picture(path)
 
     def _without(self, names: list[str]) -> str:
-        few = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        few = first_of(names, 5)
         last = " (the last frame's is the flow back to the frame before it)" if len(names) == 1 else ""
         return f"{self.folder}: no flow for frame {few}, expected a picture or .flo file of that name{last}"
 

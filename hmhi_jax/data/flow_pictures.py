@@ -213,26 +213,23 @@ def _make_at_once(task: _Task, estimator: FlowEstimator, format: FlowFormat) -> 
             frames[number] = read_picture(video.frames[number])
         except PictureError as error:
             unread[number] = str(error)
-    readable = []
+    possible = []
     for numbers in wanted:
-        reasons = [unread[number] for number in numbers if number in unread]
-        if reasons:
+        if reasons := [unread[number] for number in numbers if number in unread]:
             problems.append(reasons[0])
         else:
-            readable.append(numbers)
+            possible.append(numbers)
     try:
-        pictures: list[np.ndarray | None] = list(estimator.pictures(frames, readable)) if readable else []
+        made = list(zip(possible, estimator.pictures(frames, possible), strict=True))
     except InputError:
-        pictures = []
-        for numbers in readable:
+        made = []
+        for numbers in possible:
             try:
-                pictures += estimator.pictures(frames, [numbers])
+                made += [(numbers, picture) for picture in estimator.pictures(frames, [numbers])]
             except InputError as error:
                 problems.append(f"{video.frames[numbers[0]]}: {error}")
-                pictures.append(None)
-    for (number, *_), picture in zip(readable, pictures, strict=True):
-        if picture is not None:
-            _write(video, number, picture, format)
+    for (number, *_), picture in made:
+        _write(video, number, picture, format)
     return problems
 
 

@@ -14,7 +14,7 @@ from hmhi_jax.data.natural_order import natural_order
 from hmhi_jax.data.pictures import PICTURE_SUFFIXES, is_animated, is_picture, picture_size, read_picture
 from hmhi_jax.data.records import FolderPictures
 from hmhi_jax.data.video import Frame, Video, check_same_size, check_size, files_fingerprint
-from hmhi_jax.errors import InputError
+from hmhi_jax.errors import InputError, first_of
 
 DEFAULT_FRAME_RATE = Fraction(24)
 
@@ -53,8 +53,9 @@ class FrameFolder(Video):
 
         more = [picture.name for picture in self._pictures if is_animated(picture)]
         if more:
-            few = ", ".join(more[:3]) + (", ..." if len(more) > 3 else "")
-            self.notes.append(f"{folder}: of {few} only the first picture is read; name such a file alone to read all")
+            self.notes.append(
+                f"{folder}: of {first_of(more)} only the first picture is read; name such a file alone to read all"
+            )
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         for index in range(start, len(self._pictures)):

@@ -14,7 +14,7 @@ from hmhi_jax.data.masks import read_mask
 from hmhi_jax.data.packing import PackedDataset
 from hmhi_jax.data.pictures import Picture, PictureError, is_picture, picture_size, read_picture
 from hmhi_jax.data.records import VideoRecord
-from hmhi_jax.errors import InputError
+from hmhi_jax.errors import InputError, first_of
 from hmhi_jax.ordered_map import ordered_map
 
 Depth = Literal["names", "headers", "pictures"]
@@ -158,10 +158,10 @@ def _inspect(video: VideoRecord, depth: Depth, flows: bool, masks: bool) -> _Vid
         found.problems.append(Problem(kind, video.name, text))
 
     if video.strays:
-        found.notes.append(f"{video.name}: {len(video.strays)} files belong to no frame ({_few(video.strays)})")
+        found.notes.append(f"{video.name}: {len(video.strays)} files belong to no frame ({first_of(video.strays)})")
     folder = getattr(video.frames, "folder", "")
     others = [path.name for path in visible(Path(folder)) if not is_picture(path) and path.is_file()] if folder else []
-    passed_over = f"{len(others)} files are no pictures by their suffix ({_few(others)})"
+    passed_over = f"{len(others)} files are no pictures by their suffix ({first_of(others)})"
     if not len(video):
         problem("empty video", f"{folder or video.name}: no frames" + (f"; {passed_over}" if others else ""))
         return found
@@ -170,7 +170,7 @@ def _inspect(video: VideoRecord, depth: Depth, flows: bool, masks: bool) -> _Vid
     missing = [name for number, name in enumerate(video.frame_names) if not video.flows.has(number)]
     if flows and missing:
         where = video.flow_folder or video.name
-        some = f"{len(missing)} of {len(video)} frames ({_few(missing)})"
+        some = f"{len(missing)} of {len(video)} frames ({first_of(missing)})"
         problem("missing flow", f"{where}: none for {some}; make them with `hmhi flow`")
     if masks and not video.annotated:
         problem("no mask", f"{getattr(video.masks, 'folder', '') or video.name}: no frame has a mask")
@@ -206,10 +206,6 @@ def _looked_at(video: VideoRecord, first_only: bool) -> Iterable[int]:
     if not first_only:
         return range(len(video))
     return sorted({0, *video.annotated[:1]})
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _text(size: tuple[int, int]) -> str:

@@ -17,7 +17,7 @@ from hmhi_jax.data.natural_order import natural_order
 from hmhi_jax.data.pictures import PICTURE_SUFFIXES, is_animated, is_picture
 from hmhi_jax.data.video import Video
 from hmhi_jax.data.video_files import VideoFile
-from hmhi_jax.errors import InputError
+from hmhi_jax.errors import InputError, first_of
 
 # What is picked from a folder; a file named by the user may have any suffix.
 VIDEO_SUFFIXES = (
@@ -145,7 +145,7 @@ class _Search:
         """Raises `InputError` where there is nothing, or a folder cannot be read."""
         before = len(self._found.videos) + len(self._found.failures)
         self._look(self._top, ())
-        some = ", ".join(self._passed_over[:5]) + (", ..." if len(self._passed_over) > 5 else "")
+        some = first_of(self._passed_over, 5)
         if before == len(self._found.videos) + len(self._found.failures):
             holds = f"; it holds {some}" if some else ""
             raise InputError(
