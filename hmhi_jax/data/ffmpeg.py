@@ -6,6 +6,7 @@ import struct
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -35,10 +36,7 @@ def open_container(address: str, container_format: str | None = None) -> av.cont
     if not container_format and not is_url(address):
         address = os.path.abspath(address)  # else FFmpeg takes what stands before a colon for a protocol
     try:
-        address.encode()
-        return av.open(address, format=container_format, **_ANY_METADATA)
-    except UnicodeEncodeError:  # a name in another encoding, which PyAV cannot hand on
-        return av.open(open(address, "rb"), **_ANY_METADATA)
+        return av.open(_name_or_file(address), format=container_format, **_ANY_METADATA)
     except PermissionError as error:
         raise InputError(f"{source}: cannot be read (permission denied)") from error
     except av.error.InvalidDataError as error:
@@ -48,6 +46,15 @@ def open_container(address: str, container_format: str | None = None) -> av.cont
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or without_password(str(error))
         raise InputError(f"{source}: cannot be opened as a video ({reason})") from error
+
+
+def _name_or_file(address: str) -> str | BinaryIO:
+    """What PyAV opens: an opened file where its name is in another encoding, which PyAV cannot hand on."""
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        return open(address, "rb")
+    return address
 
 
 def video_stream(container: av.container.InputContainer, path: str) -> av.video.stream.VideoStream:

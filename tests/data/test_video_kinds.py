@@ -266,6 +266,9 @@ def test_names_that_mean_something_to_others(tmp_path, monkeypatch, name):
         assert not video.live
         assert len(pictures_of(video)) == 3
         video.name.encode()
+    (tmp_path / name).write_text("no film")
+    with pytest.raises(InputError, match=r"is no video that can be read"):
+        open_videos([tmp_path / name])
 
 
 def test_what_is_no_address_is_a_missing_file(tmp_path, monkeypatch):
