@@ -11,6 +11,7 @@ from typing import Literal
 from hmhi_jax.data.layout_rules import visible
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.masks import read_mask
+from hmhi_jax.data.natural_order import natural_key
 from hmhi_jax.data.packing import PackedDataset
 from hmhi_jax.data.pictures import Picture, PictureError, is_picture, picture_size, read_picture
 from hmhi_jax.data.records import VideoRecord
@@ -160,7 +161,8 @@ def _inspect(video: VideoRecord, depth: Depth, flows: bool, masks: bool) -> _Vid
     if video.strays:
         found.notes.append(f"{video.name}: {len(video.strays)} files belong to no frame ({first_of(video.strays)})")
     folder = getattr(video.frames, "folder", "")
-    others = [path.name for path in visible(Path(folder)) if not is_picture(path) and path.is_file()] if folder else []
+    inside = visible(Path(folder)) if folder else []
+    others = sorted((path.name for path in inside if not is_picture(path) and path.is_file()), key=natural_key)
     passed_over = f"{len(others)} files are no pictures by their suffix ({first_of(others)})"
     if not len(video):
         problem("empty video", f"{folder or video.name}: no frames" + (f"; {passed_over}" if others else ""))

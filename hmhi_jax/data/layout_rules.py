@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hmhi_jax.complete_files import readable
-from hmhi_jax.data.natural_order import natural_key
+from hmhi_jax.data.natural_order import natural_key, natural_order
 from hmhi_jax.data.pictures import is_picture
 
 # Beside the folder of frames; the first is the one `hmhi flow` makes.
@@ -42,15 +42,15 @@ class Layout:
 
 
 def visible(folder: Path) -> list[Path]:
-    """What is in a folder, hidden files left out; nothing when it is missing."""
+    """What is in a folder, in any order, hidden files left out; nothing when it is missing."""
     with readable(folder):
-        names = sorted(folder.iterdir(), key=lambda path: natural_key(path.name)) if folder.is_dir() else []
-    return [path for path in names if not path.name.startswith((".", "__MACOSX"))]
+        paths = list(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in paths if not path.name.startswith((".", "__MACOSX"))]
 
 
 def folders(folder: Path) -> list[Path]:
     """The folders in a folder, in natural order."""
-    return [path for path in visible(folder) if path.is_dir()]
+    return sorted((path for path in visible(folder) if path.is_dir()), key=lambda path: natural_key(path.name))
 
 
 def _has_frames(folder: Path) -> bool:
@@ -93,7 +93,7 @@ def _davis(year: str):
         return {
             path.stem: path
             for name in reversed(names)
-            for path in visible(root / "ImageSets" / name)
+            for path in sorted(visible(root / "ImageSets" / name), key=natural_order)
             if path.suffix == ".txt"
         }
 
