@@ -5,10 +5,12 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 from small_network import ARGUMENTS as NETWORK
 from small_network import random_variables
 
 from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.data.video import Video
 from hmhi_jax.interop.weights import save_weights
 from hmhi_jax.models import HMHINet, build_model
 
@@ -38,6 +40,19 @@ def moving_square(frames: int, size: tuple[int, int] = (48, 80), seed: int = 0) 
         picture[8 : 8 + 16, left : left + 16] = square
         pictures.append(picture.astype(np.uint8))
     return pictures
+
+
+def save_frames(folder: Path, pictures: list[np.ndarray], suffix: str = ".png", names: list[str] | None = None) -> Path:
+    """Pictures as the files of a folder, numbered where no names are given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, picture in enumerate(pictures):
+        name = names[index] if names else f"{index:05d}"
+        Image.fromarray(picture).save(folder / f"{name}{suffix}")
+    return folder
+
+
+def pictures_of(video: Video) -> list[np.ndarray]:
+    return [frame.picture for frame in video.frames()]
 
 
 def write_video(

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from small_videos import moving_square, write_video
+from small_videos import moving_square, pictures_of, save_frames, write_video
 
 from hmhi_jax.data import cameras
 from hmhi_jax.data.frame_folders import FrameFolder
@@ -19,18 +19,6 @@ from hmhi_jax.data.pictures import picture_size, read_picture
 from hmhi_jax.data.video import check_size
 from hmhi_jax.data.video_files import VideoFile
 from hmhi_jax.errors import InputError
-
-
-def save_frames(folder, pictures, suffix=".png", names=None):
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, picture in enumerate(pictures):
-        name = names[index] if names else f"{index:05d}"
-        Image.fromarray(picture).save(folder / f"{name}{suffix}")
-    return folder
-
-
-def pictures_of(video):
-    return [frame.picture for frame in video.frames()]
 
 
 def test_a_title_in_another_encoding(tmp_path):

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from small_videos import moving_square, write_at, write_video
+from small_videos import moving_square, pictures_of, save_frames, write_at, write_video
 
 from hmhi_jax.data.cameras import Camera
 from hmhi_jax.data.ffmpeg import without_password
@@ -17,10 +17,6 @@ from hmhi_jax.data.video_files import VideoFile
 from hmhi_jax.errors import InputError
 
 ONE = 1 << 16
-
-
-def pictures_of(video):
-    return [frame.picture for frame in video.frames()]
 
 
 def write_matrix(path, a, b, c, d):
@@ -164,15 +160,9 @@ def test_an_animated_picture_among_frames_is_told(tmp_path):
         open_videos([tmp_path / "2.tif"])
 
 
-def save_frames(folder, count=3):
-    folder.mkdir(parents=True)
-    for number, picture in enumerate(moving_square(count)):
-        Image.fromarray(picture).save(folder / f"{number:05d}.png")
-
-
 def test_links_to_folders_are_followed_and_loops_are_not(tmp_path):
-    save_frames(tmp_path / "store/a")
-    save_frames(tmp_path / "set/b")
+    save_frames(tmp_path / "store/a", moving_square(3))
+    save_frames(tmp_path / "set/b", moving_square(3))
     (tmp_path / "set/a").symlink_to("../store/a")
     (tmp_path / "set/b/back").symlink_to("../../set")
     assert [video.name for video in open_videos([tmp_path / "set"])] == ["a", "b"]
@@ -183,8 +173,8 @@ def test_links_to_folders_are_followed_and_loops_are_not(tmp_path):
 
 
 def test_a_link_to_nothing_is_named_and_the_others_go_on(tmp_path):
-    save_frames(tmp_path / "set/a")
-    save_frames(tmp_path / "set/b")
+    save_frames(tmp_path / "set/a", moving_square(3))
+    save_frames(tmp_path / "set/b", moving_square(3))
     (tmp_path / "set/b/00003.png").symlink_to("/nowhere/00003.png")
     (tmp_path / "set/c").mkdir()
     (tmp_path / "set/c/film.mp4").write_text("no film")
