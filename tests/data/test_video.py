@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from small_videos import moving_square, pictures_of, save_frames, write_video
 
-from hmhi_jax.data import cameras
+from hmhi_jax.data import live_sources
 from hmhi_jax.data.frame_folders import FrameFolder
 from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.data.pictures import picture_size, read_picture
@@ -131,7 +131,7 @@ def test_a_device_is_a_camera(tmp_path, monkeypatch):
         asked.append((source, container_format))
         return av.open(str(clip))
 
-    monkeypatch.setattr(cameras, "open_container", opened)
+    monkeypatch.setattr(live_sources, "open_container", opened)
     (video,) = open_videos(["/dev/null"])
     assert asked == [("/dev/null", "v4l2")]
     assert (video.live, video.name, video.size) == (True, "null", (48, 80))

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from small_videos import moving_square, pictures_of, save_frames, write_at, write_video
 
-from hmhi_jax.data.cameras import Camera
 from hmhi_jax.data.ffmpeg import without_password
+from hmhi_jax.data.live_sources import Camera
 from hmhi_jax.data.open_videos import find_videos, open_videos
 from hmhi_jax.data.video_files import VideoFile
 from hmhi_jax.errors import InputError
