@@ -12,7 +12,7 @@ from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.progress import frame_progress
 from hmhi_jax.tools.synthetic.packs import contact_sheet, read_clip, write_pack
-from hmhi_jax.tools.synthetic.settings import PRESETS, Settings
+from hmhi_jax.tools.synthetic.settings import FEATURES, PRESETS
 
 
 def synthesise(
@@ -35,10 +35,9 @@ def synthesise(
     start = PRESETS[preset]
     size = (height or start.size[0], width or start.size[1])
     recipe = FlowRecipe.from_json(flow) if flow else dataclasses.replace(start.recipe, size=size)
-    features = [field.name for field in dataclasses.fields(Settings) if isinstance(field.default, float)]
     for name in without:
-        if name not in features:
-            raise InputError(f"--without {name}: no such feature, expected one of {', '.join(features)}")
+        if name not in FEATURES:
+            raise InputError(f"--without {name}: no such feature, expected one of {', '.join(FEATURES)}")
     settings = dataclasses.replace(
         start,
         size=size,

@@ -57,10 +57,9 @@ class Settings:
     smoke: float = 0.0  # smoke, dust or spray that moves with the object and is not part of it
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type in ("float", float) and not 0 <= value <= 1:
-                raise InputError(f"synthetic settings: {field.name} is {value!r}, expected a probability from 0 to 1")
+        for name in FEATURES:
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise InputError(f"synthetic settings: {name} is {value!r}, expected a probability from 0 to 1")
         if not 2 <= self.least_frames <= self.most_frames:
             raise InputError(
                 f"synthetic settings: {self.least_frames} to {self.most_frames} frames, expected 2 or more, least first"
@@ -71,8 +70,7 @@ class Settings:
             raise InputError(f"synthetic settings: size is {self.size}, expected at least 64 pixels each way")
 
     def to_json(self) -> str:
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return json.dumps(fields | {"recipe": json.loads(self.recipe.to_json())})
+        return json.dumps(dataclasses.asdict(self) | {"recipe": self.recipe.fields()})
 
     @classmethod
     def from_json(cls, text: str) -> "Settings":
@@ -85,6 +83,9 @@ class Settings:
             fields["size"] = tuple(fields["size"])
         return cls(**fields)
 
+
+FEATURES = tuple(field.name for field in dataclasses.fields(Settings) if isinstance(field.default, float))
+"""Names of the probabilities."""
 
 DEFAULTS = Settings()
 

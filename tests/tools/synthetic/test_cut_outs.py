@@ -14,10 +14,9 @@ from hmhi_jax.tools.synthetic.clips import ClipMaker
 from hmhi_jax.tools.synthetic.cut_outs import cut_out_body, paint_cut_out
 from hmhi_jax.tools.synthetic.pictures import find_backdrops, find_cut_outs, find_pictures, load_cut_out
 from hmhi_jax.tools.synthetic.scene import SceneMaker
-from hmhi_jax.tools.synthetic.settings import DEFAULTS, PHOTOGRAPHIC, Settings
+from hmhi_jax.tools.synthetic.settings import DEFAULTS, FEATURES, PHOTOGRAPHIC, Settings
 from hmhi_jax.tools.synthetic.textures import Looks, TextureMaker
 
-FEATURES = [field.name for field in dataclasses.fields(Settings) if isinstance(field.default, float)]
 BARE = dataclasses.replace(
     DEFAULTS, size=(96, 160), recipe=FlowRecipe(camera="affine", normalisation="robust"), **dict.fromkeys(FEATURES, 0.0)
 )

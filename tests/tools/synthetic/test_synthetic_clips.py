@@ -14,11 +14,10 @@ from hmhi_jax.tools.synthetic.clips import ClipMaker, decode_jpeg
 from hmhi_jax.tools.synthetic.motion import Progress
 from hmhi_jax.tools.synthetic.pictures import find_pictures, load_picture
 from hmhi_jax.tools.synthetic.scene import SceneMaker
-from hmhi_jax.tools.synthetic.settings import Settings
+from hmhi_jax.tools.synthetic.settings import FEATURES, Settings
 from hmhi_jax.tools.synthetic.shapes import part_matrices, silhouette
 from hmhi_jax.tools.synthetic.textures import Looks, TextureMaker, noise_field
 
-FEATURES = [field.name for field in dataclasses.fields(Settings) if isinstance(field.default, float)]
 SMALL = Settings(size=(64, 96), recipe=FlowRecipe(camera="affine", normalisation="robust"), pictures=0.0)
 # Nothing but one rigid object before a flat backdrop.
 BARE = dataclasses.replace(SMALL, **dict.fromkeys(FEATURES, 0.0))
