@@ -11,10 +11,10 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.interop.fit import fit
 from hmhi_jax.interop.model_shapes import Shapes, encoder_shapes, variable_shapes
 from hmhi_jax.interop.torch_names import UNUSED, Layout, layout, torch_name
+from hmhi_jax.kernels.windows import relative_position_index
 from hmhi_jax.leaf_paths import leaves_by_path
 from hmhi_jax.models import HMHINet
 from hmhi_jax.models.backbones import spec
-from hmhi_jax.models.backbones.swin import relative_position_index
 
 
 class Entry(NamedTuple):

@@ -6,6 +6,7 @@ the native operation. Convolutions whose stride equals their kernel are one matr
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.kernels.platforms import by_platform, gradient_of
+from hmhi_jax.kernels.platforms import by_platform, dear, gradient_of
 from hmhi_jax.kernels.precision import define_gradient
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
+FEW = 16  # times as many input channels as outputs, or more: `few_outputs_conv` pays
 
 
 def _pad_same(x: Array, kernel: Array) -> Array:
@@ -158,6 +160,28 @@ def few_outputs_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D
     products = jnp.pad(products, around)
     shifted = [products[:, i : i + height, j : j + width, i * wide + j] for i in range(high) for j in range(wide)]
     return sum(shifted[1:], start=shifted[0]).astype(x.dtype)
+
+
+def flax_same_conv(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
+    """In the place of `lax.conv_general_dilated`, whose other arguments say what it does anyway: `same_conv`, or what
+    is faster for this many outputs."""
+    return dear((few_outputs_conv if kernel.shape[3] <= kernel.shape[2] // FEW else same_conv)(x, kernel))
+
+
+def flax_conv(*arguments: Any, **settings: Any) -> Array:
+    """`lax.conv_general_dilated`, its result marked as dear."""
+    return dear(lax.conv_general_dilated(*arguments, **settings))
+
+
+def patch_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "p p C D"]) -> Float[Array, "B h w D"]:
+    """A convolution whose stride is its kernel size: patches are rows of one matrix product. A remainder at the right
+    and bottom is left out."""
+    batch, height, width, channels = x.shape
+    patch, features = kernel.shape[0], kernel.shape[3]
+    rows, columns = height // patch, width // patch
+    x = x[:, : rows * patch, : columns * patch].reshape(batch, rows, patch, columns, patch, channels)
+    patches = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, patch * patch * channels)
+    return patches @ kernel.reshape(-1, features)
 
 
 def _grouped_native(x: Array, kernel: Array, stride: int = 1) -> Array:
