@@ -26,6 +26,17 @@ def _pad_same(x: Array, kernel: Array) -> Array:
     return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
 
 
+def pixel_sums(x: Float[Array, "N H W C"]) -> Float[Array, "C"]:
+    """Sums over all pixels, in float32."""
+    return x.astype(jnp.float32).sum((0, 1, 2))
+
+
+def outer_products(a: Float[Array, "N H W C"], b: Float[Array, "N H W D"]) -> Float[Array, "C D"]:
+    """Sum over all pixels of outer products, in float32."""
+    a, b = (x.reshape(-1, x.shape[-1]) for x in (a, b))
+    return jnp.matmul(a.T, b, preferred_element_type=jnp.float32)
+
+
 def _depthwise_shifted(x: Array, kernel: Array) -> Array:
     """Sum over the kernel's taps of the shifted input: elementwise work that XLA's CPU backend fuses into one loop."""
     batch, height, width, channels = x.shape
@@ -90,13 +101,14 @@ def _backward(residuals, cotangent):
 define_gradient(depthwise_conv, _forward, _backward)
 
 
-def _native(x: Array, kernel: Array) -> Array:
+def plain_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> Float[Array, "B H W D"]:
+    """Stride 1, zero padding that keeps the size, in XLA's own form; the kernel's sides are odd."""
     padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_NHWC)
 
 
 def _dense_gradient_native(x: Array, kernel: Array, cotangent: Array) -> Array:
-    _, pullback = jax.vjp(lambda k: _native(x, k), kernel)
+    _, pullback = jax.vjp(lambda k: plain_conv(x, k), kernel)
     return pullback(cotangent)[0]
 
 
@@ -132,17 +144,17 @@ def turned(kernel: Float[Array, "kh kw C D"]) -> Float[Array, "kh kw D C"]:
 
 @jax.custom_vjp
 def same_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> Float[Array, "B H W D"]:
-    """Convolution, stride 1, zero padding that keeps the size; the kernel's sides are odd."""
-    return _native(x, kernel)
+    """`plain_conv`, whose kernel gradient has a form of its own on CPU."""
+    return plain_conv(x, kernel)
 
 
 def _same_forward(x, kernel):
-    return _native(x, kernel), (x, kernel)
+    return plain_conv(x, kernel), (x, kernel)
 
 
 def _same_backward(residuals, cotangent):
     x, kernel = residuals
-    return _native(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
+    return plain_conv(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
 
 
 define_gradient(same_conv, _same_forward, _same_backward)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from hmhi_jax.kernels.attention import attend
 from hmhi_jax.kernels.elementwise import DropoutKey, dropout, gelu
-from hmhi_jax.kernels.token_feed_forward import FeedForwardWeights, expanded, projected, token_feed_forward
+from hmhi_jax.kernels.feed_forward import FeedForwardWeights, expanded, projected, token_feed_forward
 from hmhi_jax.kernels.top_k_attention import attend_top_k
 from hmhi_jax.models.layers import DepthwiseConv, KernelAndBias, conv, kernel_and_bias, norm, torch_bias, torch_kernel
 from hmhi_jax.models.positions import halved, rotate_halves, sine_table

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.attention import attend
-from hmhi_jax.kernels.mix_feed_forward import MixWeights, mix_feed_forward
+from hmhi_jax.kernels.feed_forward import MixWeights, mix_feed_forward
 from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
 from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, with_adapter
 from hmhi_jax.models.layers import (
