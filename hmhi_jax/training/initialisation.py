@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.leaf_paths import leaves_by_path
+from hmhi_jax.interop.fit import leaves_by_path
 from hmhi_jax.models import HMHINet
 
 INITIALISATIONS = ("published", "fan_in")
