@@ -37,7 +37,7 @@ from hmhi_jax.interop.checkpoint_folders import DATA, damage, seal, stored_tree
 from hmhi_jax.interop.fit import fit, leaves_by_path
 from hmhi_jax.interop.weight_places import CHECKPOINTS, METRICS, RUN, STATE, read_json
 from hmhi_jax.training.mesh import wait_for_all
-from hmhi_jax.training.state import TrainState
+from hmhi_jax.training.step import TrainState
 
 CHECKSUM = "checksum"  # in a checkpoint's `run`
 _OUT_OF_SPACE = ("No space left", "File too large", "Disk quota exceeded")

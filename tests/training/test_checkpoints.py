@@ -18,7 +18,7 @@ from hmhi_jax.interop.checkpoint_folders import SEAL, damage, read_run
 from hmhi_jax.interop.weight_places import checkpoint_of
 from hmhi_jax.training.checkpoints import Checkpoints, abstract, checksum
 from hmhi_jax.training.mesh import make_mesh, replicated
-from hmhi_jax.training.state import make_state
+from hmhi_jax.training.step import make_state
 
 PARAMS = {"encoder": {"kernel": np.arange(6000, dtype=np.float32).reshape(60, 100)}, "bias": np.ones(3, np.float32)}
 

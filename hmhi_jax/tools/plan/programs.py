@@ -14,7 +14,7 @@ from hmhi_jax.interop.model_shapes import abstract_variables
 from hmhi_jax.training.assemble import assemble
 from hmhi_jax.training.clip_forward import CheckpointPolicy
 from hmhi_jax.training.mesh import DATA, SPACE, by_process, check_rows
-from hmhi_jax.training.state import make_state
+from hmhi_jax.training.step import make_state
 
 STEPS = 1000  # of a run; only schedules see it, and their shape does not depend on it
 
