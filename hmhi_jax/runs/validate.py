@@ -15,8 +15,7 @@ from hmhi_jax.data.masks import read_mask
 from hmhi_jax.data.pictures import read_picture
 from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.figure_names import lower_is_better
-from hmhi_jax.evaluation.protocols import Protocol
+from hmhi_jax.evaluation.protocols import Protocol, lower_is_better
 from hmhi_jax.inference.dataset import DatasetPredictor
 from hmhi_jax.models import HMHINet
 from hmhi_jax.runs.evaluate import EvaluationSet, open_sets, score_set

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hmhi_jax.evaluation.figure_names import lower_is_better
 from hmhi_jax.evaluation.pictures import READINGS
+from hmhi_jax.evaluation.protocols import lower_is_better
 from hmhi_jax.tools import pages
 from hmhi_jax.tools.report import selection
 from hmhi_jax.tools.report.charts import COLOURS, Chart, Line, histogram_chart, line_chart

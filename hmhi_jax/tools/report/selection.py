@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hmhi_jax.evaluation.figure_names import better
+from hmhi_jax.evaluation.protocols import better
 from hmhi_jax.evaluation.scores import Scores, VideoScores
 from hmhi_jax.tools.report.tables import Run, combinations
 

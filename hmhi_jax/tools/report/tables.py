@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hmhi_jax.evaluation.figure_names import better, display_name
+from hmhi_jax.evaluation.protocols import better, display_name
 from hmhi_jax.evaluation.scores import Scores
 
 
