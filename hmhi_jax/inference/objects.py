@@ -183,7 +183,10 @@ class ObjectTracker:
                     continue
                 piece = parts == part
                 if distance[piece].min() > _APART * np.sqrt(stats[main, cv2.CC_STAT_AREA]):
-                    labels[piece] = 0
+                    # Whoever it hangs together with has a better claim than a new object.
+                    around = labels[cv2.dilate(piece.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0]
+                    others = around[(around > 0) & (around != label)]
+                    labels[piece] = np.bincount(others).argmax() if others.size else 0
                 pieces.append(piece)
         return pieces
 

@@ -42,9 +42,9 @@ class Scene:
                 layer for layer in self.layers if not isinstance(layer, Actor) and getattr(layer, "fade", None) is None
             ]
             layers = tuple(dataclasses.replace(x, waves=None) if isinstance(x, Backdrop) else x for x in kept)
-            return dataclasses.replace(self, layers=layers)
+            return dataclasses.replace(self, layers=layers, traits=self.traits | {"nothing": "camera"})
         layers = tuple(dataclasses.replace(x, salient=False) if isinstance(x, Actor) else x for x in self.layers)
-        return _StillScene(self.size, layers, self.traits, moment)
+        return _StillScene(self.size, layers, self.traits | {"nothing": "still"}, moment)
 
 
 @dataclasses.dataclass(frozen=True)
