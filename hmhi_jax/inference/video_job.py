@@ -11,18 +11,19 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from hmhi_jax import __version__
 from hmhi_jax.data.flow_folder import FlowFolder
 from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.inference.lanes import Lanes, Result
 from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.outputs import Outputs
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
 from hmhi_jax.inference.result_folder import ResultFolder
+from hmhi_jax.inference.result_writers import Drawn, ResultWriters
 from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.inference.stream_state import StreamState
-from hmhi_jax.inference.writers import ContactSheet, OverlayWriter, draw_overlay, fit_overlay, write_png
+from hmhi_jax.inference.writers import ContactSheet, write_png
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "opencv-python-headless", "av", "pillow")
 
@@ -37,6 +38,7 @@ class JobOptions:
     save_every   frames after which the memory is saved, to go on from there; 0 never
     resume       go on from a saved memory; else an unfinished video starts over
     most_frames  stop after so many frames
+    outputs      what else to write
     """
 
     threshold: float = 0.5
@@ -45,6 +47,7 @@ class JobOptions:
     save_every: int = 100
     resume: bool = True
     most_frames: int | None = None
+    outputs: Outputs = dataclasses.field(default_factory=Outputs)
 
 
 class Interrupted(Exception):
@@ -83,24 +86,21 @@ def segment_video(
     begin = time.perf_counter()
     stop = stop or threading.Event()
     times = StageTimes()
-    with folder.occupied(options.soft):
+    with folder.occupied():
         progress = _Progress.restore(folder, options) or _Progress()
         if not progress.frames:
             folder.saved_memory.unlink(missing_ok=True)  # what it belonged to is about to be replaced
         resumed_at = progress.frames
         save_every = segmenter.whole_chunks(options.save_every)
-        writer = OverlayWriter(folder.workplace, video.frame_rate, video.sample_aspect_ratio, begin=progress.frames)
+        writers = ResultWriters(folder, options.outputs, video, overlay=options.overlay, begin=progress.frames)
         on_progress(progress.frames)
 
-        def finish(result: Result) -> tuple[Result, float, UInt8[np.ndarray, "h w 3"]]:
-            """Write a frame's pictures; what is left to do is told by its area and overlay."""
+        def finish(result: Result) -> tuple[Result, float, Drawn]:
+            """Write a frame's pictures; what is left to do is told by its area and what was drawn."""
             with times.measure("masks"):
                 mask = read_logits(result.logits, result.size, "mask", options.threshold)
-                write_png(folder.masks / f"{result.name}.png", mask, folder.workplace)
-                if options.soft:
-                    soft = read_logits(result.logits, result.size, "plain")
-                    write_png(folder.soft / f"{result.name}.png", soft, folder.workplace)
-                drawn = draw_overlay(result.kept, fit_overlay(mask))
+                soft = read_logits(result.logits, result.size, "plain") if options.soft else None
+                drawn = writers.write(result, mask, (mask > 0).view(np.uint8), soft)
             return result, float(np.count_nonzero(mask) / mask.size), drawn
 
         with Pipeline() as pipeline:
@@ -109,7 +109,7 @@ def segment_video(
                 pipeline.ahead(times.timed("decode", frames), 1),
                 pipeline=pipeline,
                 flow_of=flow,
-                keep=lambda frame: fit_overlay(frame.picture),
+                keep=writers.keep,
                 state=progress.state,
                 state_every=save_every,
                 times=times,
@@ -117,23 +117,19 @@ def segment_video(
             )
             progress.state = None  # some megabytes that are on the device now
             try:
-                for result, area, overlay in pipeline.map(finish, results, WORKERS):
-                    progress.add(result, area, overlay)
-                    if options.overlay:
-                        with times.measure("overlay"):
-                            writer.add(overlay)
+                for result, area, drawn in pipeline.map(finish, results, WORKERS):
+                    progress.add(result, options.outputs.name(result.index, result.name), area, drawn)
+                    writers.add(drawn, result.kept.begin, times)
                     if save_every and result.state and progress.frames % save_every == 0:
                         with times.measure("saving the memory"):
-                            writer.cut()
+                            writers.cut()
                             progress.save(folder, result.state())
                     on_progress(progress.frames)
                     if stop.is_set() and not video.live:
                         raise Interrupted
-                if options.overlay:
-                    with times.measure("overlay"):
-                        writer.finish(folder.overlay)
+                writers.finish(progress.names, [*progress.times, progress.end], progress.first, times)
             finally:
-                writer.close()
+                writers.close()
         write_png(folder.sheet, progress.sheet.draw(), folder.workplace)
         summary = {
             **(about or {}),
@@ -160,6 +156,9 @@ class _Progress:
     def __init__(self) -> None:
         self.areas = array("f")
         self.names: list[str] = []
+        self.first = 0  # the number of the first frame
+        self.times = array("q")  # when each frame is shown, in the video's time bases
+        self.end = 0  # of the last one
         self.sheet = ContactSheet()
         self.state: StreamState | None = None
 
@@ -167,15 +166,22 @@ class _Progress:
     def frames(self) -> int:
         return len(self.areas)
 
-    def add(self, result: Result, area: float, overlay: UInt8[np.ndarray, "h w 3"]) -> None:
+    def add(self, result: Result, name: str, area: float, drawn: Drawn) -> None:
+        if not self.areas:
+            self.first = result.index
         self.areas.append(area)
-        self.names.append(result.name)
-        self.sheet.add(result.index, f"{result.name}   {area:.1%}", overlay)
+        self.names.append(name)
+        self.times.append(result.kept.begin)
+        self.end = result.kept.end
+        self.sheet.add(result.index, f"{name}   {area:.1%}", drawn.sheet)
 
     def save(self, folder: ResultFolder, state: StreamState) -> None:
         arrays, note = self.sheet.state()
         arrays["areas"] = np.asarray(self.areas, np.float32)
-        note = {"sheet": note, "names": self.names, "identity": folder.identity}
+        arrays["times"] = np.asarray(self.times, np.int64)
+        note = {
+            "sheet": note, "names": self.names, "first": self.first, "end": self.end, "identity": folder.identity
+        }  # fmt: skip
         state.save(folder.saved_memory, arrays, note)
 
     @classmethod
@@ -185,10 +191,11 @@ class _Progress:
             return None
         progress = cls()
         progress.state, arrays, note = StreamState.load_with_extra(folder.saved_memory)
-        if note.get("identity") != folder.identity or not folder.holds(note["names"], options.soft):
+        if note.get("identity") != folder.identity or "times" not in arrays or not folder.holds(note["names"]):
             return None
         progress.areas.frombytes(arrays["areas"].tobytes())
-        progress.names = note["names"]
+        progress.times.frombytes(arrays["times"].tobytes())
+        progress.names, progress.first, progress.end = note["names"], note["first"], note["end"]
         progress.sheet = ContactSheet.restore(arrays, note["sheet"])
         return progress
 
