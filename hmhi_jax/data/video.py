@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from jaxtyping import UInt8
 
@@ -22,11 +23,41 @@ LARGEST_SIDE = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One picture of a video: its number from 0, the name its results get, and 8-bit RGB."""
+    """One picture of a video.
+
+    index     its number from 0
+    name      what its results are called
+    picture   8-bit RGB, as it is meant to be seen
+    time      when it is shown, in seconds; None: frames are shown one by one at the video's rate
+    duration  for how long, in seconds, where that is known
+    decoded   the frame as FFmpeg decoded it, with all its bits and not turned, where there is one
+    """
 
     index: int
     name: str
     picture: UInt8[np.ndarray, "H W 3"]
+    time: Fraction | None = None
+    duration: Fraction | None = None
+    decoded: av.VideoFrame | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Colours:
+    """How colours are stored as luma and chroma: numbers of ITU-T H.273, and FFmpeg's for the range (0 not said, 1
+    limited, 2 full). By default as pictures are best stored as a video: BT.709."""
+
+    matrix: int = 1
+    primaries: int = 1
+    transfer: int = 1
+    range: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """Where a video's sound can be read: a file, and the time in it, in seconds, that is 0 for the frames."""
+
+    path: str
+    origin: Fraction
 
 
 class Video(ABC):
@@ -37,6 +68,9 @@ class Video(ABC):
     size          (height, width) of every frame, in pixels, as it is meant to be seen
     frame_rate    frames per second
     sample_aspect_ratio   width over height of a pixel as it is meant to be shown
+    time_base     what the frames' times are multiples of, in seconds; None where frames have no times
+    colours       how its colours are stored; those of pictures are not
+    sound         where its sound can be read, if it has any
     frame_count   how many frames to expect, None if nobody knows (a camera)
     live          whether frames come at their own pace and cannot be read again
     notes         what the user should know about the reading so far, one sentence each (a file that is cut off)
@@ -47,6 +81,9 @@ class Video(ABC):
     size: tuple[int, int]
     frame_rate: Fraction
     sample_aspect_ratio: Fraction = Fraction(1)
+    time_base: Fraction | None = None
+    colours: Colours = Colours()
+    sound: Sound | None = None
     frame_count: int | None
     live: bool = False
     notes: list[str]
@@ -61,6 +98,10 @@ class Video(ABC):
 
     def frame_names(self) -> Sequence[str] | None:
         """Names of all frames, where they are known before reading."""
+        return None
+
+    def frame_files(self) -> Sequence[str] | None:
+        """Names of the files that hold the frames, one for each of `frame_names`, if they are files."""
         return None
 
 

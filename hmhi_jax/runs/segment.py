@@ -18,10 +18,12 @@ from hmhi_jax import __version__
 from hmhi_jax.data.ffmpeg import without_password
 from hmhi_jax.data.open_videos import find_videos
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.outputs import Outputs
 from hmhi_jax.interop.weight_places import find_weights
 from hmhi_jax.process import enable_compilation_cache
 from hmhi_jax.runs.segment_flow import ESTIMATORS, flow_folders, flow_weights_file, read_flow_network
 from hmhi_jax.runs.segment_masks import MaskOptions
+from hmhi_jax.runs.segment_outputs import place_outputs
 
 if TYPE_CHECKING:
     from hmhi_jax.data.flow_folder import FlowFolder
@@ -45,7 +47,8 @@ def run(
     network_size: Any,
     threshold: float,
     soft: bool,
-    overlay: bool,
+    overlay: bool | None,
+    outputs: Outputs,
     memory_frames: int | None,
     dtype: str | None,
     backbone: str | None,
@@ -67,6 +70,8 @@ def run(
     for kind, lines in (("note", found.notes), ("error", found.failures)):
         for line in lines:
             print(f"{kind}: {line}", file=sys.stderr)
+    out, outputs = place_outputs(out, outputs, len(videos))
+    overlay = outputs.file is None if overlay is None else overlay
     exported = (Path(weights).expanduser() / "export.json").is_file()
     source = Path(weights).expanduser() if exported else find_weights(weights)
     network = flow_weights_file(flow, flow_weights, flow_iterations)
@@ -81,13 +86,14 @@ def run(
         "threshold": threshold,
         "soft": soft,
         "overlay": overlay,
+        **({"outputs": asked} if (asked := outputs.settings()) else {}),
         "max_frames": max_frames,
         "frame_rate": frame_rate,
         "chunk": chunk,
         **postprocessing.settings(),
         "version": __version__,
     }
-    tasks = _plan(videos, inputs, out, settings, overwrite=overwrite)
+    tasks = _plan(videos, inputs, out, settings, outputs, overwrite=overwrite)
     if not tasks and backbone is None:  # else the weights are looked at even where nothing is left to do
         return not found.failures
 
@@ -107,7 +113,7 @@ def run(
         segmenter.flow_network = read_flow_network(network, flow_iterations, segmenter.flow_recipe, weights)
     flows = {} if flow in ESTIMATORS else flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
     recipe = segmenter.flow_network.recipe if segmenter.flow_network else segmenter.flow_recipe
-    options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames, postprocessing)
+    options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames, postprocessing, outputs)
     about = {
         "command": shlex.join(["hmhi", *map(without_password, sys.argv[1:])]),
         "settings": {**settings, "flow_recipe": recipe.fields()},
@@ -118,20 +124,23 @@ def run(
 
 
 def _plan(
-    videos: "list[Video]", inputs: list[str], out: Path, settings: dict[str, Any], *, overwrite: bool
+    videos: "list[Video]", inputs: list[str], out: Path, settings: dict[str, Any], outputs: Outputs, *, overwrite: bool
 ) -> "list[tuple[Video, ResultFolder]]":
     """Which videos are still to do, and where each goes. Everything that can be refused now is."""
     from hmhi_jax.data.flow_folder import flow_fingerprint, flow_folder_of
     from hmhi_jax.inference.result_folder import ResultFolder
 
     found_inside = Path(inputs[0]).is_dir() and Path(videos[0].path) != Path(inputs[0])
-    alone = len(videos) == 1 and not found_inside
+    alone = len(videos) == 1 and (outputs.file is not None or not found_inside)
+    pictures = ("masks", *(kind for kind in ("soft", "objects") if settings[kind]), *outputs.pictures())
     tasks = []
     for video in videos:
         identity = {"input": video.fingerprint(), **settings}
         if settings["flow"] not in ESTIMATORS:
             identity["flow"] = flow_fingerprint(flow_folder_of(settings["flow"], video.name, len(videos) == 1))
-        folder = ResultFolder(out if alone else out / video.name, identity)
+        place = out if alone else out / video.name
+        cutout = outputs.file or (place / f"cutout.{outputs.cutout}" if outputs.cutout else None)
+        folder = ResultFolder(place, identity, pictures, cutout)
         if overwrite and folder.is_ours():
             folder.clear()
         status = folder.status()

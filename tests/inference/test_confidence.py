@@ -119,7 +119,7 @@ def test_going_on_is_exact(tmp_path, segmenter, video, threshold):
     """Everything that remembers frames at once, stopped in the middle and started again."""
     masks = Postprocessing(CleanUp(min_area=4, feather=1, steady=0.6), 4, Calibration((0.0,) * 5 + (2.0,), -1.0, -0.5))
     identity = {"input": 1, **masks.settings()}
-    whole, parts = (ResultFolder(tmp_path / name, identity) for name in ("whole", "parts"))
+    whole, parts = (ResultFolder(tmp_path / name, identity, ("masks", "objects")) for name in ("whole", "parts"))
     summary = segment_video(segmenter, video, whole, options(masks, threshold))
     assert summary["objects"]
     stop = threading.Event()
@@ -134,12 +134,12 @@ def test_going_on_is_exact(tmp_path, segmenter, video, threshold):
     assert again["resumed_at"] >= 10
     for name in ("objects", "confidence", "nothing_here", "area"):
         assert again[name] == summary[name], name
-    for one, other in ((whole.masks, parts.masks), (whole.objects, parts.objects)):
+    for one, other in ((whole.masks, parts.masks), (whole.path / "objects", parts.path / "objects")):
         first, second = pictures_in(one), pictures_in(other)
         assert first.keys() == second.keys()
         assert all(np.array_equal(first[name], second[name]) for name in first)
     assert whole.sheet.read_bytes() == parts.sheet.read_bytes()
-    with Image.open(whole.objects / "00007.png") as picture:
+    with Image.open(whole.picture("objects", "00007")) as picture:
         assert picture.mode == "P"
         assert picture.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]
         labels = np.asarray(picture)
