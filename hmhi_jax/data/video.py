@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,11 +23,13 @@ LARGEST_SIDE = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One picture of a video: its number from 0, the name its results get, and 8-bit RGB."""
+    """One picture of a video: its number from 0, the name its results get, 8-bit RGB, and whether it is known to be
+    the first of a new shot."""
 
     index: int
     name: str
     picture: UInt8[np.ndarray, "H W 3"]
+    begins_shot: bool = False
 
 
 class Video(ABC):
@@ -40,6 +43,7 @@ class Video(ABC):
     frame_count   how many frames to expect, None if nobody knows (a camera)
     live          whether frames come at their own pace and cannot be read again
     notes         what the user should know about the reading so far, one sentence each (a file that is cut off)
+    failure       the note that is an error, once the frames before it are done; None if there is none
     """
 
     name: str
@@ -50,6 +54,7 @@ class Video(ABC):
     frame_count: int | None
     live: bool = False
     notes: list[str]
+    failure: str | None = None
 
     @abstractmethod
     def frames(self, start: int = 0) -> Iterator[Frame]:
@@ -62,6 +67,10 @@ class Video(ABC):
     def frame_names(self) -> Sequence[str] | None:
         """Names of all frames, where they are known before reading."""
         return None
+
+    def frame_at(self, seconds: Fraction) -> int:
+        """The number of the first frame that is shown at or after a time, counted from the first frame's."""
+        return math.ceil(seconds * self.frame_rate)
 
 
 class FileVideo(Video):

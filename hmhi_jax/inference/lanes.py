@@ -34,6 +34,7 @@ class Result:
     logits          float32 `[h, w]` at the network's size, on the accelerator if there is one
     kept            what the caller asked to keep of the frame
     state           a function that brings the memory after this frame to the host, at the frames where one was due
+    begins_shot     whether the memory was emptied before it
     """
 
     index: int
@@ -42,6 +43,7 @@ class Result:
     logits: Float[np.ndarray | Array, "h w"]
     kept: Any = None
     state: Callable[[], StreamState] | None = None
+    begins_shot: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Lanes:
                     before = state and self._restored(state, batch[0].picture.shape[:2])
                     lane = lane_held.enter_context(self._lane())
                 with times.measure("network" if begun else "first chunk, with compilation"):
-                    fresh = not begun and state is None
+                    fresh = batch[0].begins_shot or (not begun and state is None)
                     sent = self._compute(lane, _Chunk(batch, fresh, None if begun else before))
                 yield from self._fetch(pending, times)
                 pending = self._pending(batch, *sent)
@@ -113,7 +115,8 @@ class Lanes:
         """Functions that wait for the results of a chunk that is being computed."""
 
         def result(item: Prepared, own: Array, state: Callable[[], StreamState] | None) -> Result:
-            return Result(item.index, item.name, item.size, self.network.lane_logits(own, lane), item.kept, state)
+            own = self.network.lane_logits(own, lane)
+            return Result(item.index, item.name, item.size, own, item.kept, state, item.begins_shot)
 
         last = batch[-1]
         state = memory and functools.partial(
@@ -208,9 +211,13 @@ class Lanes:
 
 
 def _batches(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:
-    """Up to `size` frames each, ending at the same frames wherever a stream begins: so it goes on exactly."""
+    """Up to `size` frames each, ending at the same frames wherever a stream begins: so it goes on exactly. A new shot
+    begins a batch."""
     batch: list[Prepared] = []
     for item in items:
+        if item.begins_shot and batch:
+            yield batch
+            batch = []
         batch.append(item)
         if (item.index + 1) % size == 0:
             yield batch

@@ -37,6 +37,7 @@ class JobOptions:
     save_every   frames after which the memory is saved, to go on from there; 0 never
     resume       go on from a saved memory; else an unfinished video starts over
     most_frames  stop after so many frames
+    detect_cuts  look for changes of shot
     """
 
     threshold: float = 0.5
@@ -45,6 +46,7 @@ class JobOptions:
     save_every: int = 100
     resume: bool = True
     most_frames: int | None = None
+    detect_cuts: bool = True
 
 
 class Interrupted(Exception):
@@ -104,7 +106,7 @@ def segment_video(
             return result, float(np.count_nonzero(mask) / mask.size), drawn
 
         with Pipeline() as pipeline:
-            frames = _until(video, video.frames(progress.frames), stop, options.most_frames)
+            frames = frames_until(video, video.frames(progress.frames), stop, options.most_frames)
             results = segmenter.results(
                 pipeline.ahead(times.timed("decode", frames), 1),
                 pipeline=pipeline,
@@ -112,6 +114,7 @@ def segment_video(
                 keep=lambda frame: fit_overlay(frame.picture),
                 state=progress.state,
                 state_every=save_every,
+                detect_cuts=options.detect_cuts,
                 times=times,
                 lanes=lanes,
             )
@@ -143,6 +146,7 @@ def segment_video(
             "frame_rate": float(video.frame_rate),
             "network_size": list(segmenter.network_size(video.size)),
             "notes": list(video.notes),
+            "cuts": progress.cuts,
             **({"flow_difference": flow.difference} if flow and flow.difference else {}),
             "mean_area": float(np.mean(progress.areas)),
             "area": dict(zip(progress.names, (round(area, 6) for area in progress.areas), strict=True)),
@@ -160,6 +164,7 @@ class _Progress:
     def __init__(self) -> None:
         self.areas = array("f")
         self.names: list[str] = []
+        self.cuts: list[str] = []  # names of frames with which a new shot begins
         self.sheet = ContactSheet()
         self.state: StreamState | None = None
 
@@ -170,12 +175,14 @@ class _Progress:
     def add(self, result: Result, area: float, overlay: UInt8[np.ndarray, "h w 3"]) -> None:
         self.areas.append(area)
         self.names.append(result.name)
+        if result.begins_shot:
+            self.cuts.append(result.name)
         self.sheet.add(result.index, f"{result.name}   {area:.1%}", overlay)
 
     def save(self, folder: ResultFolder, state: StreamState) -> None:
         arrays, note = self.sheet.state()
         arrays["areas"] = np.asarray(self.areas, np.float32)
-        note = {"sheet": note, "names": self.names, "identity": folder.identity}
+        note = {"sheet": note, "names": self.names, "cuts": self.cuts, "identity": folder.identity}
         state.save(folder.saved_memory, arrays, note)
 
     @classmethod
@@ -188,7 +195,7 @@ class _Progress:
         if note.get("identity") != folder.identity or not folder.holds(note["names"], options.soft):
             return None
         progress.areas.frombytes(arrays["areas"].tobytes())
-        progress.names = note["names"]
+        progress.names, progress.cuts = note["names"], note["cuts"]
         progress.sheet = ContactSheet.restore(arrays, note["sheet"])
         return progress
 
@@ -202,7 +209,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _until(video: Video, frames: Iterator[Frame], stop: threading.Event, most: int | None) -> Iterator[Frame]:
+def frames_until(video: Video, frames: Iterator[Frame], stop: threading.Event, most: int | None) -> Iterator[Frame]:
     """Frames until the stop sign (where stopping is no interruption) or the number wanted."""
     for frame in frames:
         if most is not None and frame.index >= most:
