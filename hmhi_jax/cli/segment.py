@@ -230,6 +230,39 @@ def segment(
             "itself.",
         ),
     ] = True,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POSITION",
+            help="First frame: its number (120), seconds (4.8 or 4s), a time (0:04.8), or a time code (00:00:04:20).",
+        ),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(metavar="POSITION", help="The frame to stop before, written in the same ways.")
+    ] = None,
+    cuts: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|off|FILE",
+            help="Changes of shot, where the memory is emptied: found, none, or a file with one POSITION a line.",
+        ),
+    ] = "auto",
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Take every N-th video, from the I-th on (0 to N-1): number I of N machines."),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Raw 8-bit RGB pictures are on standard input (`-`), so many a second; --size is then THEIR size, "
+            "WIDTHxHEIGHT.",
+            callback=expected("pictures per second, 0.01 to 1000", lambda rate: 0.01 <= rate <= 1000),
+        ),
+    ] = None,
+    network_size_: Annotated[
+        str | None,
+        typer.Option("--network-size", metavar="HxW", help="What --size is where no raw pictures come."),
+    ] = None,
 ) -> None:
     """Segment the salient moving object of videos.
 
@@ -238,8 +271,13 @@ def segment(
     late, since flow needs the next frame) runs until Ctrl-C.
     """
     from hmhi_jax.inference.outputs import Outputs
-    from hmhi_jax.runs.segment import MaskOptions, run
+    from hmhi_jax.runs.segment import MaskOptions, Sources, run
 
+    raw_size = None if rate is None else size
+    if rate is None and None not in (size, network_size_):
+        raise InputError(f"--size {size} and --network-size {network_size_}: are the same here, expected one of them")
+    size = network_size_ if rate is not None else size or network_size_
+    sources = Sources(start, end, cuts, shard, raw_size, rate)
     sides = network_size(size)
     if flow == "none":
         raise InputError(
@@ -257,7 +295,7 @@ def segment(
             size=size, network_size=sides, threshold=threshold,
             soft=soft, overlay=overlay, outputs=outputs, memory_frames=memory_frames, dtype=dtype, backbone=backbone,
             max_frames=max_frames, frame_rate=frame_rate, chunk=chunk, devices=devices, save_every=save_every,
-            resume=resume, overwrite=overwrite,
+            resume=resume, overwrite=overwrite, sources=sources,
             masks=MaskOptions(min_area, fill_holes, grow, feather, steady, objects, nothing),
         )  # fmt: skip
     except KeyboardInterrupt as error:

@@ -6,7 +6,7 @@ import struct
 import time
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import av
 import numpy as np
@@ -23,6 +23,13 @@ _CLOCK_MAY_JUMP = 0x0200  # FFmpeg's AVFMT_TS_DISCONT
 _ANY_METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """What PyAV reads from."""
+
+    def read(self, most: int) -> bytes: ...
+
+
 def without_password(source: str) -> str:
     """An address without the name and the password in it, as it may be shown and kept."""
     return re.sub(r"(?<=://)[^/?#\s]*@", "", source)
@@ -33,13 +40,16 @@ def is_url(source: str) -> bool:
     return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source)) and not os.path.exists(source)
 
 
-def open_container(address: str, container_format: str | None = None) -> av.container.InputContainer:
-    """Open what FFmpeg knows by `address`: a file's path, a URL, or a device of a container format."""
+def open_container(
+    address: str, container_format: str | None = None, opened: Readable | None = None
+) -> av.container.InputContainer:
+    """Open what FFmpeg knows by `address`: a file's path, a URL, or a device of a container format; or what is `opened`
+    already, `address` being its name in messages."""
     source = without_password(address)
     if not container_format and not is_url(address):
         address = os.path.abspath(address)  # else FFmpeg takes what stands before a colon for a protocol
     try:
-        return av.open(_name_or_file(address), format=container_format, **_ANY_METADATA)
+        return av.open(opened or _name_or_file(address), format=container_format, **_ANY_METADATA)
     except PermissionError as error:
         raise InputError(f"{source}: cannot be read (permission denied)") from error
     except av.error.InvalidDataError as error:
@@ -155,6 +165,7 @@ class Decoder:
         self._stop_at_errors = stop_at_errors
         self.stopped = False
         self.packets = 0  # whose frames are shown
+        self.packet_bytes = 0  # of the latest of them
         self.undecodable = 0
         self.cut_off = False
 
@@ -177,7 +188,9 @@ class Decoder:
             if self._stop_at_errors and packet.is_corrupt:
                 self.stopped = True
                 return
-            self.packets += is_shown(packet)
+            if is_shown(packet):
+                self.packets += 1
+                self.packet_bytes = packet.size
             yield from self._decode(packet)
             if self._stop_at_errors and self.undecodable:
                 self.stopped = True

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,12 +26,13 @@ LARGEST_SIDE = 16_384
 class Frame:
     """One picture of a video.
 
-    index     its number from 0
-    name      what its results are called
-    picture   8-bit RGB, as it is meant to be seen
-    time      when it is shown, in seconds; None: frames are shown one by one at the video's rate
-    duration  for how long, in seconds, where that is known
-    decoded   the frame as FFmpeg decoded it, with all its bits and not turned, where there is one
+    index        its number from 0
+    name         what its results are called
+    picture      8-bit RGB, as it is meant to be seen
+    time         when it is shown, in seconds; None: frames are shown one by one at the video's rate
+    duration     for how long, in seconds, where that is known
+    decoded      the frame as FFmpeg decoded it, with all its bits and not turned, where there is one
+    begins_shot  whether it is known to be the first of a new shot
     """
 
     index: int
@@ -39,6 +41,7 @@ class Frame:
     time: Fraction | None = None
     duration: Fraction | None = None
     decoded: av.VideoFrame | None = None
+    begins_shot: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +74,12 @@ class Video(ABC):
     time_base     what the frames' times are multiples of, in seconds; None where frames have no times
     colours       how its colours are stored; those of pictures are not
     sound         where its sound can be read, if it has any
+    first         number of its first frame in the file: not 0 where it is a part of one
+    to_its_end    whether its last frame is the file's
     frame_count   how many frames to expect, None if nobody knows (a camera)
     live          whether frames come at their own pace and cannot be read again
     notes         what the user should know about the reading so far, one sentence each (a file that is cut off)
+    failure       the note that is an error, once the frames before it are done; None if there is none
     """
 
     name: str
@@ -84,9 +90,12 @@ class Video(ABC):
     time_base: Fraction | None = None
     colours: Colours = Colours()
     sound: Sound | None = None
+    first: int = 0
+    to_its_end: bool = True
     frame_count: int | None
     live: bool = False
     notes: list[str]
+    failure: str | None = None
 
     @abstractmethod
     def frames(self, start: int = 0) -> Iterator[Frame]:
@@ -103,6 +112,10 @@ class Video(ABC):
     def frame_files(self) -> Sequence[str] | None:
         """Names of the files that hold the frames, one for each of `frame_names`, if they are files."""
         return None
+
+    def frame_at(self, seconds: Fraction) -> int:
+        """The number of the first frame that is shown at or after a time, counted from the first frame's."""
+        return math.ceil(seconds * self.frame_rate)
 
 
 class FileVideo(Video):

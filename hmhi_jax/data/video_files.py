@@ -66,6 +66,21 @@ class VideoFile(FileVideo):
     def frame_count(self) -> int:
         return self._promise.frames
 
+    def frame_at(self, seconds: Fraction) -> int:
+        """By the frames' own times, which need not be steady; reads packets up to that time, undecoded."""
+        times: list[Fraction] = []
+        with open_container(self.path) as container:
+            stream = video_stream(container, self.path)
+            tick = stream.time_base  # some containers round times to it
+            for packet in container.demux(stream):
+                if is_shown(packet) and packet.pts is None:
+                    return super().frame_at(seconds)
+                if is_shown(packet):
+                    times.append(packet.pts * tick)
+                if times and packet.dts is not None and packet.dts * tick > min(times) + seconds:
+                    break  # what comes later is shown later
+        return sum(time - min(times) + tick <= seconds for time in times)
+
     def frames(self, start: int = 0) -> Iterator[Frame]:
         digits = max(5, len(str(self.frame_count - 1)))
         for index, (decoded, time, duration) in enumerate(self._clock.timed(self._decoded())):

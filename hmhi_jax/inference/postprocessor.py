@@ -56,6 +56,10 @@ class Postprocessor:
     def follow(self, read: Read) -> Finished:
         """What depends on the frames before."""
         result, picture, mask, log_odds = read
+        if result.begins_shot:
+            self._lately, self._follow = Lately(), Follower()
+            if self._objects:
+                self._objects.cut()
         confidence, nothing = None, False
         if log_odds is not None and self._options.calibration:
             confidence = float(1 / (1 + np.exp(-log_odds)))

@@ -136,17 +136,16 @@ class ResultWriters:
         for video in self._videos.values():
             video.cut()
 
-    def finish(self, names: Sequence[str], times: Sequence[int], first: int, stages: StageTimes) -> None:
+    def finish(self, names: Sequence[str], times: Sequence[int], stages: StageTimes) -> None:
         """Give the videos their names, and write annotations.
 
         Args:
             names: of all frames.
             times: when each is shown, and after the last of them when it ends, in the video's time bases.
-            first: number of the first frame. What does not begin with the video's first frame begins at 0.
             stages: where the seconds are noted.
         """
-        begin = times[0] if first else 0
-        to_its_end = not first and len(names) >= (self._video.frame_count or 0)
+        begin = times[0] if self._video.first else 0  # what does not begin with the file's first frame begins at 0
+        to_its_end = self._video.to_its_end and len(names) >= (self._video.frame_count or 0)
         span = Span(begin * self._time_base, None if to_its_end else times[-1] * self._time_base)
         for name, video in self._videos.items():
             with stages.measure(name):

@@ -42,6 +42,7 @@ class JobOptions:
     most_frames  stop after so many frames
     masks        what becomes of the network's masks: nothing there, clean-up, objects
     outputs      what else to write
+    detect_cuts  look for changes of shot
     """
 
     threshold: float = 0.5
@@ -52,6 +53,11 @@ class JobOptions:
     most_frames: int | None = None
     masks: Postprocessing = dataclasses.field(default_factory=Postprocessing)
     outputs: Outputs = dataclasses.field(default_factory=Outputs)
+    detect_cuts: bool = True
+
+    def masks_for(self, flow: FlowFolder | None) -> Postprocessing:
+        """`masks` where the flow is given: confidence was measured with flow pictures as the weights want them."""
+        return dataclasses.replace(self.masks, calibration=None) if flow and flow.difference else self.masks
 
 
 class Interrupted(Exception):
@@ -91,9 +97,7 @@ def segment_video(
     stop = stop or threading.Event()
     times = StageTimes()
     with folder.occupied():
-        masks = options.masks
-        if flow and flow.difference:  # the confidence was measured with flow pictures as the weights want them
-            masks = dataclasses.replace(masks, calibration=None)
+        masks = options.masks_for(flow)
         postprocessor = Postprocessor(masks, options.threshold)
         progress = _Progress.restore(folder, options, postprocessor) or _Progress()
         if not progress.frames:
@@ -124,7 +128,7 @@ def segment_video(
             return frame, float(np.count_nonzero(mask > 127) / mask.size), drawn
 
         with Pipeline() as pipeline:
-            frames = _until(video, video.frames(progress.frames), stop, options.most_frames)
+            frames = frames_until(video, video.frames(progress.frames), stop, options.most_frames)
             results = segmenter.results(
                 pipeline.ahead(times.timed("decode", frames), 1),
                 pipeline=pipeline,
@@ -132,6 +136,7 @@ def segment_video(
                 keep=writers.keep,
                 state=progress.state,
                 state_every=save_every,
+                detect_cuts=options.detect_cuts,
                 times=times,
                 lanes=lanes,
             )
@@ -149,7 +154,7 @@ def segment_video(
                     on_progress(progress.frames)
                     if stop.is_set() and not video.live:
                         raise Interrupted
-                writers.finish(progress.names, [*progress.times, progress.end], progress.first, times)
+                writers.finish(progress.names, [*progress.times, progress.end], times)
             finally:
                 writers.close()
         write_png(folder.sheet, progress.sheet.draw(), folder.workplace)
@@ -161,6 +166,7 @@ def segment_video(
             "frame_rate": float(video.frame_rate),
             "network_size": list(segmenter.network_size(video.size)),
             "notes": list(video.notes),
+            "cuts": progress.cuts,
             **({"flow_difference": flow.difference} if flow and flow.difference else {}),
             "mean_area": float(np.mean(progress.areas)),
             "area": dict(zip(progress.names, (round(area, 6) for area in progress.areas), strict=True)),
@@ -182,9 +188,9 @@ class _Progress:
         self.names: list[str] = []
         self.confidences = array("f")  # of all frames, or none
         self.nothing: list[str] = []  # names of frames in which nothing moves by itself
-        self.first = 0  # the number of the first frame
         self.times = array("q")  # when each frame is shown, in the video's time bases
         self.end = 0  # of the last one
+        self.cuts: list[str] = []  # names of frames with which a new shot begins
         self.sheet = ContactSheet()
         self.state: StreamState | None = None
 
@@ -194,8 +200,6 @@ class _Progress:
 
     def add(self, frame: Finished, name: str, area: float, drawn: Drawn) -> None:
         result = frame.result
-        if not self.areas:
-            self.first = result.index
         self.areas.append(area)
         self.names.append(name)
         self.times.append(result.kept.begin)
@@ -204,6 +208,8 @@ class _Progress:
             self.confidences.append(frame.confidence)
         if frame.nothing:
             self.nothing.append(name)
+        if result.begins_shot:
+            self.cuts.append(name)
         self.sheet.add(result.index, f"{name}   {'nothing here' if frame.nothing else f'{area:.1%}'}", drawn.sheet)
 
     def confidence(self) -> dict[str, Any]:
@@ -221,8 +227,8 @@ class _Progress:
         after, after_note = frame.saved
         arrays |= {f"masks/{name}": array for name, array in after.items()}
         note = {
-            "sheet": note, "names": self.names, "first": self.first, "end": self.end, "nothing": self.nothing,
-            "masks": after_note, "identity": folder.identity,
+            "sheet": note, "names": self.names, "end": self.end, "nothing": self.nothing,
+            "cuts": self.cuts, "masks": after_note, "identity": folder.identity,
         }  # fmt: skip
         frame.result.state().save(folder.saved_memory, arrays, note)
 
@@ -239,8 +245,8 @@ class _Progress:
         progress.areas.frombytes(arrays["areas"].tobytes())
         progress.times.frombytes(arrays["times"].tobytes())
         progress.confidences.frombytes(arrays["confidences"].tobytes())
-        progress.names, progress.nothing = note["names"], note["nothing"]
-        progress.first, progress.end = note["first"], note["end"]
+        progress.names, progress.nothing, progress.cuts = note["names"], note["nothing"], note["cuts"]
+        progress.end = note["end"]
         postprocessor.restore(
             {name.removeprefix("masks/"): array for name, array in arrays.items() if name.startswith("masks/")},
             note["masks"],
@@ -258,7 +264,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _until(video: Video, frames: Iterator[Frame], stop: threading.Event, most: int | None) -> Iterator[Frame]:
+def frames_until(video: Video, frames: Iterator[Frame], stop: threading.Event, most: int | None) -> Iterator[Frame]:
     """Frames until the stop sign (where stopping is no interruption) or the number wanted."""
     for frame in frames:
         if most is not None and frame.index >= most:
