@@ -118,7 +118,7 @@ def draw(path: Path, parts: dict[str, np.ndarray]) -> None:
     for column, (title, samples) in enumerate(parts.items()):
         for row, name in enumerate(COLUMNS[1:]):
             axes[row, column].plot(samples[:, 0] / 60, samples[:, row + 1], linewidth=1)
-            axes[row, column].set(ylabel=name, ylim=(0, 1.2 * samples[:, row + 1].max()))
+            axes[row, column].set(ylabel=name, ylim=(0, 1.2 * samples[SETTLED:, row + 1].max()))  # compiling apart
         axes[0, column].set(title=title)
         axes[-1, column].set(xlabel="minutes")
     figure.savefig(path, dpi=100)

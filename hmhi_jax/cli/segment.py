@@ -111,6 +111,16 @@ def segment(
             callback=expected("frames per second, 0.01 to 1000", lambda rate: 0.01 <= rate <= 1000),
         ),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long to wait for a camera, pipe or URL to answer, and for its next frame. [default: 10, and 30 "
+            "between frames]",
+            show_default=False,
+            callback=expected("seconds, more than 0", lambda seconds: seconds > 0),
+        ),
+    ] = None,
     chunk: Annotated[
         int | None,
         typer.Option(help="Frames encoded in one batch. Default: 1 on CPU, 8 on accelerators.", callback=at_least(1)),
@@ -153,11 +163,11 @@ def segment(
             inputs, out, weights=weights, flow=flow, flow_weights=flow_weights, flow_iterations=flow_iterations,
             size=size, network_size=sides, threshold=threshold,
             soft=soft, overlay=overlay, memory_frames=memory_frames, dtype=dtype, backbone=backbone,
-            max_frames=max_frames, frame_rate=frame_rate, chunk=chunk, devices=devices, save_every=save_every,
-            resume=resume, overwrite=overwrite,
+            max_frames=max_frames, frame_rate=frame_rate, timeout=timeout, chunk=chunk, devices=devices,
+            save_every=save_every, resume=resume, overwrite=overwrite,
         )  # fmt: skip
     except KeyboardInterrupt as error:
-        typer.echo("stopped; the same command goes on with what is unfinished", err=True)
+        typer.echo(f"stopped; {str(error) or 'the same command goes on with what is unfinished'}", err=True)
         raise typer.Exit(130) from error
     if not done:
         raise typer.Exit(2)

@@ -30,13 +30,18 @@ def is_url(source: str) -> bool:
     return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source)) and not os.path.exists(source)
 
 
-def open_container(address: str, container_format: str | None = None) -> av.container.InputContainer:
-    """Open what FFmpeg knows by `address`: a file's path, a URL, or a device of a container format."""
+def open_container(
+    address: str, container_format: str | None = None, timeout: tuple[float, float] | None = None
+) -> av.container.InputContainer:
+    """Open what FFmpeg knows by `address`: a file's path, a URL, or a device of a container format.
+
+    `timeout` is how many seconds FFmpeg's network tries to open it, and then to read from it.
+    """
     source = without_password(address)
     if not container_format and not is_url(address):
         address = os.path.abspath(address)  # else FFmpeg takes what stands before a colon for a protocol
     try:
-        return av.open(_name_or_file(address), format=container_format, **_ANY_METADATA)
+        return av.open(_name_or_file(address), format=container_format, timeout=timeout, **_ANY_METADATA)
     except PermissionError as error:
         raise InputError(f"{source}: cannot be read (permission denied)") from error
     except av.error.InvalidDataError as error:
@@ -73,6 +78,12 @@ def video_stream(container: av.container.InputContainer, path: str) -> av.video.
 def frame_rate(stream: av.video.stream.VideoStream) -> Fraction:
     """Frames per second as the file states them, else as FFmpeg guesses, else 25."""
     return Fraction(stream.average_rate or stream.guessed_rate or 25)
+
+
+def indexed_frames(stream: av.video.stream.VideoStream) -> int | None:
+    """How many frames a file will show by its index, if that lists all packets (MP4)."""
+    index = getattr(stream, "index_entries", ())  # older PyAV has none
+    return sum(not entry.is_discard for entry in index) if stream.frames and len(index) == stream.frames else None
 
 
 class Decoder:
@@ -127,6 +138,12 @@ class Decoder:
         except av.FFmpegError:
             self.undecodable += 1
             return []
+
+
+def cut_off_note(path: str, decoded: int, expected: int, lost: str = "") -> str:
+    """What is said of a video that ends before what it promises, here or on its way over a network, or lacks some."""
+    about = f" of about {expected}" if expected > decoded else ""
+    return f"{path}: is cut off or damaged; {lost}{decoded}{about} frames decode and are used"
 
 
 def is_shown(packet: av.Packet) -> bool:

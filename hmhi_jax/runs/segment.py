@@ -50,6 +50,7 @@ def run(
     backbone: str | None,
     max_frames: int | None,
     frame_rate: float | None,
+    timeout: float | None,
     chunk: int | None,
     devices: int | None,
     save_every: int,
@@ -60,7 +61,8 @@ def run(
 
     Returns whether every video came out. Raises `InputError` for what can be refused before the first frame.
     """
-    found = find_videos(inputs, frame_rate=Fraction(frame_rate).limit_denominator(1001) if frame_rate else None)
+    rate = Fraction(frame_rate).limit_denominator(1001) if frame_rate else None
+    found = find_videos(inputs, frame_rate=rate, timeout=timeout)
     videos = found.videos
     for kind, lines in (("note", found.notes), ("error", found.failures)):
         for line in lines:
@@ -110,7 +112,10 @@ def run(
     }
     # As many lanes as the videos of the command call for, not those that are left: so it goes on exactly.
     lanes = 1 if any_live else min(segmenter.lanes_per_device, len(videos))
-    return not _run(tasks, segmenter, lanes, options, flows, about, devices) and not found.failures
+    try:
+        return not _run(tasks, segmenter, lanes, options, flows, about, devices) and not found.failures
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"{out} has the masks until then" if any_live else "") from error
 
 
 def _plan(
@@ -202,7 +207,7 @@ def _run(
         progress.print_result(folder, summary)
         return None
 
-    with VideoProgress() as progress, _CtrlC(stop, live=any(video.live for video, _ in tasks)):
+    with VideoProgress() as progress, _CtrlC(stop, [video for video, _ in tasks if video.live]):
         if places.qsize() == 1:
             outcomes = []
             for video, folder in tasks:
@@ -258,7 +263,7 @@ def _side_by_side(
 class _CtrlC:
     """While a camera runs, the first Ctrl-C ends its video in good order; the second one is an interruption."""
 
-    def __init__(self, stop: threading.Event, live: bool) -> None:
+    def __init__(self, stop: threading.Event, live: "list[Video]") -> None:
         self._stop, self._live = stop, live
 
     def __enter__(self) -> None:
@@ -267,6 +272,8 @@ class _CtrlC:
 
     def _handle(self, *_: object) -> None:
         self._stop.set()
+        for video in self._live:
+            video.end()
         signal.signal(signal.SIGINT, self._before)
 
     def __exit__(self, *_: object) -> Literal[False]:
