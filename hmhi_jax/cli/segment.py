@@ -159,7 +159,7 @@ def segment(
         )
     _check_outside(out, inputs)
     try:
-        done = run(
+        code = run(
             inputs, out, weights=weights, flow=flow, flow_weights=flow_weights, flow_iterations=flow_iterations,
             size=size, network_size=sides, threshold=threshold,
             soft=soft, overlay=overlay, memory_frames=memory_frames, dtype=dtype, backbone=backbone,
@@ -169,5 +169,4 @@ def segment(
     except KeyboardInterrupt as error:
         typer.echo(f"stopped; {str(error) or 'the same command goes on with what is unfinished'}", err=True)
         raise typer.Exit(130) from error
-    if not done:
-        raise typer.Exit(2)
+    raise typer.Exit(code)

@@ -56,10 +56,11 @@ def run(
     save_every: int,
     resume: bool,
     overwrite: bool,
-) -> bool:
+) -> int:
     """Do what `hmhi segment` was asked for; the arguments are its options, `network_size` what `size` means.
 
-    Returns whether every video came out. Raises `InputError` for what can be refused before the first frame.
+    Returns the exit code: 0 if every video came out, 1 if only some did, 2 if none. Raises `InputError` for what can be
+    refused before the first frame.
     """
     rate = Fraction(frame_rate).limit_denominator(1001) if frame_rate else None
     found = find_videos(inputs, frame_rate=rate, timeout=timeout)
@@ -86,8 +87,9 @@ def run(
         "version": __version__,
     }
     tasks = _plan(videos, inputs, out, settings, overwrite=overwrite)
+    exit_code = 1 if found.failures else 0
     if not tasks and backbone is None:  # else the weights are looked at even where nothing is left to do
-        return not found.failures
+        return exit_code
 
     from hmhi_jax.inference.segmenter import VideoSegmenter
     from hmhi_jax.inference.video_job import JobOptions
@@ -99,7 +101,7 @@ def run(
         backbone=backbone,
     )  # fmt: skip
     if not tasks:
-        return not found.failures
+        return exit_code
     alone = len(videos) == 1
     if network:
         segmenter.flow_network = read_flow_network(network, flow_iterations, segmenter.flow_recipe, weights)
@@ -113,9 +115,12 @@ def run(
     # As many lanes as the videos of the command call for, not those that are left: so it goes on exactly.
     lanes = 1 if any_live else min(segmenter.lanes_per_device, len(videos))
     try:
-        return not _run(tasks, segmenter, lanes, options, flows, about, devices) and not found.failures
+        outcomes = _run(tasks, segmenter, lanes, options, flows, about, devices)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"{out} has the masks until then" if any_live else "") from error
+    if "failed" not in outcomes:
+        return exit_code
+    return 1 if len(videos) - len(tasks) + outcomes.count(None) else 2
 
 
 def _plan(
@@ -155,10 +160,10 @@ def _run(
     flows: "dict[str, FlowFolder]",
     about: dict[str, Any],
     devices: int | None,
-) -> bool:
+) -> list[str | None]:
     """Do the tasks, several at once where there are several devices or a device does well with several `lanes`.
 
-    Returns whether any failed.
+    Returns, of each task that was begun, None where its video came out, else "failed" or "stopped".
     """
     import jax
 
@@ -216,7 +221,7 @@ def _run(
                 outcomes.append(work(video, folder, progress))
         else:
             outcomes = _side_by_side(work, tasks, progress, places.qsize(), stop)
-    return "failed" in outcomes
+    return outcomes
 
 
 class _Device:
