@@ -50,6 +50,20 @@ def give_back_freed_memory() -> None:
         library.malloc_trim(0)
 
 
+def available_memory() -> float:
+    """Bytes that this process may still take: of the machine and of its container (Linux; elsewhere without end)."""
+    free = float("inf")
+    try:
+        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(meminfo["MemAvailable"].split()[0]) * 1024
+        group = Path("/sys/fs/cgroup")
+        used = int((group / "memory.current").read_text())
+        free = min(free, int((group / "memory.max").read_text()) - used)
+    except (OSError, ValueError, KeyError):  # no such file, or "max"
+        pass
+    return free
+
+
 def cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -75,7 +75,7 @@ def flow(
     """Make the flow pictures of a data set, next to its frames.
 
     What is there already stays: stopped or killed, the same command goes on. A picture shows the flow from its frame to
-    the next one, that of a video's last frame the flow back to the one before.
+    the next one, that of a video's last frame the flow back to the one before. Exit code 1: some could not be made.
     """
     from hmhi_jax.runs.flow import make_flow
 
@@ -83,7 +83,8 @@ def flow(
         "estimator": estimator, "preset": preset, "neighbours": neighbours, "camera": camera, "size": size,
         "normalisation": normalisation, "iterations": iterations,
     }  # fmt: skip
-    make_flow(
+    whole = make_flow(
         dataset, out=out, layout=layout, split=split, recipe=recipe, changes=changes, flow_weights=flow_weights,
         dtype=dtype, format=format, quality=quality, workers=workers, devices=devices, overwrite=overwrite,
     )  # fmt: skip
+    raise typer.Exit(0 if whole else 1)

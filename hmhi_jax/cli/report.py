@@ -55,12 +55,14 @@ def report(
 ) -> None:
     """Score masks of any method and write scores.json, scores.csv, scores.md and report.html.
 
-    `hmhi report PRED GT` scores one method, `hmhi report A B --gt GT` compares several.
+    `hmhi report PRED GT` scores one method, `hmhi report A B --gt GT` compares several. Exit code 1: some
+    file could not be read; the others are scored.
     """
     from hmhi_jax.runs import report as runs
 
-    runs.report(
+    whole = runs.report(
         folders, gt=gt, out=out, protocols=protocol or ["davis16", "vsod"], readings=reading or ["plain"],
         names=name or [], videos=videos, frames=frames, title=title, void_label=void_label, extra=extra, strict=strict,
         workers=workers,
     )  # fmt: skip
+    raise typer.Exit(0 if whole else 1)

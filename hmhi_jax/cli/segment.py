@@ -163,6 +163,16 @@ def segment(
             callback=expected("frames per second, 0.01 to 1000", lambda rate: 0.01 <= rate <= 1000),
         ),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long to wait for a camera, pipe or URL to answer, and for its next frame. [default: 10, and 30 "
+            "between frames]",
+            show_default=False,
+            callback=expected("seconds, more than 0", lambda seconds: seconds > 0),
+        ),
+    ] = None,
     chunk: Annotated[
         int | None,
         typer.Option(help="Frames encoded in one batch. Default: 1 on CPU, 8 on accelerators.", callback=at_least(1)),
@@ -277,7 +287,7 @@ def segment(
     if rate is None and None not in (size, network_size_):
         raise InputError(f"--size {size} and --network-size {network_size_}: are the same here, expected one of them")
     size = network_size_ if rate is not None else size or network_size_
-    sources = Sources(start, end, cuts, shard, raw_size, rate)
+    sources = Sources(start, end, cuts, shard, raw_size, rate, timeout)
     sides = network_size(size)
     if flow == "none":
         raise InputError(
@@ -290,7 +300,7 @@ def segment(
         start_number=start_number, padding=padding, prefix=prefix,
     )  # fmt: skip
     try:
-        done = run(
+        code = run(
             inputs, out, weights=weights, flow=flow, flow_weights=flow_weights, flow_iterations=flow_iterations,
             size=size, network_size=sides, threshold=threshold,
             soft=soft, overlay=overlay, outputs=outputs, memory_frames=memory_frames, dtype=dtype, backbone=backbone,
@@ -299,7 +309,6 @@ def segment(
             masks=MaskOptions(min_area, fill_holes, grow, feather, steady, objects, nothing),
         )  # fmt: skip
     except KeyboardInterrupt as error:
-        typer.echo("stopped; the same command goes on with what is unfinished", err=True)
+        typer.echo(f"stopped; {str(error) or 'the same command goes on with what is unfinished'}", err=True)
         raise typer.Exit(130) from error
-    if not done:
-        raise typer.Exit(2)
+    raise typer.Exit(code)

@@ -41,15 +41,21 @@ def is_url(source: str) -> bool:
 
 
 def open_container(
-    address: str, container_format: str | None = None, opened: Readable | None = None
+    address: str,
+    container_format: str | None = None,
+    opened: Readable | None = None,
+    timeout: tuple[float, float] | None = None,
 ) -> av.container.InputContainer:
     """Open what FFmpeg knows by `address`: a file's path, a URL, or a device of a container format; or what is `opened`
-    already, `address` being its name in messages."""
+    already, `address` being its name in messages.
+
+    `timeout` is how many seconds FFmpeg's network tries to open it, and then to read from it.
+    """
     source = without_password(address)
     if not container_format and not is_url(address):
         address = os.path.abspath(address)  # else FFmpeg takes what stands before a colon for a protocol
     try:
-        return av.open(opened or _name_or_file(address), format=container_format, **_ANY_METADATA)
+        return av.open(opened or _name_or_file(address), format=container_format, timeout=timeout, **_ANY_METADATA)
     except PermissionError as error:
         raise InputError(f"{source}: cannot be read (permission denied)") from error
     except av.error.InvalidDataError as error:
@@ -148,6 +154,12 @@ def colours_of(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> Col
     return Colours(context.colorspace, context.color_primaries, context.color_trc, context.color_range)
 
 
+def indexed_frames(stream: av.video.stream.VideoStream) -> int | None:
+    """How many frames a file will show by its index, if that lists all packets (MP4)."""
+    index = getattr(stream, "index_entries", ())  # older PyAV has none
+    return sum(not entry.is_discard for entry in index) if stream.frames and len(index) == stream.frames else None
+
+
 class Decoder:
     """Decodes what can be decoded: packets that do not are counted, a cut-off end is an end.
 
@@ -204,6 +216,12 @@ class Decoder:
         except av.FFmpegError:
             self.undecodable += 1
             return []
+
+
+def cut_off_note(path: str, decoded: int, expected: int, lost: str = "") -> str:
+    """What is said of a video that ends before what it promises, here or on its way over a network, or lacks some."""
+    about = f" of about {expected}" if expected > decoded else ""
+    return f"{path}: is cut off or damaged; {lost}{decoded}{about} frames decode and are used"
 
 
 def is_shown(packet: av.Packet) -> bool:

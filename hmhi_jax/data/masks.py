@@ -66,6 +66,7 @@ def decode_mask(image: Image.Image, void_label: VoidLabel = "auto") -> Mask:
     - JPEG pictures: cut at half, since compression leaves traces in the background. They are never labels.
     - Colour pictures: all but black is object; all but white in PPM files (FBMS), and where there is white but no
       black.
+    - Cut-outs, pictures with transparency that differs from pixel to pixel: their opacity, whatever they show.
 
     Args:
         image: as `open_picture` gives it.
@@ -106,6 +107,8 @@ def _levels(image: Image.Image, palette: list[tuple[int, ...]]) -> Num[np.ndarra
             exchanged[[0, background]] = background, 0
             return exchanged[labels]
         return labels
+    if (opaque := opacity(image)) is not None:
+        return opaque
     if image.format == "JPEG" or image.mode == "LA":
         return np.asarray(image.convert("L"))
     if image.mode in ("1", "L", "P"):
@@ -115,10 +118,18 @@ def _levels(image: Image.Image, palette: list[tuple[int, ...]]) -> Num[np.ndarra
     if image.mode == "F":
         levels = np.asarray(image)
         return np.rint(255 / max(1.0, float(levels.max())) * levels).astype(np.uint8)
-    return _merge_colours(np.asarray(image.convert("RGB")), image.format)
+    return merge_colours(np.asarray(image.convert("RGB")), image.format)
 
 
-def _merge_colours(pixels: UInt8[np.ndarray, "H W 3"], file_format: str | None) -> UInt8[np.ndarray, "H W"]:
+def opacity(image: Image.Image) -> UInt8[np.ndarray, "H W"] | None:
+    """The opacity of a cut-out; None of pictures without transparency, or of the same everywhere but for nowhere."""
+    if image.mode not in ("RGBA", "LA", "PA"):
+        return None
+    levels = np.asarray(image.getchannel("A"))
+    return levels if levels.min() < levels.max() or not levels.any() else None
+
+
+def merge_colours(pixels: UInt8[np.ndarray, "H W 3"], file_format: str | None) -> UInt8[np.ndarray, "H W"]:
     """A colour picture as grey: its value where it is grey anyway, else 255 where it is not background."""
     if file_format != "PPM" and (pixels == pixels[..., :1]).all():
         return pixels[..., 0]

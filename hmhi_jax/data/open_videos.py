@@ -50,14 +50,19 @@ def open_videos(inputs: Sequence[str | Path], *, frame_rate: Fraction | None = N
 
 
 def find_videos(
-    inputs: Sequence[str | Path], *, frame_rate: Fraction | None = None, raw: RawPictures | None = None
+    inputs: Sequence[str | Path],
+    *,
+    frame_rate: Fraction | None = None,
+    raw: RawPictures | None = None,
+    timeout: float | None = None,
 ) -> Found:
     """Everything the user named, in order, each with a `name` of its own.
 
     An input is a video file, an animated picture, a folder of frames, a folder of videos or of folders of frames
     (searched all the way down, links followed), a camera (its number, or a device such as /dev/video0), a pipe or a
     URL, or `-`, standard input. Pictures named one by one are the frames of one video per folder. `frame_rate` is for
-    folders of frames, which have none of their own (default 24); `raw` for pictures without a header on standard input.
+    folders of frames, which have none of their own (default 24); `raw` for pictures without a header on standard input;
+    `timeout` for cameras, pipes and URLs (see `Camera`).
 
     Raises `InputError` if anything that was named is missing or is no video, or if all that is in the folders fails.
     """
@@ -79,7 +84,7 @@ def find_videos(
             continue
         path = _local(text)
         if path is None:
-            add(*_open_camera(text))
+            add(*_open_camera(text, timeout))
             continue
         resolved = path.resolve()
         if resolved in seen:
@@ -90,7 +95,7 @@ def find_videos(
         if stat.S_ISDIR(mode):
             _Search(path, frame_rate, found, add).run()
         elif stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
-            add(Camera(str(path)), path.name)
+            add(Camera(str(path), timeout), path.name)
         elif not stat.S_ISREG(mode):
             raise InputError(f"{path}: is neither a file nor a folder, expected a video, frames, a camera or a pipe")
         elif is_picture(path) and is_animated(path):
@@ -132,12 +137,12 @@ def _refuse_dangling(path: Path) -> None:
         )
 
 
-def _open_camera(text: str) -> tuple[Video, str]:
+def _open_camera(text: str, timeout: float | None) -> tuple[Video, str]:
     """A camera's number or a URL, and the name that its results get."""
     if text.isdigit():
-        return Camera(text), f"camera{text}"
+        return Camera(text, timeout), f"camera{text}"
     address = without_password(text).partition("://")[2]
-    return Camera(text), re.sub(r"[^\w.-]+", "-", address).strip("-.") or "stream"
+    return Camera(text, timeout), re.sub(r"[^\w.-]+", "-", address).strip("-.") or "stream"
 
 
 class _Search:

@@ -17,7 +17,9 @@ from hmhi_jax.data.ffmpeg import (
     Decoder,
     clock_may_jump,
     colours_of,
+    cut_off_note,
     frame_rate,
+    indexed_frames,
     is_shown,
     open_container,
     shown,
@@ -116,15 +118,12 @@ class VideoFile(FileVideo):
         """Note what is missing at the end of the file."""
         self.notes.clear()
         expected = self._promise.frames
-        about = f" of about {expected}" if expected > decoded else ""
-        used = f"{decoded}{about} frames decode and are used"
         cut_off = decoder.cut_off or self._promise.cut_off or decoder.packets < self._promise.packets
         if cut_off or (not decoder.undecodable and decoded < _ENOUGH * expected - 1):
-            self.notes.append(f"{self.path}: is cut off or damaged; {used}")
+            self.notes.append(cut_off_note(self.path, decoded, expected))
         elif decoder.undecodable:
-            self.notes.append(
-                f"{self.path}: is cut off or damaged, {decoder.undecodable} packets do not decode; {used}"
-            )
+            lost = f"{decoder.undecodable} packets do not decode; "
+            self.notes.append(cut_off_note(self.path, decoded, expected, lost))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +160,7 @@ def _promise(container: av.container.InputContainer, stream: av.video.stream.Vid
     recorders store a frame when something changes, clocks jump where recordings were joined.
     """
     rate = frame_rate(stream)
-    index = getattr(stream, "index_entries", ())  # older PyAV has none
-    if stream.frames and len(index) == stream.frames:
-        shown = sum(not entry.is_discard for entry in index)
+    if (shown := indexed_frames(stream)) is not None:
         return _Promise(shown, shown, rate)
     count, before = 0, None
     read: _Span | None = None  # of anything the file holds, as sound may go on when pictures stand still

@@ -68,7 +68,7 @@ class VideoPart(Video):
 
     def __init__(self, source: Video, first: int, end: int | None, cuts: frozenset[int] = frozenset()) -> None:
         """`end` is None for the source's own; `cuts` are frames of the source at which a new shot begins."""
-        self.source, self.first, self.end, self.cuts = source, first, end, cuts
+        self.source, self.first, self.stop, self.cuts = source, first, end, cuts
         for name in _SHARED:
             setattr(self, name, getattr(source, name))
         self.to_its_end = end is None
@@ -90,22 +90,25 @@ class VideoPart(Video):
             index = frame.index
             if index >= first:
                 yield dataclasses.replace(frame, index=index - first, begins_shot=index in self.cuts)
-            if index + 1 == self.end:
+            if index + 1 == self.stop:
                 return
         if index < first and self.live:
             raise InputError(f"{self.path}: ended after {index + 1} frames, before the first that is wanted, {first}")
 
+    def end(self) -> None:
+        self.source.end()
+
     def frame_names(self) -> Sequence[str] | None:
         names = self.source.frame_names()
-        return names and names[self.first : self.end]
+        return names and names[self.first : self.stop]
 
     def frame_files(self) -> Sequence[str] | None:
         files = self.source.frame_files()
-        return files and files[self.first : self.end]
+        return files and files[self.first : self.stop]
 
     def fingerprint(self) -> dict[str, Any]:
         cuts = {"cuts": sorted(self.cuts)} if self.cuts else {}
-        return {**self.source.fingerprint(), "start": self.first, "end": self.end, **cuts}
+        return {**self.source.fingerprint(), "start": self.first, "end": self.stop, **cuts}
 
 
 def _frame(text: str, option: str, video: Video) -> int:

@@ -19,7 +19,13 @@ from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.data.pictures import Picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation import saliency
-from hmhi_jax.evaluation.pictures import FOREGROUND_ABOVE, read_as, read_prediction, read_truth, resize_prediction
+from hmhi_jax.evaluation.pictures import (
+    FOREGROUND_ABOVE,
+    read_as,
+    read_truth,
+    resize_prediction,
+    understand_prediction,
+)
 from hmhi_jax.evaluation.region_and_boundary import boundary_f, jaccard
 
 
@@ -47,7 +53,7 @@ class FrameScore:
 @dataclass(frozen=True)
 class FrameResult:
     """A scored frame: its score per reading, its prediction's original (height, width) where it was resized, its
-    largest value.
+    largest value, and the rule by which it was understood if that is worth knowing.
 
     A frame that could not be scored has `problem` instead.
     """
@@ -56,6 +62,7 @@ class FrameResult:
     shape: tuple[int, int] = (0, 0)
     resized_from: tuple[int, int] | None = None
     brightest: int = 0
+    rule: str = ""
     problem: str | None = None
 
 
@@ -96,7 +103,7 @@ def score_files(
 ) -> FrameResult:
     """Score one frame from its files; a file that cannot be read becomes the result's `problem`."""
     try:
-        truth, prediction = read_truth(truth_file, void_label), read_prediction(prediction_file)
+        truth, (prediction, rule) = read_truth(truth_file, void_label), understand_prediction(prediction_file)
     except InputError as error:
         return FrameResult({}, problem=str(error))
     resized_from = None if prediction.shape == truth.grey.shape else prediction.shape
@@ -106,7 +113,7 @@ def score_files(
         if resized_from:
             picture = resize_prediction(picture, truth.grey.shape)
         scores[reading] = score_arrays(_without_void(picture, truth.void), truth.grey, measures)
-    return FrameResult(scores, truth.grey.shape, resized_from, int(prediction.max()))
+    return FrameResult(scores, truth.grey.shape, resized_from, int(prediction.max()), rule)
 
 
 # Frames handed to a worker at once: enough to make the exchange cheap, few enough to keep all cores busy to the end.

@@ -24,13 +24,14 @@ class Remark:
 
     `kind` is "gap" for an annotated frame that was not scored, "rule" for something scored by a rule worth knowing,
     "unused" for a prediction without ground truth. `frame` is None where the whole video (or the whole run, `video`
-    empty) is meant.
+    empty) is meant. `broken`: a file is there, but cannot be read.
     """
 
     kind: Literal["gap", "rule", "unused"]
     video: str
     frame: str | None
     text: str
+    broken: bool = False
 
     def __str__(self) -> str:
         where = "/".join(part for part in (self.video, self.frame) if part)
@@ -253,6 +254,13 @@ def _partner_videos(truths: Sequence[str], predictions: dict[str, list[Path]]) -
     return partners
 
 
+def _shift(frames: Sequence[str], predictions: Sequence[str]) -> int:
+    """By how much the predictions' numbers are all off those of the frames; 0 if they are not, or not all by one."""
+    pairs = [(last_number(frame), last_number(name)) for frame, name in zip(frames, predictions, strict=False)]
+    shifts = {None if None in pair else pair[1] - pair[0] for pair in pairs}
+    return (shifts.pop() or 0) if len(frames) == len(predictions) and len(shifts) == 1 else 0
+
+
 def _pair_frames(video: str, annotated: _Truths, predictions: list[Path]) -> tuple[VideoPair, list[Remark]]:
     remarks = []
     names = [frame for frame, _, _ in annotated.frames]
@@ -270,6 +278,9 @@ def _pair_frames(video: str, annotated: _Truths, predictions: list[Path]) -> tup
         if by:
             example = next((name, path.name) for name, path in matched.items() if path is not None)
             remarks.append(Remark("rule", video, None, f"frames matched by {by}, e.g. {example[0]} and {example[1]}"))
+    elif shift := _shift(annotated.every_frame or names, [path.stem for path in predictions]):
+        text = f"the numbers of its predictions ({predictions[0].name}, ...) are those of its frames and {shift:+}: "
+        remarks.append(Remark("rule", video, None, text + "names may be shifted; frames were matched by name"))
     missing = [name for name, path in matched.items() if path is None]
     if len(missing) == len(names):
         text = (

@@ -1,10 +1,12 @@
 """From picture files to masks: readings of predictions, and every way in which ground truth is stored."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from hmhi_jax.data.masks import Mask, VoidLabel, decode_mask, is_grey_ramp
+from hmhi_jax.data.masks import Mask, VoidLabel, decode_mask, is_grey_ramp, merge_colours, opacity
 from hmhi_jax.data.pictures import Picture, open_picture
 
 READINGS: dict[str, str] = {
@@ -21,32 +23,55 @@ READINGS: dict[str, str] = {
 """What each reading of a prediction file does."""
 
 FOREGROUND_ABOVE = 128
+_TINGE = 16  # levels by which channels of a grey picture may differ, as after JPEG
+_FEW_COLOURS = 256  # as many as a palette could hold
+
+
+class Prediction(NamedTuple):
+    """A prediction's 8-bit values, and by which rule worth knowing they were understood ("" by none)."""
+
+    values: UInt8[np.ndarray, "H W"]
+    rule: str = ""
 
 
 def read_prediction(source: Picture) -> UInt8[np.ndarray, "H W"]:
+    """A prediction's file as 8-bit values; see `understand_prediction`."""
+    return understand_prediction(source).values
+
+
+def understand_prediction(source: Picture) -> Prediction:
     """A prediction's file as 8-bit values.
 
-    8-bit grey is taken as it is, colour is turned into grey, 16-bit grey is scaled to 8 bits, floats in 0..1 times
-    255. Label pictures (a palette, or 16 bits with no value above 255) and 1-bit pictures become 0 and 255.
+    8-bit grey is taken as it is, 16-bit grey is scaled to 8 bits, floats in 0..1 times 255. Label pictures (a palette,
+    or 16 bits with no value above 255) and 1-bit pictures become 0 and 255. Colour pictures of few colours are label
+    pictures too, understood as ground truth is; of others the brightest channel is taken. Of cut-outs, pictures whose
+    transparency differs from pixel to pixel, the opacity is.
 
     Raises:
         InputError: the file is no picture.
     """
     picture = open_picture(source)
     if picture.mode == "L":
-        return np.asarray(picture)
+        return Prediction(np.asarray(picture))
     if picture.mode == "1":
-        return np.asarray(picture, np.uint8) * np.uint8(255)
+        return Prediction(np.asarray(picture, np.uint8) * np.uint8(255))
     if picture.mode == "P" and not is_grey_ramp(picture):
-        return (np.asarray(picture) > 0).view(np.uint8) * np.uint8(255)
+        return Prediction(decode_mask(picture, None).grey)
     if picture.mode.startswith("I"):
         values = np.asarray(picture).astype(np.int64)
         if values.max() <= 255:
-            return (values > 0).view(np.uint8) * np.uint8(255)
-        return np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
+            return Prediction((values > 0).view(np.uint8) * np.uint8(255))
+        return Prediction(np.clip(np.rint(values / 257), 0, 255).astype(np.uint8))
     if picture.mode == "F":
-        return np.clip(np.rint(np.asarray(picture) * 255), 0, 255).astype(np.uint8)
-    return np.asarray(picture.convert("L"))
+        return Prediction(np.clip(np.rint(np.asarray(picture) * 255), 0, 255).astype(np.uint8))
+    if (opaque := opacity(picture)) is not None:
+        return Prediction(opaque, "cut-outs, whose opacity is taken for the mask")
+    colours = np.asarray(picture.convert("RGB"))
+    if (colours.max(axis=-1) - colours.min(axis=-1)).max() <= _TINGE:
+        return Prediction(np.asarray(picture.convert("L")))
+    if picture.format != "JPEG" and picture.convert("RGB").getcolors(_FEW_COLOURS):
+        return Prediction(merge_colours(colours, picture.format))
+    return Prediction(colours.max(axis=-1), "pictures of many colours, whose brightest channel is taken for the mask")
 
 
 def read_truth(source: Picture, void_label: VoidLabel = "auto") -> Mask:

@@ -1,5 +1,6 @@
 """Scores of a folder of predictions against a folder of ground truth."""
 
+import collections
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from hmhi_jax.data.natural_order import natural_key
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures, score_all
 from hmhi_jax.evaluation.pairing import Remark, VideoPair, pair_folders
-from hmhi_jax.evaluation.pictures import READINGS
+from hmhi_jax.evaluation.pictures import FOREGROUND_ABOVE, READINGS
 from hmhi_jax.evaluation.protocols import Protocol, find_protocol
 from hmhi_jax.evaluation.scores import Scores, score_data_set, score_video
 from hmhi_jax.progress import frame_progress
@@ -171,7 +172,7 @@ def _remarks_of_results(pairs: list[VideoPair], results: list[FrameResult | None
             if result is None:
                 continue
             if result.problem:
-                remarks.append(Remark("gap", pair.video, frame.frame, result.problem))
+                remarks.append(Remark("gap", pair.video, frame.frame, result.problem, broken=True))
             elif result.resized_from:
                 resized.append((frame, result.resized_from, result.shape))
         if resized:
@@ -180,13 +181,22 @@ def _remarks_of_results(pairs: list[VideoPair], results: list[FrameResult | None
                 f"{count} predictions, first {frame.frame}, of {width}x{height} pixels scaled bilinearly to the "
                 f"truth's {true_width}x{true_height}"
             )
-            remarks.append(Remark("rule", pair.video, None, text))
-    brightest = max((result.brightest for result in results if result), default=255)
-    if 0 < brightest <= 20:
-        text = (
-            f"no prediction has a value above {brightest}: these look like label pictures in plain grey, which read as "
-            "empty masks; save them as 0 and 255 or with a palette"
+    scored = [result for result in results if result and not result.problem]
+    for rule, count in collections.Counter(result.rule for result in scored if result.rule).items():
+        remarks.append(Remark("rule", "", None, f"{count} of {len(scored)} predictions are {rule}"))
+    brightest = max((result.brightest for result in scored), default=255)
+    if brightest <= FOREGROUND_ABOVE:
+        remarks.append(
+            Remark(
+                "rule",
+                "",
+                None,
+                f"no prediction has a value above {brightest}, and what is not above {FOREGROUND_ABOVE} reads as an "
+                "empty mask; save label pictures as 0 and 255 or with a palette, read faint probabilities as `release`",
+            )
         )
+    elif scored and not any(score.values.get("J", 1) for result in scored for score in result.scores.values()):
+        text = "no prediction has a pixel in common with its ground truth; are they masks, of the same frames?"
         remarks.append(Remark("rule", "", None, text))
     return remarks
 

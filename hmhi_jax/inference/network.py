@@ -25,8 +25,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hmhi_jax.data.preprocessing import normalise
+from hmhi_jax.errors import InputError
 from hmhi_jax.models import Features, HMHINet, Memory, frame
-from hmhi_jax.process import gpu_compiler_options
+from hmhi_jax.process import available_memory, gpu_compiler_options
 
 LANES = "lanes"  # the mesh's axis
 # Frames of a video that are computed at a time, and videos of a device. More keep an accelerator busy; a CPU gains
@@ -103,6 +104,7 @@ class Programs:
         self.lanes = len(devices) * lanes_per_device
         self._lanes_per_device = lanes_per_device
         self._options = gpu_compiler_options(devices[0].platform)
+        self._on_cpu = devices[0].platform == "cpu"
         self._mesh = Mesh(np.asarray(devices), (LANES,)) if len(devices) > 1 else None
         if self._mesh is None:
             self.sharding = self.replicated = SingleDeviceSharding(devices[0])
@@ -198,11 +200,24 @@ class Programs:
             try:
                 with self._tracing:
                     lowered = self.jitted[name].lower(variables, *arguments)
-                future.set_result(lowered.compile(self._options))
+                program = lowered.compile(self._options)
+                self._check_room(program)
+                future.set_result(program)
             except BaseException as error:
                 del self._compiled[key]  # the next who asks tries again
                 future.set_exception(error)
         return future.result()
+
+    def _check_room(self, program: Any) -> None:
+        """Refuse a program for which a CPU has no memory: there, unlike on accelerators, nobody else would in time."""
+        if not self._on_cpu or (needs := program.memory_analysis()) is None:
+            return
+        wanted, free = needs.temp_size_in_bytes + needs.output_size_in_bytes, available_memory()
+        if wanted > free:
+            raise InputError(
+                f"the network takes {wanted / 1e9:.1f} GB at this size, there are {free / 1e9:.1f} GB; choose a "
+                "smaller size"
+            )
 
     def compile_ahead(self, variables: Any, size: tuple[int, int], frames: int, whole_chunks: bool) -> None:
         """Compile what a video needs in threads, all programs at a time, and return at once."""

@@ -33,6 +33,7 @@ from hmhi_jax.kernels.precision import DTYPES
 from hmhi_jax.models import HMHINet, build_model
 
 STRIDE = 32  # the network's coarsest map
+MOST_PIXELS = 2**24  # of the network's input, half of 8K video; its maps take some 400 bytes a pixel on a CPU
 
 
 class VideoSegmenter:
@@ -357,7 +358,13 @@ def checked_size(size: tuple[int, int] | int | str) -> tuple[int, int]:
         raise InputError(
             f"network size is {text} (height x width), expected two multiples of {STRIDE}, such as 512 x 512"
         )
-    return (int(pair[0]), int(pair[1]))
+    height, width = int(pair[0]), int(pair[1])
+    if height * width > MOST_PIXELS:
+        raise InputError(
+            f"network size is {height} x {width} (height x width), expected at most {MOST_PIXELS >> 20} megapixels, "
+            "such as 4096 x 4096"
+        )
+    return height, width
 
 
 def auto_size(frame_size: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:

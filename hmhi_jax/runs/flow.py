@@ -1,6 +1,7 @@
 """Flow pictures of a data set: by which recipe, with which flow network, on which devices."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ def make_flow(
     workers: int | None,
     devices: int | None,
     overwrite: bool,
-) -> None:
+) -> bool:
     """Do what `hmhi flow` was asked for; the arguments are its options, `changes` the recipe's fields among them.
 
-    Raises `InputError` for what can be refused before the first picture, and at the end if any could not be made.
+    Returns whether all were made. Raises `InputError` for what can be refused before the first picture, and at the end
+    if none could be made.
     """
     fields = {name: value for name, value in changes.items() if value is not None}
     chosen, network = _chosen(_recipe(recipe) if recipe else FlowRecipe(), fields, flow_weights, dtype)
@@ -56,7 +58,11 @@ def make_flow(
         )
     if problems:
         listed = "\n".join(problems)
-        raise InputError(f"{folder}: {len(problems)} of {missing} flow pictures could not be made:\n{listed}")
+        text = f"{folder}: {len(problems)} of {missing} flow pictures could not be made:\n{listed}"
+        if len(problems) == missing:
+            raise InputError(text)
+        print(f"error: {text}", file=sys.stderr)
+    return not problems
 
 
 def _recipe(text: str) -> FlowRecipe:

@@ -26,8 +26,8 @@ def report(
     extra: bool,
     strict: bool,
     workers: int | None,
-) -> None:
-    """Do what `hmhi report` was asked for; the arguments are its options."""
+) -> bool:
+    """Do what `hmhi report` was asked for; the arguments are its options. Returns whether all files could be read."""
     if gt is None:
         if len(folders) < 2:
             raise InputError(f"{folders[0]}: only one folder was given; expected predictions and ground truth: PRED GT")
@@ -59,6 +59,7 @@ def report(
             print(f"  {remark}")
     path = write_report(runs, out, title=title, void_label=label)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; scores.json, scores.csv, frames.csv and scores.md beside it")
+    return not any(remark.broken for run in runs for found in run.scores for remark in found.remarks)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

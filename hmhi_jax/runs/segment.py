@@ -61,10 +61,11 @@ def run(
     overwrite: bool,
     masks: MaskOptions,
     sources: Sources,
-) -> bool:
+) -> int:
     """Do what `hmhi segment` was asked for; the arguments are its options, `network_size` what `size` means.
 
-    Returns whether every video came out. Raises `InputError` for what can be refused before the first frame.
+    Returns the exit code: 0 if every video came out, 1 if only some did, 2 if none. Raises `InputError` for what can be
+    refused before the first frame.
     """
     found = sources.find(inputs, frame_rate)
     videos, mine = found.videos, sources.share(found)
@@ -102,8 +103,9 @@ def run(
     if piped and (asked or postprocessing.objects):
         raise InputError("--out -: takes masks alone; name a folder for cut-outs, objects, numbers and annotations")
     tasks = [(mine[0], None)] if piped else _plan(videos, mine, inputs, out, settings, outputs, overwrite=overwrite)
+    exit_code = 1 if found.failures else 0
     if not tasks and backbone is None:  # else the weights are looked at even where nothing is left to do
-        return not found.failures
+        return exit_code
 
     from hmhi_jax.inference.masks_pipe import standard_output
     from hmhi_jax.inference.segmenter import VideoSegmenter
@@ -116,7 +118,7 @@ def run(
         backbone=backbone,
     )  # fmt: skip
     if not tasks:
-        return not found.failures
+        return exit_code
     alone = len(videos) == 1
     if network:
         segmenter.flow_network = read_flow_network(network, flow_iterations, segmenter.flow_recipe, weights)
@@ -131,9 +133,14 @@ def run(
     }
     # As many lanes as the videos of the command call for, not those that are left: so it goes on exactly.
     lanes = 1 if any_live else min(segmenter.lanes_per_device, len(mine))
-    with standard_output() if piped else contextlib.nullcontext() as pipe:
-        failed = _run(tasks, segmenter, lanes, options, flows, about, devices, pipe)
-    return not failed and not found.failures
+    try:
+        with standard_output() if piped else contextlib.nullcontext() as pipe:
+            outcomes = _run(tasks, segmenter, lanes, options, flows, about, devices, pipe)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"{out} has the masks until then" if any_live and not piped else "") from error
+    if "failed" not in outcomes:
+        return exit_code
+    return 1 if len(mine) - len(tasks) + outcomes.count(None) else 2
 
 
 def _plan(
@@ -184,11 +191,11 @@ def _run(
     about: dict[str, Any],
     devices: int | None,
     masks: BinaryIO | None = None,
-) -> bool:
+) -> list[str | None]:
     """Do the tasks, several at once where there are several devices or a device does well with several `lanes`.
     `masks` takes those of one video, which has no folder then.
 
-    Returns whether any failed.
+    Returns, of each task that was begun, None where its video came out, else "failed" or "stopped".
     """
     import jax
 
@@ -239,7 +246,7 @@ def _run(
         progress.print_result(folder, summary)
         return _outcome(video, summary["notes"], progress)
 
-    with VideoProgress() as progress, _CtrlC(stop, live=any(video.live for video, _ in tasks)):
+    with VideoProgress() as progress, _CtrlC(stop, [video for video, _ in tasks if video.live]):
         if places.qsize() == 1:
             outcomes = []
             for video, folder in tasks:
@@ -248,7 +255,7 @@ def _run(
                 outcomes.append(work(video, folder, progress))
         else:
             outcomes = _side_by_side(work, tasks, progress, places.qsize(), stop)
-    return "failed" in outcomes
+    return outcomes
 
 
 def _outcome(video: "Video", notes: list[str], progress: "VideoProgress") -> str | None:
@@ -301,7 +308,7 @@ def _side_by_side(
 class _CtrlC:
     """While a camera runs, the first Ctrl-C ends its video in good order; the second one is an interruption."""
 
-    def __init__(self, stop: threading.Event, live: bool) -> None:
+    def __init__(self, stop: threading.Event, live: "list[Video]") -> None:
         self._stop, self._live = stop, live
 
     def __enter__(self) -> None:
@@ -310,6 +317,8 @@ class _CtrlC:
 
     def _handle(self, *_: object) -> None:
         self._stop.set()
+        for video in self._live:
+            video.end()
         signal.signal(signal.SIGINT, self._before)
 
     def __exit__(self, *_: object) -> Literal[False]:

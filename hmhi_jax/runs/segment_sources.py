@@ -21,6 +21,7 @@ class Sources:
     shard       "I/N": of N machines, this is number I, from 0
     raw_size    "WIDTHxHEIGHT" of pictures without a header on standard input
     raw_rate    so many of them are a second; None where there is a header
+    timeout     seconds to wait for cameras, pipes and URLs; None as long as is usual
     """
 
     start: str | None = None
@@ -29,6 +30,7 @@ class Sources:
     shard: str | None = None
     raw_size: str | None = None
     raw_rate: float | None = None
+    timeout: float | None = None
 
     @property
     def detect_cuts(self) -> bool:
@@ -42,7 +44,7 @@ class Sources:
         """All videos of the command. Raises `InputError`."""
         self._shard()
         rate = Fraction(frame_rate).limit_denominator(1001) if frame_rate else None
-        return find_videos(inputs, frame_rate=rate, raw=self._raw(inputs))
+        return find_videos(inputs, frame_rate=rate, raw=self._raw(inputs), timeout=self.timeout)
 
     def share(self, found: Found) -> list[Video]:
         """Of all videos every N-th, from the I-th on, and the part that is wanted of each.

@@ -220,6 +220,19 @@ def test_void_pixels_count_for_nothing(tmp_path):
     assert evaluate_uvos(tmp_path / "pred", tmp_path / "gt", void_label=None)["J_mean"] == pytest.approx(23 / 38)
 
 
+def test_names_that_are_shifted_and_masks_that_never_meet_are_noticed(tree):
+    for folder in (tree / "pred").iterdir():
+        for path in sorted(folder.iterdir(), reverse=True):
+            path.rename(folder / f"{int(path.stem) + 1:05}.png")
+    lines = texts(evaluate_uvos(tree / "pred", tree / "gt"), "rule")
+    assert [line for line in lines if "+1: names may be shifted" in line and line.startswith("bear: ")]
+    assert len(lines) == 2
+    for path in (tree / "pred").rglob("*.png"):
+        write(path, 255 * (mask() == 0).astype(np.uint8) * (np.arange(60) > 50).astype(np.uint8))
+    lines = texts(evaluate_uvos(tree / "pred", tree / "gt"), "rule")
+    assert any("no prediction has a pixel in common" in line for line in lines)
+
+
 def test_label_predictions_in_grey_are_noticed(tree):
     for path in (tree / "pred").rglob("*.png"):
         write(path, (mask() > 0).astype(np.uint8))

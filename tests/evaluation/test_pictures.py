@@ -5,7 +5,7 @@ import pytest
 from made_datasets import save
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.pictures import read_as, read_prediction, read_truth, resize_prediction
+from hmhi_jax.evaluation.pictures import read_as, read_prediction, read_truth, resize_prediction, understand_prediction
 
 LABELS = np.zeros((6, 9), np.uint8)
 LABELS[1:4, 2:6] = 1
@@ -86,6 +86,33 @@ def test_predictions(tmp_path):
     ):
         found = read_prediction(save(tmp_path / name, array, palette=palette))
         np.testing.assert_array_equal(found, OBJECT * 255, err_msg=name)
+
+
+def test_predictions_of_other_tools(tmp_path):
+    """Colour masks as ground truth is read, cut-outs by their opacity, colour maps by their brightest channel."""
+    blank = np.zeros((6, 9, 3), np.uint8)
+    for number, colour in enumerate([(128, 0, 0), (255, 0, 0), (0, 0, 90)]):
+        mask = blank.copy()
+        mask[OBJECT] = colour
+        found = understand_prediction(save(tmp_path / f"{number}.png", mask))
+        assert found.rule == ""
+        np.testing.assert_array_equal(found.values, OBJECT * 255, err_msg=str(colour))
+    swapped = save(tmp_path / "swapped.png", (~OBJECT).astype(np.uint8), palette=[255, 255, 255, 0, 0, 0])
+    np.testing.assert_array_equal(read_prediction(swapped), OBJECT * 255)
+
+    soft = np.arange(54, dtype=np.uint8).reshape(6, 9) * 4
+    for number, shown in enumerate([blank, blank + 255, blank + np.arange(9, dtype=np.uint8)[:, None] * 20]):
+        path = save(tmp_path / f"cut{number}.png", np.dstack([shown, soft]))
+        assert "opacity" in understand_prediction(path).rule
+        np.testing.assert_array_equal(read_prediction(path), soft)
+        np.testing.assert_array_equal(read_truth(path).grey, soft)
+    opaque = save(tmp_path / "opaque.png", np.dstack([soft] * 3 + [blank[..., 0] + 255]))
+    np.testing.assert_array_equal(read_prediction(opaque), soft)
+
+    heat = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    found = understand_prediction(save(tmp_path / "heat.png", heat))
+    assert "brightest channel" in found.rule
+    np.testing.assert_array_equal(found.values, heat.max(axis=-1))
 
 
 def test_release_reading_stretches_each_frame_once():
