@@ -78,7 +78,7 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
                 save_weights(folder / CHECKPOINT_EXPORT, variables, plain["model"], parts.sizes[-1], recipe, extra)
 
             loop = Loop(
-                parts.train_step(mesh), data.batches, when, checkpoints, folder, record, evaluate=validation,
+                parts.step_compiler(mesh), data.batches, when, checkpoints, folder, record, evaluate=validation,
                 export=export, tensorboard=config.logging.tensorboard, profile=profile,
             )  # fmt: skip
 

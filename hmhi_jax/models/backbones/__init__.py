@@ -5,6 +5,6 @@ A backbone is called with pictures `[N, H, W, 3]` in which frame and flow pictur
 split over devices is split between pairs, and no device needs another's maps.
 """
 
-from hmhi_jax.models.backbones.registry import BackboneSpec, backbone_names, register, spec
+from hmhi_jax.models.backbones.registry import BackboneSpec, backbone_names, described, register, spec
 
-__all__ = ["BackboneSpec", "backbone_names", "register", "spec"]
+__all__ = ["BackboneSpec", "backbone_names", "described", "register", "spec"]
