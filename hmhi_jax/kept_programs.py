@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 
 import hmhi_jax
 from hmhi_jax.complete_files import completed
@@ -30,17 +31,23 @@ from hmhi_jax.process import cores, private_cache
 MOST_BYTES = 2**30  # of all programs together; those not used for longest make room
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
-_CACHE_HIT = "/jax/compilation_cache/cache_hits"
-_compiling = threading.local()
+# By the direction of imports nothing in these rooms reaches what a program computes.
+_ROOMS_WITHOUT_PROGRAMS = ("cli", "runs", "tools", "evaluation", "interop")
 
 
-@functools.cache
-def _listen() -> None:
-    def heard(event: str, **_: Any) -> None:
-        if event == _CACHE_HIT:
-            _compiling.hit = True
+_watchers: list[Callable[[str], None]] = []
 
-    jax.monitoring.register_event_listener(heard)
+
+@contextlib.contextmanager
+def watched(begins: Callable[[str], None]) -> Iterator[None]:
+    """Have `begins` called, from whatever thread, when a program has to be compiled meanwhile; with what is to be said
+    of where it is kept, or "". Once, since programs are compiled side by side."""
+    _watchers.append(begins)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            _watchers.remove(begins)
 
 
 def program(
@@ -66,13 +73,16 @@ def program(
         # Whatever the matter is with what was read, it can be made again.
         with contextlib.suppress(Exception):
             return serialize_executable.deserialize_and_load(*pickle.loads(kept), execution_devices=devices)
-    _listen()
-    _compiling.hit = False
-    compiled = lower().compile(options)
-    # What JAX's cache has given cannot be written again: on CPUs it would lack parts of its code.
-    if path is not None and not _compiling.hit:
-        with contextlib.suppress(Exception):  # not every backend can
-            _write(path, pickle.dumps(serialize_executable.serialize(compiled)))
+    while _watchers:
+        with contextlib.suppress(IndexError):  # another thread took the last one
+            _watchers.pop()(f" (once; kept in {path.parents[1]})" if path else "")
+    lowered = lower()
+    if path is None:
+        return lowered.compile(options)
+    with _jax_cache_off:
+        compiled = lowered.compile(options)
+    with contextlib.suppress(Exception):  # not every backend can
+        _write(path, pickle.dumps(serialize_executable.serialize(compiled)))
     return compiled
 
 
@@ -93,18 +103,50 @@ def shapes(what: str | None, arguments: Any, derive: Callable[[], Any], devices:
 
 @functools.cache
 def digest_of_sources(*folders: str) -> str:
-    """Of this package's modules, those of some `folders` or all of them."""
-    digest = hashlib.sha256()
+    """Of this package's modules: those of some `folders`, or all on which what is computed may depend."""
     package = Path(hmhi_jax.__file__).parent
-    for folder in folders or (".",):
-        for path in sorted((package / folder).rglob("*.py")):
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        room = path.relative_to(package).parts[0]
+        if room in folders or (not folders and room not in _ROOMS_WITHOUT_PROGRAMS):
             digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
+class _JaxCacheOff:
+    """While entered, by however many threads, JAX's compilation cache is not asked.
+
+    What it gives cannot be serialized again: on CPUs the program would lack parts of its code.
+    """
+
+    def __init__(self) -> None:
+        self.entered = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.entered += 1
+            self._switch(False)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.entered -= 1
+            self._switch(not self.entered)
+
+    @staticmethod
+    def _switch(on: bool) -> None:
+        if jax.config.jax_enable_compilation_cache != on:
+            jax.config.update("jax_enable_compilation_cache", on)
+            compilation_cache.reset_cache()  # JAX remembers whether it is on
+
+
+_jax_cache_off = _JaxCacheOff()
+
+
 def _path_of(kind: str, what: str | None, described: Any, devices: Sequence[jax.Device]) -> Path | None:
     """Where something is kept; None where nothing is, or what is asked for cannot be."""
-    if what is None or jax.config.jax_compilation_cache_dir is None or not jax.config.jax_enable_compilation_cache:
+    on = jax.config.jax_enable_compilation_cache or _jax_cache_off.entered
+    if what is None or jax.config.jax_compilation_cache_dir is None or not on:
         return None
     if jax.process_count() > 1:  # they compile together
         return None
