@@ -28,6 +28,9 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     from hmhi_jax.errors import InputError
+    from hmhi_jax.progress import doing
+
+    doing("starting")
     from hmhi_jax.training.mesh import join_processes
 
     try:

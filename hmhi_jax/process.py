@@ -9,6 +9,7 @@ environment variable says so before the process starts (glibc 2.35 and later; ol
 
 import ctypes
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,15 +77,32 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hmhi-jax"
 
 
-def enable_compilation_cache() -> None:
-    """Turn JAX's persistent compilation cache on, unless the user already chose a folder.
+def private_cache() -> Path | None:
+    """The folder for compiled programs, `programs` in `cache_folder`; made if need be. None where it cannot be had or
+    others than the user may look into it: what lies there is run."""
+    folder = cache_folder() / "programs"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = folder.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISDIR(about.st_mode):
+        return None
+    if hasattr(os, "getuid") and (about.st_uid != os.getuid() or about.st_mode & 0o077):
+        return None
+    return folder
 
-    Compiled programs are kept there, so that the second start of a command does not compile.
+
+def enable_compilation_cache() -> None:
+    """Keep what is compiled on this machine, so that the second start of a command does not compile.
+
+    Turns JAX's persistent compilation cache on, unless the user already chose a folder; where it is on, whole programs
+    are kept too (`kept_programs`).
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    if jax.config.jax_compilation_cache_dir is None and (folder := private_cache()) is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

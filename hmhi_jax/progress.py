@@ -1,5 +1,10 @@
-"""Progress of everything that takes long: bars on standard error, or plain lines where that is no terminal."""
+"""Progress of everything that takes long: bars on standard error, or plain lines where that is no terminal.
 
+Before there is anything to count, a spinner says what is being done (`doing`); the first bars end it.
+"""
+
+import atexit
+import functools
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -7,16 +12,57 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 _Bars = TypeVar("_Bars", bound="Bars")
 
 
 @runtime_checkable
 class Report(Protocol):
-    """To be called with how many parts are done and what to show beside (the rate, if empty)."""
+    """To be called with how many parts are done and what to show beside (the rate, if empty). None for the number
+    leaves it as it is, and the text is told at once."""
 
-    def __call__(self, done: int, text: str = "") -> None: ...
+    def __call__(self, done: int | None, /, text: str = "") -> None: ...
+
+
+class _Spinner:
+    """That of the process, which has one terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._shown: Progress | None = None
+        atexit.register(self.stop)
+
+    def say(self, text: str, tell: bool) -> None:
+        if not self._console.is_terminal:
+            if tell:
+                self._console.print(text, markup=False)
+            return
+        if self._shown is None:
+            columns = SpinnerColumn(), TextColumn("{task.description}", markup=False)
+            # What goes to standard output stays there, in a pipe or a file.
+            self._shown = Progress(*columns, console=self._console, transient=True, redirect_stdout=False)
+            self._shown.add_task(text)
+            self._shown.start()
+        self._shown.update(self._shown.task_ids[0], description=text)
+
+    def stop(self) -> None:
+        shown, self._shown = self._shown, None
+        if shown is not None:
+            shown.stop()
+
+
+@functools.cache
+def _spinner() -> _Spinner:
+    return _Spinner()
+
+
+def doing(text: str, *, tell: bool = False) -> None:
+    """On a terminal, show a spinner beside what is being done, until bars are shown or the process ends.
+
+    Elsewhere nothing is shown, or, with `tell`, a line: of what takes long.
+    """
+    _spinner().say(text, tell)
 
 
 class Bars:
@@ -41,6 +87,7 @@ class Bars:
             )  # fmt: skip
 
     def __enter__(self: _Bars) -> _Bars:
+        _spinner().stop()
         if self._bars:
             self._bars.start()
         return self
@@ -55,7 +102,10 @@ class Bars:
             return _PlainLines(name, total, self._unit, self._silence, self.print)
         bars, task = self._bars, self._bars.add_task(name, total=total, completed=done, text="starting")
 
-        def update(done: int, text: str = "") -> None:
+        def update(done: int | None, text: str = "") -> None:
+            if done is None:
+                bars.update(task, text=text)
+                return
             speed = bars.tasks[task].speed
             rate = f"{speed:.1f} {self._unit}/s" if speed else "starting"
             bars.update(task, completed=done, total=max(done, total) if total else None, text=text or rate)
@@ -76,7 +126,10 @@ class _PlainLines:
         self._said = time.monotonic()
         self._calls = 0
 
-    def __call__(self, done: int, text: str = "") -> None:
+    def __call__(self, done: int | None, text: str = "") -> None:
+        if done is None:
+            self._say(f"{self._name}: {text}")
+            return
         now = time.monotonic()
         self._calls += 1
         if self._calls <= 2:  # where it begins; and the first part, which compiling came before
@@ -97,15 +150,15 @@ class _PlainLines:
 
 
 @contextmanager
-def frame_progress(what: str, total: int, unit: str = "frames") -> Generator[Callable[[int], None]]:
+def frame_progress(what: str, total: int, unit: str = "frames") -> Generator[Report]:
     """Show one bar; the value of the `with` is called with how many more are done."""
     with Bars(unit) as bars:
         show, done = bars.track(what, total), 0
 
-        def advance(count: int) -> None:
+        def advance(count: int | None, text: str = "") -> None:
             nonlocal done
-            done += count
-            show(done)
+            done += count or 0
+            show(done if count is not None else None, text)
 
         yield advance
 
@@ -122,7 +175,7 @@ class VideoProgress(Bars):
         for line in self._results:
             print(line)
 
-    def video(self, name: str, frames: int | None) -> Callable[[int], None]:
+    def video(self, name: str, frames: int | None) -> Report:
         """A bar for a video of about so many frames; returns what is to be called with the number that are done."""
         return self.track(name, frames)
 

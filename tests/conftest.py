@@ -16,11 +16,11 @@ install_import_hook("hmhi_jax", "beartype.beartype")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+CACHE = os.environ.get("HMHI_TEST_CACHE", str(Path.home() / ".cache" / "hmhi-jax" / "tests"))
+os.environ.setdefault("HMHI_CACHE", CACHE)  # the programs that this package keeps, also those of processes started here
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update(
-    "jax_compilation_cache_dir",
-    os.environ.get("HMHI_TEST_CACHE", str(Path.home() / ".cache" / "hmhi-jax" / "tests")),
-)
+jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

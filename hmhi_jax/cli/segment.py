@@ -9,6 +9,7 @@ import typer
 
 from hmhi_jax.cli.options import COMPUTE_DTYPES, at_least, expected, network_size, one_of
 from hmhi_jax.errors import InputError
+from hmhi_jax.progress import doing
 
 _MOST_MEMORY_FRAMES = 1000
 
@@ -280,6 +281,7 @@ def segment(
     Started again after an interruption, it skips what is finished and goes on where it stopped. A camera (one frame
     late, since flow needs the next frame) runs until Ctrl-C.
     """
+    doing("starting")
     from hmhi_jax.inference.outputs import Outputs
     from hmhi_jax.runs.segment import MaskOptions, Sources, run
 

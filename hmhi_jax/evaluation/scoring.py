@@ -181,6 +181,7 @@ def _remarks_of_results(pairs: list[VideoPair], results: list[FrameResult | None
                 f"{count} predictions, first {frame.frame}, of {width}x{height} pixels scaled bilinearly to the "
                 f"truth's {true_width}x{true_height}"
             )
+            remarks.append(Remark("rule", pair.video, None, text))
     scored = [result for result in results if result and not result.problem]
     for rule, count in collections.Counter(result.rule for result in scored if result.rule).items():
         remarks.append(Remark("rule", "", None, f"{count} of {len(scored)} predictions are {rule}"))

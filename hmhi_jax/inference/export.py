@@ -11,6 +11,7 @@ An export is a folder:
 Features are a tuple; the memory is a dict of arrays. Both are handed in and back, nothing is hidden in the programs.
 """
 
+import hashlib
 import json
 import shutil
 import struct
@@ -179,13 +180,14 @@ class ExportedNetwork:
             self.flow_recipe = FlowRecipe.from_json(json.dumps(self.header["flow"]))
             if self.header["format"] != FORMAT:
                 raise ValueError(f"format {self.header['format']}, expected {FORMAT}")
-            self._programs = {name: _program(self.folder / f"{name}.stablehlo") for name in PROGRAMS}
+            contents = {name: (self.folder / f"{name}.stablehlo").read_bytes() for name in PROGRAMS}
+            self._programs = {name: _program(name, content) for name, content in contents.items()}
             self.variables = {}
             if self.header["parameters"] == "beside":
                 from safetensors.numpy import load_file
 
                 self.variables = load_file(self.folder / WEIGHTS)
-            self.functions = Functions(self._encode, self._start, self._step)
+            self.functions = Functions(self._encode, self._start, self._step, what=_digest(contents))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise InputError(f"{self.folder}: is no readable export ({error}); make one with 'hmhi export'") from error
 
@@ -242,11 +244,16 @@ class ExportedNetwork:
         return self._programs[name].call(*own, *arguments)
 
 
-def _program(file: Path) -> jax_export.Exported:
+def _program(name: str, content: bytes) -> jax_export.Exported:
     try:
-        return jax_export.deserialize(bytearray(file.read_bytes()))
+        return jax_export.deserialize(bytearray(content))
     except struct.error as error:
-        raise ValueError(f"{file.name} is cut off: {error}") from error
+        raise ValueError(f"{name}.stablehlo is cut off: {error}") from error
+
+
+def _digest(contents: dict[str, bytes]) -> str:
+    """Says all that the programs compute; whether they take parameters, their arguments show."""
+    return "export " + " ".join(hashlib.sha256(content).hexdigest() for content in contents.values())
 
 
 def is_export(path: str | Path) -> bool:

@@ -24,9 +24,11 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from hmhi_jax import kept_programs
 from hmhi_jax.data.preprocessing import normalise
 from hmhi_jax.errors import InputError
 from hmhi_jax.models import Features, HMHINet, Memory, frame
+from hmhi_jax.models.backbones import described
 from hmhi_jax.process import available_memory, gpu_compiler_options
 
 LANES = "lanes"  # the mesh's axis
@@ -54,12 +56,15 @@ class Functions(NamedTuple):
     step      (memory, features) -> likewise of one more frame
     advance   (memory, features, fresh) -> as `start` where `fresh`, as `step` elsewhere, in one program; None where
               there is no such function, and frames have to be handed in one by one
+    what      says, together with this package's sources, all that they compute, so that their programs can be kept
+              (see `kept_programs`); None where that cannot be said
     """
 
     encode: Callable[..., tuple[Features, ...]]
     start: Callable[..., tuple[Memory, Float[Array, "1 H W 1"]]]
     step: Callable[..., tuple[Memory, Float[Array, "1 H W 1"]]]
     advance: Callable[..., tuple[Memory, Float[Array, "1 H W 1"]]] | None = None
+    what: str | None = None
 
 
 @functools.lru_cache(maxsize=64)
@@ -86,7 +91,8 @@ def functions_of(model: HMHINet) -> Functions:
         memory = memory.replace(written=jnp.where(fresh, 0, memory.written))
         return model.apply(variables, memory, maps, method="finish")
 
-    return Functions(encode, start, step, advance)
+    backbone = described(model.backbone)
+    return Functions(encode, start, step, advance, backbone and f"{backbone} {model}")
 
 
 class Programs:
@@ -102,6 +108,7 @@ class Programs:
 
     def __init__(self, functions: Functions, devices: Sequence[jax.Device], lanes_per_device: int) -> None:
         self.lanes = len(devices) * lanes_per_device
+        self._devices, self._what = tuple(devices), functions.what
         self._lanes_per_device = lanes_per_device
         self._options = gpu_compiler_options(devices[0].platform)
         self._on_cpu = devices[0].platform == "cpu"
@@ -166,18 +173,16 @@ class Programs:
 
         return device if self._mesh is None else everywhere
 
-    def shapes(self, name: str, variables: Any, *arguments: Any) -> Any:
-        """What a program gives, without compiling it, as shapes on the devices."""
-        shapes = self.jitted[name].eval_shape(variables, *arguments)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding), shapes)
-
     def pictures(self, size: tuple[int, int], frames: int) -> jax.ShapeDtypeStruct:
         """The shape of `frames` pictures of every lane at (height, width)."""
         return self.of_lanes((frames, *size, 3), jnp.uint8)
 
     def of_lanes(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         """The shape of something that every lane has one of."""
-        return jax.ShapeDtypeStruct((self.lanes, *shape), dtype, sharding=self.sharding)
+        return self._on_devices((self.lanes, *shape), dtype)
+
+    def _on_devices(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.sharding)
 
     def features_and_memory(self, variables: Any, size: tuple[int, int], frames: int) -> tuple[Any, Any]:
         """Shapes of one frame's maps and of the memory, for pictures of (height, width) in chunks of `frames`."""
@@ -185,8 +190,13 @@ class Programs:
         with self._tracing:
             if key not in self._shapes:
                 pictures = self.pictures(size, frames)
-                features = self.shapes("encode", variables, pictures, pictures)[0]
-                self._shapes[key] = features, self.shapes("start", variables, features)[0]
+
+                def derived() -> Any:
+                    features = self.jitted["encode"].eval_shape(variables, pictures, pictures)[0]
+                    return features, self.jitted["start"].eval_shape(variables, features)[0]
+
+                found = kept_programs.shapes(self._what, (variables, pictures), derived, self._devices)
+                self._shapes[key] = jax.tree.map(lambda x: self._on_devices(x.shape, x.dtype), found)
         return self._shapes[key]
 
     def compiled(self, name: str, variables: Any, *arguments: Any) -> Callable:
@@ -197,10 +207,15 @@ class Programs:
             if is_new := future is None:
                 future = self._compiled[key] = Future()
         if is_new:
-            try:
+
+            def lower() -> jax.stages.Lowered:
                 with self._tracing:
-                    lowered = self.jitted[name].lower(variables, *arguments)
-                program = lowered.compile(self._options)
+                    return self.jitted[name].lower(variables, *arguments)
+
+            try:
+                what = self._what and f"{name} {self._what}"
+                given = variables, *arguments
+                program = kept_programs.program(what, given, lower, self._devices, self._options)
                 self._check_room(program)
                 future.set_result(program)
             except BaseException as error:

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import flax
@@ -18,11 +17,11 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 
-import hmhi_jax
 from hmhi_jax.complete_files import write_text
 from hmhi_jax.interop.fit import leaves_by_path
+from hmhi_jax.kept_programs import digest_of_sources
 from hmhi_jax.models import HMHINet
-from hmhi_jax.models.backbones import spec
+from hmhi_jax.models.backbones import described, spec
 from hmhi_jax.process import cache_folder
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -66,13 +65,10 @@ def _of_encoder(backbone: str, flow_adapters: bool) -> Shapes:
 
 
 def _kept(backbone: str, what: str, derive: Callable[[], Any]) -> Shapes:
-    """The table under its digest; a backbone that others registered may change behind our back and is not kept."""
-    entry = spec(backbone)
-    home = getattr(entry.build, "__module__", "")
-    if not home.startswith(f"{hmhi_jax.__name__}."):
+    """The table under its digest; of a backbone that can be told from others of its name."""
+    if (of_backbone := described(backbone)) is None:
         return leaves_by_path(derive())
-    of_backbone = {**vars(entry), "build": f"{home}.{entry.build.__qualname__}"}
-    versions = (jax.__version__, flax.__version__, _digest_of_sources())
+    versions = (jax.__version__, flax.__version__, digest_of_sources(*_SOURCES))
     digest = hashlib.sha256(repr((what, of_backbone, versions)).encode()).hexdigest()
     path = cache_folder() / "shapes" / f"{digest}.json"
     try:
@@ -86,13 +82,3 @@ def _kept(backbone: str, what: str, derive: Callable[[], Any]) -> Shapes:
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
         write_text(path, json.dumps({name: (x.shape, x.dtype.name) for name, x in shapes.items()}))
     return shapes
-
-
-@functools.cache
-def _digest_of_sources() -> str:
-    digest = hashlib.sha256()
-    package = Path(hmhi_jax.__file__).parent
-    for folder in _SOURCES:
-        for path in sorted((package / folder).rglob("*.py")):
-            digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()

@@ -19,8 +19,9 @@ from hmhi_jax.evaluation.scores import Scores
 from hmhi_jax.evaluation.scoring import evaluate
 from hmhi_jax.inference.dataset import DatasetPredictor
 from hmhi_jax.inference.prediction_files import PredictionLayout, VideoFolder
+from hmhi_jax.kept_programs import watched
 from hmhi_jax.process import enable_compilation_cache
-from hmhi_jax.progress import frame_progress
+from hmhi_jax.progress import doing, frame_progress
 from hmhi_jax.runs.evaluation_config import checked_set, evaluation_section, listed_readings, network_size
 from hmhi_jax.tools.report.report import write_report
 from hmhi_jax.tools.report.tables import Run
@@ -121,6 +122,7 @@ def run(config: ConfigDict, workdir: str) -> int:
     folder = Path(workdir).expanduser().absolute()
     readings = listed_readings(settings.reading)
     sets = open_sets(settings.sets, settings.root)
+    doing("reading weights")
     predictor = DatasetPredictor.load(
         settings.weights or folder,
         size=network_size(settings.size),
@@ -188,7 +190,7 @@ def _predict(
 ) -> tuple[Any, float]:
     frames = sum(len(video) for video in one.dataset.videos)
     begin = time.perf_counter()
-    with frame_progress(one.name, frames) as advance:
+    with frame_progress(one.name, frames) as advance, watched(lambda kept: advance(None, f"compiling{kept}")):
         outcome = predictor.predict(
             one.dataset, place,
             reading=readings, layout=settings.files, overwrite=settings.overwrite, advance=advance,

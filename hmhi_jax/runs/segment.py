@@ -14,12 +14,13 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from hmhi_jax import __version__
+from hmhi_jax import __version__, kept_programs
 from hmhi_jax.data.ffmpeg import without_password
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.outputs import Outputs
 from hmhi_jax.interop.weight_places import find_weights
 from hmhi_jax.process import enable_compilation_cache
+from hmhi_jax.progress import doing
 from hmhi_jax.runs.segment_flow import ESTIMATORS, flow_folders, flow_weights_file, read_flow_network
 from hmhi_jax.runs.segment_masks import MaskOptions
 from hmhi_jax.runs.segment_outputs import place_outputs
@@ -112,6 +113,7 @@ def run(
     from hmhi_jax.inference.video_job import JobOptions
 
     enable_compilation_cache()
+    doing("reading weights")
     any_live = any(video.live for video, _ in tasks)
     segmenter = VideoSegmenter.load(
         source, size=network_size, memory_frames=memory_frames, dtype=dtype, chunk=1 if any_live else chunk,
@@ -222,10 +224,12 @@ def _run(
             if masks is not None:
                 write_masks(video, mine.segmenter, job, flows.get(video.name), masks, report, stop)
                 return _outcome(video, video.notes, progress)
-            summary = segment_video(
-                mine.segmenter, video, folder, job, flow=flows.get(video.name), about=about, on_progress=report,
-                stop=stop, lanes=mine.lanes_for(video),
-            )  # fmt: skip
+            height, width = mine.segmenter.network_size(video.size)
+            with kept_programs.watched(lambda kept: report(None, f"compiling for {height} x {width}{kept}")):
+                summary = segment_video(
+                    mine.segmenter, video, folder, job, flow=flows.get(video.name), about=about, on_progress=report,
+                    stop=stop, lanes=mine.lanes_for(video),
+                )  # fmt: skip
         except InputError as error:
             progress.print(f"error: {error}")
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -14,7 +14,9 @@ from hmhi_jax.data.device_batches import DeviceBatches, batch_shapes
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.weight_places import CHECKPOINT_EXPORT
 from hmhi_jax.interop.weights import save_weights
+from hmhi_jax.kept_programs import watched
 from hmhi_jax.process import enable_compilation_cache
+from hmhi_jax.progress import doing
 from hmhi_jax.runs.validate import Validation, best_metric
 from hmhi_jax.tools.synthetic.moving_blobs import write_moving_blobs
 from hmhi_jax.tools.synthetic.rendering import rendered_sources
@@ -30,6 +32,7 @@ from hmhi_jax.training.step import TrainState
 def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tuple[str, ...] = ()) -> int:
     """Train, or go on training, until the end of the schedule or a signal; the exit code."""
     enable_compilation_cache()
+    doing("opening the data")
     fields = flat(to_plain(config))
     if unknown := [name for name in accepted if not any(is_among(field, (name,)) for field in fields)]:
         raise InputError(f"--accept_changes: the config has no field or section {', '.join(unknown)}")
@@ -76,7 +79,7 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
                 save_weights(folder / CHECKPOINT_EXPORT, variables, plain["model"], parts.sizes[-1], recipe, extra)
 
             loop = Loop(
-                parts.train_step(mesh), data.batches, when, checkpoints, folder, record, evaluate=validation,
+                parts.step_compiler(mesh), data.batches, when, checkpoints, folder, record, evaluate=validation,
                 export=export, tensorboard=config.logging.tensorboard, profile=profile,
             )  # fmt: skip
 
@@ -86,8 +89,13 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
                 first = batch_shapes(config.data.batch_size, config.data.frames, parts.sizes[0])
                 compiled.append(loop.compile(like, first))
 
+            def tell(kept: str) -> None:
+                if jax.process_index() == 0:
+                    doing("compiling for {} x {}{}".format(*parts.sizes[0], kept), tell=True)
+
             compiled: list[str] = []
-            state, restored, notes = starting_state(config, parts, mesh, checkpoints, accepted, compile_first)
+            with watched(tell):
+                state, restored, notes = starting_state(config, parts, mesh, checkpoints, accepted, compile_first)
             if restored is not None and restored.step >= when.total:
                 notes.append(f"the run is finished: its length is {when.total} steps")
             if restored is not None:

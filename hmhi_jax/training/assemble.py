@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from hmhi_jax import kept_programs
 from hmhi_jax.data.augmentation import Augmentation
 from hmhi_jax.data.clips import ClipSampling
 from hmhi_jax.data.device_batches import DeviceBatches, batch_shardings
@@ -25,12 +26,13 @@ from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.model_shapes import abstract_variables
 from hmhi_jax.models import HMHINet, build_model
+from hmhi_jax.models.backbones import described
 from hmhi_jax.training.clip_forward import CheckpointPolicy
 from hmhi_jax.training.config import check_initialisation
 from hmhi_jax.training.loop import Batches, Schedule
 from hmhi_jax.training.mesh import DATA, check_rows
 from hmhi_jax.training.optimiser import BACKBONE, check_patterns, learning_rate_schedule, make_optimiser
-from hmhi_jax.training.step import make_train_step
+from hmhi_jax.training.step import Batch, TrainState, make_train_step
 
 Rendered = Sequence[tuple[Dataset, int, FlowRecipe]]  # data set, repeats, how its flow pictures are made
 
@@ -160,6 +162,7 @@ class Parts:
         sizes: (height, width) of the clips, one after the other; the last one is that of inference.
         when: what happens at which step.
         data: the batches; None where none were asked for.
+        what: says, together with this package's sources, all that the step computes (see `kept_programs`); or None.
     """
 
     model: HMHINet
@@ -170,10 +173,22 @@ class Parts:
     sizes: tuple[tuple[int, int], ...]
     when: Schedule
     data: Data | None
+    what: str | None = None
 
     def train_step(self, mesh: Mesh, **changes: Any) -> Callable[..., Any]:
         """The compiled step on a mesh; `changes` to `step_arguments`."""
         return make_train_step(self.model, self.optimiser, self.learning_rate, mesh, **self.step_arguments | changes)
+
+    def step_compiler(self, mesh: Mesh) -> Callable[[TrainState, Batch], jax.stages.Compiled]:
+        """What gives the step's program for a state and a batch of given shapes, on a mesh."""
+
+        def program(state: TrainState, batch: Batch) -> jax.stages.Compiled:
+            return kept_programs.program(
+                self.what and f"{self.what} {mesh}", (state, batch), lambda: self.train_step(mesh).lower(state, batch),
+                list(mesh.devices.flat),
+            )  # fmt: skip
+
+        return program
 
 
 def assemble(
@@ -210,7 +225,9 @@ def assemble(
             params = abstract_variables(model)["params"]
             check_patterns(params, {"config.optimiser.frozen": tuple(config.optimiser.frozen)})
         when = Schedule(total, config.checkpoints.every_steps, evaluate_every, config.logging.every_steps)
-        return Parts(model, evaluated(config, model), optimiser, learning_rate, arguments, sizes, when, data)
+        backbone = described(model.backbone)
+        what = backbone and f"step {backbone} {model} {config.optimiser.to_json()} {total} {arguments}"
+        return Parts(model, evaluated(config, model), optimiser, learning_rate, arguments, sizes, when, data, what)
     except BaseException:
         if data is not None:
             data.batches.close()

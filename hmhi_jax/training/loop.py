@@ -141,7 +141,7 @@ class Loop:
 
     def __init__(
         self,
-        train_step: Any,
+        step_program: Callable[[TrainState, Any], Any],
         batches: Batches,
         schedule: Schedule,
         checkpoints: Checkpoints,
@@ -155,13 +155,13 @@ class Loop:
     ) -> None:
         """
         Args:
-            train_step: from `make_train_step`.
+            step_program: compiles the step for a state and a batch's arrays, see `assemble.Parts.step_compiler`.
             run: config and versions, stored in every checkpoint.
             evaluate: called on process 0.
             export: writes the weights for use elsewhere; called on process 0 after an evaluation that was the best so
                 far, and at the end where nothing is evaluated. May be called again for a step that was interrupted.
         """
-        self.train_step, self.batches, self.schedule = train_step, batches, schedule
+        self.step_program, self.batches, self.schedule = step_program, batches, schedule
         self.checkpoints, self.workdir, self.run_record = checkpoints, workdir, run
         self.evaluate, self.export = evaluate, export
         self.tensorboard, self.profile = tensorboard, profile
@@ -250,7 +250,7 @@ class Loop:
         """
         size = arrays["frames"].shape
         began = time.monotonic()
-        program = self.train_step.lower(state, arrays).compile()
+        program = self.step_program(state, arrays)
         process.give_back_freed_memory()
         wait_for_all(f"compiled-{'-'.join(map(str, size))}")
         self._programs[size] = program

@@ -89,3 +89,13 @@ def spec(name: str) -> BackboneSpec:
     if name not in _REGISTRY:
         raise ValueError(f"unknown backbone {name!r}; known: {', '.join(_REGISTRY)}")
     return _REGISTRY[name]
+
+
+def described(name: str) -> str | None:
+    """All that a name stands for, together with this package's sources, for what is kept under it; None for a backbone
+    that others registered, which may change behind our back."""
+    entry = spec(name)
+    home = getattr(entry.build, "__module__", "")
+    if not home.startswith(f"{__name__}."):
+        return None
+    return repr({**vars(entry), "build": f"{home}.{entry.build.__qualname__}"})
