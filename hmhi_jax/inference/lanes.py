@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.network import Network
@@ -33,6 +33,7 @@ class Result:
     size            (height, width) of the frame
     logits          float32 `[h, w]` at the network's size, on the accelerator if there is one
     kept            what the caller asked to keep of the frame
+    guide           the frame at the network's size and at its own, where its mask is to be refined, else None
     state           a function that brings the memory after this frame to the host, at the frames where one was due
     """
 
@@ -42,6 +43,7 @@ class Result:
     logits: Float[np.ndarray | Array, "h w"]
     kept: Any = None
     state: Callable[[], StreamState] | None = None
+    guide: tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "H W 3"]] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ class Lanes:
         """Functions that wait for the results of a chunk that is being computed."""
 
         def result(item: Prepared, own: Array, state: Callable[[], StreamState] | None) -> Result:
-            return Result(item.index, item.name, item.size, self.network.lane_logits(own, lane), item.kept, state)
+            logits = self.network.lane_logits(own, lane)
+            guide = None if item.guide is None else (item.picture, item.guide)
+            return Result(item.index, item.name, item.size, logits, item.kept, state, guide)
 
         last = batch[-1]
         state = memory and functools.partial(

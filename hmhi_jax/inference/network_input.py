@@ -14,6 +14,7 @@ from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.learned_flow import LearnedFlow, picture_from
 from hmhi_jax.inference.pipeline import StageTimes
+from hmhi_jax.inference.refinement import guide_of
 
 # Where flow pictures come from: an estimator's recipe; a flow network; an iterator of pictures in step with the frames;
 # or a function of a frame's name and (height, width), such as a `FlowFolder`.
@@ -29,6 +30,7 @@ class Prepared:
     kept                what the caller wanted to keep of the frame
     last                whether no frame follows
     remember            the frame itself where the memory after it is wanted, else None
+    guide               the frame, at most 1920 pixels a side, where its mask is to be refined, else None
     """
 
     index: int
@@ -39,6 +41,7 @@ class Prepared:
     kept: Any = None
     last: bool = False
     remember: UInt8[np.ndarray, "H W 3"] | None = None
+    guide: UInt8[np.ndarray, "H W 3"] | None = None
 
 
 class _Picture:
@@ -108,9 +111,10 @@ def prepare(
     network_size: Callable[[tuple[int, int]], tuple[int, int]],
     keep: Callable[[Frame], Any] | None = None,
     state_every: int | None = None,
+    refine: bool | None = None,
     times: StageTimes,
 ) -> Prepared:
-    """Draw the flow of a window's frame and bring both pictures to the network's size."""
+    """Draw the flow of a window's frame and bring both pictures to the network's size; `refine` as for `guide_of`."""
     frame, last = window.frame.frame, window.after is None
     frame_size = frame.picture.shape[:2]
     size = network_size(frame_size)
@@ -120,7 +124,9 @@ def prepare(
     with times.measure("flow"):
         flow = resize_picture(_flow(window, flow_of), size)
     due = last or bool(state_every and (frame.index + 1) % state_every == 0)
-    return Prepared(frame.index, frame.name, frame_size, picture, flow, kept, last, frame.picture if due else None)
+    remember = frame.picture if due else None
+    guide = guide_of(frame.picture, size, refine)
+    return Prepared(frame.index, frame.name, frame_size, picture, flow, kept, last, remember, guide)
 
 
 def _flow(window: Window, flow_of: FlowOf) -> UInt8[np.ndarray, "h w 3"]:

@@ -17,7 +17,7 @@ from hmhi_jax import __version__
 from hmhi_jax.data.flow_folder import FlowFolder
 from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.inference.lanes import Lanes, Result
-from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.masks import read_result
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
 from hmhi_jax.inference.result_folder import ResultFolder
 from hmhi_jax.inference.segmenter import VideoSegmenter
@@ -37,6 +37,7 @@ class JobOptions:
     save_every   frames after which the memory is saved, to go on from there; 0 never
     resume       go on from a saved memory; else an unfinished video starts over
     most_frames  stop after so many frames
+    refine       let masks keep to the edges of the frames, see `VideoSegmenter.stream`
     """
 
     threshold: float = 0.5
@@ -45,6 +46,7 @@ class JobOptions:
     save_every: int = 100
     resume: bool = True
     most_frames: int | None = None
+    refine: bool | None = None
 
 
 class Interrupted(Exception):
@@ -95,10 +97,10 @@ def segment_video(
         def finish(result: Result) -> tuple[Result, float, UInt8[np.ndarray, "h w 3"]]:
             """Write a frame's pictures; what is left to do is told by its area and overlay."""
             with times.measure("masks"):
-                mask = read_logits(result.logits, result.size, "mask", options.threshold)
+                mask = read_result(result, "mask", options.threshold)
                 write_png(folder.masks / f"{result.name}.png", mask, folder.workplace)
                 if options.soft:
-                    soft = read_logits(result.logits, result.size, "plain")
+                    soft = read_result(result, "plain")
                     write_png(folder.soft / f"{result.name}.png", soft, folder.workplace)
                 drawn = draw_overlay(result.kept, fit_overlay(mask))
             return result, float(np.count_nonzero(mask) / mask.size), drawn
@@ -112,6 +114,7 @@ def segment_video(
                 keep=lambda frame: fit_overlay(frame.picture),
                 state=progress.state,
                 state_every=save_every,
+                refine=options.refine,
                 times=times,
                 lanes=lanes,
             )

@@ -19,8 +19,8 @@ METADATA = "__metadata__"  # key of a `.npz` that holds the JSON that safetensor
 
 def find_weights(name_or_path: str | Path) -> Path:
     """The file, or folder of one checkpoint, that `name_or_path` stands for: itself, the file of a name that is shipped
-    ("small") or that another package has ("package:efficientnet-lite0"), or of a training run what it exported, else its
-    checkpoint (see `checkpoint_of`). Raises `InputError`."""
+    ("small") or that another package has ("package:efficientnet-lite0"), or of a training run what it exported, else
+    its checkpoint (see `checkpoint_of`). Raises `InputError`."""
     if is_packaged(str(name_or_path)):
         return packaged_file(str(name_or_path))
     path = Path(name_or_path).expanduser()

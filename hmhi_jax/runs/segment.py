@@ -43,6 +43,7 @@ def run(
     size: str | None,
     network_size: Any,
     threshold: float,
+    refine: bool | None,
     soft: bool,
     overlay: bool,
     memory_frames: int | None,
@@ -76,6 +77,7 @@ def run(
         "memory_frames": memory_frames,
         "dtype": dtype or (None if exported else "float32"),
         "threshold": threshold,
+        "refine": refine,
         "soft": soft,
         "overlay": overlay,
         "max_frames": max_frames,
@@ -103,7 +105,7 @@ def run(
         segmenter.flow_network = read_flow_network(network, flow_iterations, segmenter.flow_recipe, weights)
     flows = {} if flow in ESTIMATORS else flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
     recipe = segmenter.flow_network.recipe if segmenter.flow_network else segmenter.flow_recipe
-    options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames)
+    options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames, refine)
     about = {
         "command": shlex.join(["hmhi", *map(without_password, sys.argv[1:])]),
         "settings": {**settings, "flow_recipe": recipe.fields()},
