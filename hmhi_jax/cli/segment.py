@@ -91,6 +91,14 @@ def segment(
             callback=expected("a probability between 0 and 1, such as 0.5", lambda value: 0 < value < 1),
         ),
     ] = 0.5,
+    refine: Annotated[
+        bool | None,
+        typer.Option(
+            "--refine/--no-refine",
+            help="Let masks keep to the edges of the frames. Default: where frames have at least four times the "
+            "network's pixels.",
+        ),
+    ] = None,
     soft: Annotated[bool, typer.Option("--soft", help="Also write 8-bit probabilities, `soft/<frame>.png`.")] = False,
     overlay: Annotated[
         bool | None,
@@ -304,7 +312,7 @@ def segment(
     try:
         code = run(
             inputs, out, weights=weights, flow=flow, flow_weights=flow_weights, flow_iterations=flow_iterations,
-            size=size, network_size=sides, threshold=threshold,
+            size=size, network_size=sides, threshold=threshold, refine=refine,
             soft=soft, overlay=overlay, outputs=outputs, memory_frames=memory_frames, dtype=dtype, backbone=backbone,
             max_frames=max_frames, frame_rate=frame_rate, chunk=chunk, devices=devices, save_every=save_every,
             resume=resume, overwrite=overwrite, sources=sources,

@@ -34,6 +34,7 @@ class Result:
     logits          float32 `[h, w]` at the network's size, on the accelerator if there is one
     flow            the flow picture, uint8 `[h, w, 3]` at the network's size
     kept            what the caller asked to keep of the frame
+    guide           the frame at the network's size and at its own, where its mask is to be refined, else None
     state           a function that brings the memory after this frame to the host, at the frames where one was due
     begins_shot     whether the memory was emptied before it
     """
@@ -46,6 +47,7 @@ class Result:
     kept: Any = None
     state: Callable[[], StreamState] | None = None
     begins_shot: bool = False
+    guide: tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "H W 3"]] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,9 @@ class Lanes:
 
         def result(item: Prepared, own: Array, state: Callable[[], StreamState] | None) -> Result:
             logits = self.network.lane_logits(own, lane)
+            guide = None if item.guide is None else (item.picture, item.guide)
             return Result(
-                item.index, item.name, item.size, logits, item.flow, item.kept, state, begins_shot=item.begins_shot
+                item.index, item.name, item.size, logits, item.flow, item.kept, state, item.begins_shot, guide
             )
 
         last = batch[-1]

@@ -11,8 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from hmhi_jax.inference.lanes import Result
+from hmhi_jax.inference.refinement import refine
+
 Reading = Literal["mask", "plain", "release"]
 Logits = Float[np.ndarray | Array, "h w"]
+
+
+def read_result(result: Result, reading: Reading, threshold: float = 0.5) -> UInt8[np.ndarray, "H W"]:
+    """As `read_logits`, of a frame's result: of its refined logits where it has a guide."""
+    logits = result.logits if result.guide is None else refine(np.asarray(result.logits), *result.guide)
+    return read_logits(logits, result.size, reading, threshold)
 
 
 def read_logits(

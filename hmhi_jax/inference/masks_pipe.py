@@ -13,7 +13,7 @@ from hmhi_jax.data.flow_folder import FlowFolder
 from hmhi_jax.data.video import Video
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.lanes import Result
-from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.masks import read_result
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline
 from hmhi_jax.inference.postprocessor import Finished, Postprocessor, Read
 from hmhi_jax.inference.segmenter import VideoSegmenter
@@ -57,7 +57,7 @@ def write_masks(
         return postprocessor.read(result, result.kept)
 
     def finish(frame: Finished) -> np.ndarray:
-        return read_logits(frame.result.logits, frame.result.size, "plain") if options.soft else frame.mask
+        return read_result(frame.result, "plain") if options.soft else frame.mask
 
     with Pipeline() as pipeline:
         frames = frames_until(video, video.frames(), stop, options.most_frames)
@@ -67,6 +67,7 @@ def write_masks(
             flow_of=flow,
             keep=lambda frame: fit_overlay(frame.picture),
             detect_cuts=options.detect_cuts,
+            refine=options.refine,
         )
         followed = map(postprocessor.follow, pipeline.map(read, results, WORKERS))
         for number, mask in enumerate(map(finish, followed), 1):

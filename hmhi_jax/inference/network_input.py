@@ -15,6 +15,7 @@ from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.learned_flow import LearnedFlow, picture_from
 from hmhi_jax.inference.pipeline import StageTimes
+from hmhi_jax.inference.refinement import guide_of
 
 # Where flow pictures come from: an estimator's recipe; a flow network; an iterator of pictures in step with the frames;
 # or a function of a frame's name and (height, width), such as a `FlowFolder`.
@@ -31,6 +32,7 @@ class Prepared:
     last                whether no frame follows
     remember            the frame itself where the memory after it is wanted, else None
     begins_shot         whether a new shot begins with it, so that the memory is to be emptied before
+    guide               the frame, at most 1920 pixels a side, where its mask is to be refined, else None
     """
 
     index: int
@@ -42,6 +44,7 @@ class Prepared:
     last: bool = False
     remember: UInt8[np.ndarray, "H W 3"] | None = None
     begins_shot: bool = False
+    guide: UInt8[np.ndarray, "H W 3"] | None = None
 
 
 class _Picture:
@@ -122,9 +125,10 @@ def prepare(
     keep: Callable[[Frame], Any] | None = None,
     state_every: int | None = None,
     detect_cuts: bool = False,
+    refine: bool | None = None,
     times: StageTimes,
 ) -> Prepared:
-    """Draw the flow of a window's frame and bring both pictures to the network's size.
+    """Draw the flow of a window's frame and bring both pictures to the network's size; `refine` as for `guide_of`.
 
     At a change of shot, known or with `detect_cuts` seen, flow is estimated as at a video's beginning and end.
     """
@@ -144,7 +148,8 @@ def prepare(
         flow = resize_picture(_flow(window, flow_of), size)
     due = last or bool(state_every and (frame.index + 1) % state_every == 0)
     remember = frame.picture if due else None
-    return Prepared(frame.index, frame.name, frame_size, picture, flow, kept, last, remember, begins_shot)
+    guide = guide_of(frame.picture, size, refine)
+    return Prepared(frame.index, frame.name, frame_size, picture, flow, kept, last, remember, begins_shot, guide)
 
 
 def _flow(window: Window, flow_of: FlowOf) -> UInt8[np.ndarray, "h w 3"]:

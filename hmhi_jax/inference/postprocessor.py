@@ -9,7 +9,7 @@ from hmhi_jax.inference.carrying import Follower
 from hmhi_jax.inference.clean_up import Steadiness
 from hmhi_jax.inference.confidence import Lately
 from hmhi_jax.inference.lanes import Result
-from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.masks import read_result
 from hmhi_jax.inference.objects import ObjectTracker
 from hmhi_jax.inference.postprocessing import Postprocessing
 
@@ -49,7 +49,7 @@ class Postprocessor:
 
     def read(self, result: Result, picture: UInt8[np.ndarray, "h w 3"]) -> Read:
         """What concerns one frame alone."""
-        mask = self._options.clean_up.frame(read_logits(result.logits, result.size, "mask", self._threshold))
+        mask = self._options.clean_up.frame(read_result(result, "mask", self._threshold))
         calibration = self._options.calibration
         return Read(result, picture, mask, calibration and calibration.log_odds(np.asarray(result.logits), result.flow))
 

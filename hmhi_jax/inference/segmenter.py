@@ -23,7 +23,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import ExportedNetwork, is_export
 from hmhi_jax.inference.lanes import Lanes, Result
 from hmhi_jax.inference.learned_flow import LearnedFlow, flow_source
-from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.masks import read_result
 from hmhi_jax.inference.network import Functions, Network, chunk_of, functions_of, lanes_of
 from hmhi_jax.inference.network_input import FlowOf, prepare, windows
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
@@ -191,6 +191,7 @@ class VideoSegmenter:
         state: StreamState | None = None,
         state_every: int | None = None,
         detect_cuts: bool = True,
+        refine: bool | None = None,
     ) -> "MaskStream":
         """One mask per frame, in order, at the frames' size, while the frames come.
 
@@ -206,6 +207,8 @@ class VideoSegmenter:
             state_every: make `.state` available every so many frames (rounded up to whole chunks), not only at the end.
             detect_cuts: look for changes of shot, where the memory is emptied and no flow is estimated across. Whoever
                 knows them calls `cut` of what is returned.
+            refine: let masks keep to the edges of the frames (`refinement.py`); None does where frames have at least
+                four times the network's pixels.
 
         Returns:
             An iterator of uint8 `[H, W]` with a `state`.
@@ -221,12 +224,13 @@ class VideoSegmenter:
         reading = "plain" if soft else "mask"
 
         def finish(result: Result) -> tuple[np.ndarray, Result]:
-            return read_logits(result.logits, result.size, reading, threshold), result
+            return read_result(result, reading, threshold), result
 
         def masks() -> Iterator[tuple[np.ndarray, Result]]:
             with Pipeline() as pipeline:
                 options = {
                     "flow_of": flow_of, "state": state, "state_every": state_every, "detect_cuts": detect_cuts,
+                    "refine": refine,
                 }  # fmt: skip
                 if live:
                     yield from map(finish, self.results(numbered, pipeline=None, **options))
@@ -246,6 +250,7 @@ class VideoSegmenter:
         state: StreamState | None = None,
         state_every: int | None = None,
         detect_cuts: bool = False,
+        refine: bool | None = False,
         times: StageTimes | None = None,
         lanes: Lanes | None = None,
     ) -> Iterator[Result]:
@@ -253,8 +258,9 @@ class VideoSegmenter:
 
         Flow and the network run in threads of `pipeline`; without one, everything happens in turn, frame by frame.
         `flow_of` is a recipe, a flow network, an iterator of flow pictures, or a function of (frame name, frame size)
-        such as a `FlowFolder`; None takes `flow_source`. `keep` is called once per frame, in a thread. Times are added
-        to `times` by stage. `lanes` are those that are shared with other videos, each in a thread of its own.
+        such as a `FlowFolder`; None takes `flow_source`. `keep` is called once per frame, in a thread. `refine` is that
+        of `stream`, for `masks.read_result`. Times are added to `times` by stage. `lanes` are those that are shared
+        with other videos, each in a thread of its own.
         """
         times = times or StageTimes()
         flow_of = self.flow_source() if flow_of is None else flow_of
@@ -266,7 +272,7 @@ class VideoSegmenter:
         seen = windows(frames, flow_of, state.previous if state else None, begin)
         prepare_window = functools.partial(
             prepare, flow_of=flow_of, network_size=self.network_size, keep=keep, times=times,
-            state_every=self.whole_chunks(state_every), detect_cuts=detect_cuts,
+            state_every=self.whole_chunks(state_every), detect_cuts=detect_cuts, refine=refine,
         )  # fmt: skip
         if pipeline is None:
             return lanes.results(map(prepare_window, seen), state, times, read_ahead=False)

@@ -16,7 +16,7 @@ from hmhi_jax import __version__
 from hmhi_jax.data.flow_folder import FlowFolder
 from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.inference.lanes import Lanes, Result
-from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.masks import read_result
 from hmhi_jax.inference.outputs import Outputs
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
 from hmhi_jax.inference.postprocessing import Postprocessing
@@ -43,6 +43,7 @@ class JobOptions:
     masks        what becomes of the network's masks: nothing there, clean-up, objects
     outputs      what else to write
     detect_cuts  look for changes of shot
+    refine       let masks keep to the edges of the frames, see `VideoSegmenter.stream`
     """
 
     threshold: float = 0.5
@@ -54,6 +55,7 @@ class JobOptions:
     masks: Postprocessing = dataclasses.field(default_factory=Postprocessing)
     outputs: Outputs = dataclasses.field(default_factory=Outputs)
     detect_cuts: bool = True
+    refine: bool | None = None
 
     def masks_for(self, flow: FlowFolder | None) -> Postprocessing:
         """`masks` where the flow is given: confidence was measured with flow pictures as the weights want them."""
@@ -123,7 +125,7 @@ def segment_video(
             """Write a frame's pictures; what is left to do is told by its area and what was drawn."""
             with times.measure("masks"):
                 result, mask = frame.result, frame.mask
-                soft = read_logits(result.logits, result.size, "plain") if options.soft else None
+                soft = read_result(result, "plain") if options.soft else None
                 drawn = writers.write(result, mask, frame.labels, soft)
             return frame, float(np.count_nonzero(mask > 127) / mask.size), drawn
 
@@ -137,6 +139,7 @@ def segment_video(
                 state=progress.state,
                 state_every=save_every,
                 detect_cuts=options.detect_cuts,
+                refine=options.refine,
                 times=times,
                 lanes=lanes,
             )

@@ -13,13 +13,14 @@ CHECKPOINT_EXPORT = "weights" + SUFFIX  # what training writes beside its checkp
 CHECKPOINTS = "checkpoints"  # folder of a training run
 ORBAX_VARIABLES, ORBAX_HEADER = "variables", "hmhi"  # the two parts of an Orbax folder of ours
 STATE, RUN, METRICS = "state", "run", "metrics"  # parts of a training checkpoint
+NONCOMMERCIAL = "noncommercial_weights"  # folder of a checkout, not part of the package
 METADATA = "__metadata__"  # key of a `.npz` that holds the JSON that safetensors keeps in its header
 
 
 def find_weights(name_or_path: str | Path) -> Path:
     """The file, or folder of one checkpoint, that `name_or_path` stands for: itself, the file of a name that is shipped
-    ("tiny") or that another package has ("package:efficientnet-lite0"), or of a training run what it exported, else its
-    checkpoint (see `checkpoint_of`). Raises `InputError`."""
+    ("small") or that another package has ("package:efficientnet-lite0"), or of a training run what it exported, else
+    its checkpoint (see `checkpoint_of`). Raises `InputError`."""
     if is_packaged(str(name_or_path)):
         return packaged_file(str(name_or_path))
     path = Path(name_or_path).expanduser()
@@ -47,9 +48,11 @@ def find_weights(name_or_path: str | Path) -> Path:
 
 
 def shipped_weights() -> dict[str, Path]:
-    """Name -> file of the weights inside this package."""
-    folder = Path(str(resources.files("hmhi_jax"))) / "weights"
-    return {path.stem: path for path in sorted(folder.glob("*" + SUFFIX))}
+    """Name -> file of the weights inside this package and, in a checkout of the repository, of those in the folder
+    beside it, whose licence forbids commercial use."""
+    package = Path(str(resources.files("hmhi_jax")))
+    folders = (package / "weights", package.parent / NONCOMMERCIAL)
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*" + SUFFIX))}
 
 
 def checkpoint_of(folder: Path, *, newest: bool = False) -> Path | None:

@@ -47,6 +47,7 @@ def run(
     size: str | None,
     network_size: Any,
     threshold: float,
+    refine: bool | None,
     soft: bool,
     overlay: bool | None,
     outputs: Outputs,
@@ -89,6 +90,7 @@ def run(
         "memory_frames": memory_frames,
         "dtype": dtype or (None if exported else "float32"),
         "threshold": threshold,
+        "refine": refine,
         "soft": soft,
         "overlay": overlay,
         **({"outputs": asked} if asked else {}),
@@ -127,7 +129,7 @@ def run(
     flows = {} if flow in ESTIMATORS else flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
     recipe = segmenter.flow_network.recipe if segmenter.flow_network else segmenter.flow_recipe
     options = JobOptions(
-        threshold, soft, overlay, save_every, resume, max_frames, postprocessing, outputs, sources.detect_cuts
+        threshold, soft, overlay, save_every, resume, max_frames, postprocessing, outputs, sources.detect_cuts, refine
     )
     about = {
         "command": shlex.join(["hmhi", *map(without_password, sys.argv[1:])]),

@@ -15,9 +15,11 @@ from small_videos import ARGUMENTS, SIZE, moving_square, network, save_network
 
 from hmhi_jax.data.flow import FlowRecipe, flow_picture
 from hmhi_jax.data.preprocessing import normalise, resize_picture
+from hmhi_jax.data.video import Frame
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.masks import read_logits
 from hmhi_jax.inference.pipeline import WORKERS
+from hmhi_jax.inference.refinement import refine
 from hmhi_jax.inference.segmenter import VideoSegmenter, auto_size
 from hmhi_jax.inference.stream_state import StreamState
 from hmhi_jax.models import build_model, segment_clip
@@ -97,6 +99,20 @@ def test_threshold_and_probability_of_known_logits():
     assert read_logits(logits, (1, 6), "mask").tolist() == [[0, 0, 0, 255, 255, 255]]
     assert read_logits(logits, (1, 6), "mask", 0.75).tolist() == [[0, 0, 0, 0, 0, 255]]
     assert read_logits(logits, (1, 6), "plain").tolist() == [[0, 69, 128, 128, 186, 255]]
+
+
+def test_masks_are_refined_where_frames_are_large(segmenter):
+    pictures = moving_square(3, (128, 160))  # five times the network's pixels
+    results = segmenter.results([Frame(t, str(t), picture) for t, picture in enumerate(pictures)], pipeline=None)
+    plain, refined = [], []
+    for result, picture in zip(results, pictures, strict=True):
+        assert result.guide is None
+        plain.append(read_logits(result.logits, result.size, "plain"))
+        logits = refine(np.asarray(result.logits), resize_picture(picture, SIZE), picture)
+        refined.append(read_logits(logits, result.size, "plain"))
+    assert np.abs(np.stack(plain).astype(int) - refined).mean() > 1
+    np.testing.assert_array_equal(list(segmenter.stream(pictures, soft=True)), refined)
+    np.testing.assert_array_equal(list(segmenter.stream(pictures, soft=True, refine=False)), plain)
 
 
 def test_given_flow_pictures(segmenter, frames, soft):

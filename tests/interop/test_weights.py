@@ -79,7 +79,12 @@ def test_shipped_names_are_listed(tmp_path, monkeypatch, variables):
     save_weights(package / "weights" / "small.safetensors", variables, ARGUMENTS, (64, 64), RECIPE)
     monkeypatch.setattr(weight_places.resources, "files", lambda _: package)
     assert load_weights("small").path.name == "small.safetensors"
-    with pytest.raises(InputError, match=r"'smal'.*shipped: small"):
+    with pytest.raises(InputError, match=r"'smal'.*shipped: small\)"):
+        load_weights("smal")
+    beside = tmp_path / "noncommercial_weights" / "small_davis.safetensors"  # as in a checkout
+    save_weights(beside, variables, ARGUMENTS, (64, 64), RECIPE)
+    assert load_weights("small_davis").path == beside
+    with pytest.raises(InputError, match=r"'smal'.*shipped: small, small_davis\)"):
         load_weights("smal")
 
 
