@@ -10,9 +10,8 @@ from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.data.natural_order import natural_key
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.frame_scores import FrameResult, Measures, score_all
+from hmhi_jax.evaluation.frame_scores import READINGS, FrameResult, Measures, score_all
 from hmhi_jax.evaluation.pairing import Remark, VideoPair, pair_folders
-from hmhi_jax.evaluation.pictures import READINGS
 from hmhi_jax.evaluation.protocols import Protocol, find_protocol
 from hmhi_jax.evaluation.scores import Scores, score_data_set, score_video
 from hmhi_jax.progress import frame_progress
@@ -33,7 +32,7 @@ def evaluate_uvos(
     """J, F and J&F of a method's predictions.
 
     Args:
-        pred_dir: predictions, `<video>/<frame>.png` (8-bit probabilities or masks; any picture format, see `pictures`).
+        pred_dir: predictions, `<video>/<frame>.png` (8-bit probabilities or masks; any picture, see `frame_scores`).
         gt_dir: masks, `<video>/<frame>.png`, or a data set: its folder, in any layout `hmhi_jax.data` knows, or opened.
         protocol: "davis16", "davis16-inner", "fbms" or "youtube-objects" (see `protocols`).
         reading: "plain" takes the files' values as they are, "release" stretches every frame to full contrast first.

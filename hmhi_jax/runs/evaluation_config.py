@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.pictures import READINGS
+from hmhi_jax.evaluation.frame_scores import READINGS
 
 SET_FIELDS = ("path", "root", "name", "split", "layout", "flows", "protocol", "videos")
 

@@ -8,7 +8,7 @@ from PIL import Image
 from hmhi_jax.data.masks import read_mask
 from hmhi_jax.data.pictures import PictureError
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.pictures import read_truth
+from hmhi_jax.evaluation.frame_scores import read_truth
 
 LABELS = np.zeros((12, 18), np.uint8)
 LABELS[2:8, 4:12] = 1

@@ -155,7 +155,7 @@ def _named_norms(model: Any, norms: Any, params: Any) -> dict[str, float]:
     """Norms under the release's names."""
     from flax.traverse_util import flatten_dict
 
-    from hmhi_jax.interop.torch_names import torch_name
+    from hmhi_jax.interop.torch_weights import torch_name
 
     ranks = {path: leaf.ndim for path, leaf in flatten_dict(params, sep="/").items()}
     flat = flatten_dict(norms, sep="/")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hmhi_jax.evaluation.pictures import READINGS
+from hmhi_jax.evaluation.frame_scores import READINGS
 from hmhi_jax.evaluation.protocols import lower_is_better
 from hmhi_jax.evaluation.scores import VideoScores
 from hmhi_jax.tools import pages
