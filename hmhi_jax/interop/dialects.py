@@ -241,7 +241,10 @@ DIALECTS: tuple[Dialect, ...] = (
     ),
     Dialect(
         "Hugging Face", "swin", r"encoder\.layers\.0\.blocks\.0\.attention\.(self\.query|q_proj)\.weight",
-        (*_swin_embedding(r"embeddings\.patch_embeddings\.projection", r"embeddings\.norm"), *_stages(4, _swin_huggingface)),
+        (
+            *_swin_embedding(r"embeddings\.patch_embeddings\.projection", r"embeddings\.norm"),
+            *_stages(4, _swin_huggingface),
+        ),
         _SWIN_DROPS,
     ),
     Dialect(
