@@ -220,28 +220,11 @@ def _layout(name: Any) -> str:
 # Broadcast tensors may have more elements than their storage; beyond this many it is an attack on the reader's memory.
 _LARGEST_BROADCAST = 2**24
 
-DTYPES: dict[str, np.dtype] = {
-    name: np.dtype(dtype)
-    for name, dtype in {
-        "float64": np.float64,
-        "float32": np.float32,
-        "float16": np.float16,
-        "bfloat16": ml_dtypes.bfloat16,
-        "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
-        "float8_e5m2": ml_dtypes.float8_e5m2,
-        "complex64": np.complex64,
-        "complex128": np.complex128,
-        "int64": np.int64,
-        "int32": np.int32,
-        "int16": np.int16,
-        "int8": np.int8,
-        "uint64": np.uint64,
-        "uint32": np.uint32,
-        "uint16": np.uint16,
-        "uint8": np.uint8,
-        "bool": np.bool_,
-    }.items()
-}
+_NAMES = (
+    "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 complex64 complex128 "
+    "int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool"
+)
+DTYPES: dict[str, np.dtype] = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in _NAMES.split()}
 STORAGES: dict[str, str] = {  # PyTorch's class of a storage -> element type
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
