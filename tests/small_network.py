@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from hmhi_jax.interop.model_shapes import variable_shapes
+from hmhi_jax.interop.shapes import variable_shapes
 from hmhi_jax.models import HMHINet, build_model
 from hmhi_jax.models.backbones import BackboneSpec, register
 from hmhi_jax.models.backbones.mit import MixTransformer

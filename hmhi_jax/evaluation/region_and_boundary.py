@@ -2,7 +2,7 @@
 
 The definitions are those of the official DAVIS toolkit, pixel for pixel: the boundary map is offset half a pixel
 towards the origin, the last row and column only look along the picture's border, the tolerance is a disk, and two
-empty masks agree perfectly. Void pixels are background in both masks; `hmhi_jax.evaluation.pictures` takes care of
+empty masks agree perfectly. Void pixels are background in both masks; `hmhi_jax.evaluation.frame_scores` takes care of
 that before anything here is called.
 """
 

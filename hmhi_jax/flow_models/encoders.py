@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from hmhi_jax.kernels.normalisation import instance_norm
+from hmhi_jax.kernels.elementwise import instance_norm
 from hmhi_jax.models.backbones.batch_norm import BatchNorm
 from hmhi_jax.models.layers import Conv3x3, he_fan_out
 from hmhi_jax.models.layers import conv as any_conv

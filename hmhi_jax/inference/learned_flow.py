@@ -23,8 +23,7 @@ from hmhi_jax.data.flow import FlowRecipe, flow_picture
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.flow_models import RAFT, build_flow_model
-from hmhi_jax.flow_models.drawing import draw_pictures, shorter_flow, without_camera
-from hmhi_jax.flow_models.estimation import check_sizes, cropped, prepared
+from hmhi_jax.flow_models.estimation import check_sizes, cropped, draw_pictures, prepared, shorter_flow, without_camera
 from hmhi_jax.interop.flow_files import load_flow_weights
 from hmhi_jax.interop.flow_weights import weights_digest
 from hmhi_jax.kernels.precision import DTYPES

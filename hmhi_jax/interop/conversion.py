@@ -11,8 +11,8 @@ from flax.traverse_util import unflatten_dict
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.fit import leaves_by_path
 from hmhi_jax.interop.identify import Identity
+from hmhi_jax.interop.shapes import leaves_by_path
 from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.torch_weights import encoder_from_torch, from_torch, to_torch
 from hmhi_jax.interop.weight_places import ORBAX_HEADER, ORBAX_VARIABLES

@@ -10,7 +10,6 @@ import numpy as np
 from hmhi_jax.errors import InputError
 from hmhi_jax.flow_models import build_flow_model, flow_model_names
 from hmhi_jax.interop.conversion import format_of, write_variables
-from hmhi_jax.interop.fit import Fit, fit, not_finite
 from hmhi_jax.interop.flow_weights import (
     COUNTER,
     are_authors_names,
@@ -23,6 +22,7 @@ from hmhi_jax.interop.flow_weights import (
     network_of,
     require_flow_fit,
 )
+from hmhi_jax.interop.shapes import Fit, fit, not_finite
 from hmhi_jax.interop.weight_sources import Source, read_source
 from hmhi_jax.interop.weights import nested_float32
 

@@ -1,7 +1,7 @@
 """Weights of the flow networks: PyTorch state dicts to our variables and back, exact, strict, without PyTorch.
 
 Names of RAFT's entries, ours, torchvision's and those of the paper's authors, are tables of rules. A rule turns a path
-of ours, without its leaf, into the name of a module there; leaves and layouts are those of `torch_names`.
+of ours, without its leaf, into the name of a module there; leaves and layouts are those of `torch_weights`.
 """
 
 import functools
@@ -17,9 +17,8 @@ from flax.traverse_util import flatten_dict
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.flow_models import RAFT, build_flow_model, flow_model_names
-from hmhi_jax.interop.fit import Fit, fit
-from hmhi_jax.interop.torch_names import layout
-from hmhi_jax.interop.torch_weights import Entry, entries_of, state_dict_of, variables_from
+from hmhi_jax.interop.shapes import Fit, fit
+from hmhi_jax.interop.torch_weights import Entry, entries_of, layout, state_dict_of, variables_from
 
 _T = TypeVar("_T")
 _ENCODER = r"(feature|context)_encoder"

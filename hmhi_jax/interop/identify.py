@@ -10,10 +10,8 @@ import numpy as np
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.dialects import rename_encoder
-from hmhi_jax.interop.fit import Fit, fit
-from hmhi_jax.interop.model_shapes import variable_shapes
-from hmhi_jax.interop.torch_names import UNUSED
-from hmhi_jax.interop.torch_weights import expected_encoder_entries, expected_entries
+from hmhi_jax.interop.shapes import Fit, fit, variable_shapes
+from hmhi_jax.interop.torch_weights import UNUSED, expected_encoder_entries, expected_entries
 from hmhi_jax.interop.weight_sources import WHOLE, Source
 from hmhi_jax.models import build_model
 from hmhi_jax.models.backbones import backbone_names, spec
@@ -163,7 +161,7 @@ def _agree(found: Any, registered: Any) -> bool:
 
 def _family_of(backbone: str) -> str | None:
     """None for a backbone that PyTorch has no names for."""
-    from hmhi_jax.interop.torch_names import family
+    from hmhi_jax.interop.torch_weights import family
 
     try:
         return family(backbone)

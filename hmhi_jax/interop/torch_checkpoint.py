@@ -24,8 +24,16 @@ from typing import Any
 import numpy as np
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.torch_pickle import Constant, ForbiddenName, MalformedPickle, checked_keys, load_plain_pickle
-from hmhi_jax.interop.torch_tensors import Storage, StorageType, builders
+from hmhi_jax.interop.torch_pickle import (
+    Constant,
+    ForbiddenName,
+    MalformedPickle,
+    Storage,
+    StorageType,
+    builders,
+    checked_keys,
+    load_plain_pickle,
+)
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _PROTOCOL = 1001

@@ -11,7 +11,7 @@ import numpy as np
 
 from hmhi_jax.complete_files import completed
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.torch_tensors import STORAGES
+from hmhi_jax.interop.torch_pickle import STORAGES
 
 
 def write_torch_checkpoint(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:

@@ -1,6 +1,15 @@
-"""PyTorch state dicts to our variables and back; exact, strict, without PyTorch."""
+"""PyTorch state dicts to our variables and back; exact, strict, without PyTorch.
 
+Our parameter paths and the release's names are one table of rules, read in both directions. A rule turns a path of ours
+without its leaf, joined with '/', into the release's name; numbers are carried over as \\1, \\2, ...; the leaf decides
+how the array is laid out there. The first rule that matches wins. Names of encoders are SegFormer's, Swin's and
+torchvision's own behind `backbone.`; adapters of Swin, ResNet and EfficientNet exist only here, and their names follow
+the release's MiT.
+"""
+
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,12 +18,221 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.fit import fit, leaves_by_path
-from hmhi_jax.interop.model_shapes import Shapes, encoder_shapes, variable_shapes
-from hmhi_jax.interop.torch_names import UNUSED, Layout, layout, torch_name
-from hmhi_jax.kernels.windows import relative_position_index
+from hmhi_jax.interop.shapes import Shapes, encoder_shapes, fit, leaves_by_path, variable_shapes
+from hmhi_jax.kernels.grids import relative_position_index
 from hmhi_jax.models import HMHINet
 from hmhi_jax.models.backbones import spec
+
+Rules = list[tuple[str, str]]
+
+
+def _adapters(place: str, target: str, parts: str) -> Rules:
+    """Rules of the adapters `parts` (an alternation) inside a block."""
+    group = place.count("(") + 1
+    found = rf"{place}/({parts})"
+    return [
+        (rf"{found}/norm", rf"{target}.\{group}.adapter_layer_norm_before"),
+        (rf"{found}/(down|up)", rf"{target}.\{group}.\{group + 1}_proj"),
+    ]
+
+
+def _mit() -> Rules:
+    place, target = r"encoder/stage(\d)_block(\d+)", r"backbone.block\1.\2"
+    return [
+        (r"encoder/stage(\d)_embed", r"backbone.patch_embed\1.proj"),
+        (r"encoder/stage(\d)_embed_norm", r"backbone.patch_embed\1.norm"),
+        (r"encoder/stage(\d)_norm", r"backbone.norm\1"),
+        (rf"{place}/(norm[12])", rf"{target}.\3"),
+        (rf"{place}/attn/(q|kv)", rf"{target}.attn.\3"),
+        (rf"{place}/attn/out", rf"{target}.attn.proj"),
+        (rf"{place}/attn/reduce", rf"{target}.attn.sr"),
+        (rf"{place}/attn/reduce_norm", rf"{target}.attn.norm"),
+        (rf"{place}/mlp/expand", rf"{target}.mlp.fc1"),
+        (rf"{place}/mlp/dwconv", rf"{target}.mlp.dwconv.dwconv"),
+        (rf"{place}/mlp/project", rf"{target}.mlp.fc2"),
+        *_adapters(rf"{place}/attn", rf"{target}.attn", "q_adapter|kv_adapter"),
+        *_adapters(place, target, "adapter"),
+    ]
+
+
+def _swin() -> Rules:
+    # Our stages count from 1, Swin's layers from 0. Merging opens our stage and closes Swin's layer before it.
+    rules = [
+        (r"encoder/stage1_embed", r"backbone.patch_embed.proj"),
+        (r"encoder/stage1_embed_norm", r"backbone.patch_embed.norm"),
+    ]
+    for layer in range(4):
+        place, target = rf"encoder/stage{layer + 1}_block(\d+)", rf"backbone.layers.{layer}.blocks.\1"
+        rules += [
+            (rf"encoder/stage{layer + 2}_merge", rf"backbone.layers.{layer}.downsample.reduction"),
+            (rf"encoder/stage{layer + 2}_merge_norm", rf"backbone.layers.{layer}.downsample.norm"),
+            (rf"{place}/(norm[12])", rf"{target}.\2"),
+            (rf"{place}/attn", rf"{target}.attn"),
+            (rf"{place}/attn/qkv", rf"{target}.attn.qkv"),
+            (rf"{place}/attn/out", rf"{target}.attn.proj"),
+            (rf"{place}/expand", rf"{target}.mlp.fc1"),
+            (rf"{place}/project", rf"{target}.mlp.fc2"),
+            *_adapters(rf"{place}/attn", rf"{target}.attn", "q_adapter|kv_adapter"),
+            *_adapters(place, target, "adapter"),
+        ]
+    return rules
+
+
+def _resnet() -> Rules:
+    place, target = r"encoder/stage(\d)_block(\d+)", r"backbone.layer\1.\2"
+    return [
+        (r"encoder/stem", r"backbone.conv1"),
+        (r"encoder/stem_norm", r"backbone.bn1"),
+        (rf"{place}/(conv\d)", rf"{target}.\3"),
+        (rf"{place}/conv(\d)_norm", rf"{target}.bn\3"),
+        (rf"{place}/shortcut", rf"{target}.downsample.0"),
+        (rf"{place}/shortcut_norm", rf"{target}.downsample.1"),
+        *_adapters(place, target, "adapter"),
+    ]
+
+
+def _efficientnet(stages: tuple[int, ...] = (3, 2, 6, 5)) -> Rules:
+    # The published names count blocks through all stages; ours count them by stage. Lite0 has sixteen.
+    rules = [
+        (r"encoder/stem", r"backbone._conv_stem"),
+        (r"encoder/stem_norm", r"backbone._bn0"),
+        (r"encoder/stage(\d)_adapter/norm", r"backbone._stage\1.adapter.adapter_layer_norm_before"),
+        (r"encoder/stage(\d)_adapter/(down|up)", r"backbone._stage\1.adapter.\2_proj"),
+    ]
+    first = 0
+    for stage, blocks in enumerate(stages, start=1):
+        for block in range(blocks):
+            place, target = rf"encoder/stage{stage}_block{block}", rf"backbone._blocks.{first + block}"
+            rules += [(rf"{place}/(expand|depthwise|project)", rf"{target}._\1_conv")]
+            rules += [
+                (rf"{place}/{name}_norm", rf"{target}._bn{number}")
+                for number, name in enumerate(("expand", "depthwise", "project"))
+            ]
+        first += blocks
+    return rules
+
+
+ENCODER_RULES: dict[str, Rules] = {
+    "mit": _mit(), "swin": _swin(), "resnet": _resnet(), "efficientnet": _efficientnet(),
+}  # fmt: skip
+
+
+def family(backbone: str) -> str:
+    """The key of `ENCODER_RULES` for a registered backbone; KeyError where no rules are known."""
+    name = backbone.rstrip("0123456789").split("_")[0]
+    if name not in ENCODER_RULES:
+        raise KeyError(f"no PyTorch names are known for backbone {backbone!r}")
+    return name
+
+
+# Everything behind the encoder.
+# (pattern on our path without the leaf, the release's prefix). Numbers are carried over as \1, \2, ...
+MODULE_RULES: Rules = [
+    # Decoder: our levels count strides upwards, the release counts from the deepest map.
+    *((rf"decoder/lateral{level}", f"decode_head.conv{5 - level}.conv") for level in range(1, 5)),
+    *((rf"decoder/blend{level}", f"decode_head.blend{5 - level}.conv") for level in range(1, 5)),
+    *((rf"decoder/cbam{level}/(.*)", rf"decode_head.cbam{5 - level}/\1") for level in range(1, 5)),
+    (r"decoder/predictor", r"decode_head.predictor.conv"),
+    # Banks.
+    (r"shallow_bank/(.*)", r"Mem0/\1"),
+    (r"deep_bank/(.*)", r"Mem1/\1"),
+    # Interaction.
+    (r"sgim_module/reduce", r"obj_reduce.0"),
+    (r"sgim_module/layer/norm", r"obj_to_pixel.norm"),
+    (r"sgim_module/layer/(.*)", r"obj_to_pixel.layers.0/\1"),
+    (r"plam_module/downsample", r"pixel_down_sample.0.conv"),
+    (r"plam_module/mix", r"pixel_down_sample.1.conv"),
+    (r"plam_module/cbam/(.*)", r"pixel_to_obj_cbam/\1"),
+    (r"plam_module/fuse", r"p2o_down_linear.conv"),
+]
+
+# Parts that stand in several places; a '/' left by the rules above separates the place from the part.
+PART_RULES: Rules = [
+    (r"(.*cbam\d?)/conv", r"\1.conv1.conv"),
+    (r"(.*cbam\d?)/channel_squeeze", r"\1.conv2.0.conv"),
+    (r"(.*cbam\d?)/channel_excite", r"\1.conv2.1.conv"),
+    (r"(.*cbam\d?)/spatial_squeeze", r"\1.conv3.0.conv"),
+    (r"(.*cbam\d?)/spatial_excite", r"\1.conv3.1.conv"),
+    (r"(Mem\d)/reference_encoder/mask_conv", r"\1.memory_encoder.mask_downsampler.encoder.0"),
+    (r"(Mem\d)/reference_encoder/mask_norm", r"\1.memory_encoder.mask_downsampler.encoder.1"),
+    (r"(Mem\d)/reference_encoder/mask_expand", r"\1.memory_encoder.mask_downsampler.encoder.3"),
+    (r"(Mem\d)/reference_encoder/mask_expand_norm", r"\1.memory_encoder.mask_downsampler.encoder.4"),
+    (r"(Mem\d)/reference_encoder/feature_proj", r"\1.memory_encoder.pix_feat_proj"),
+    (r"(Mem\d)/reference_encoder/block(\d)", r"\1.memory_encoder.fuser.layers.\2"),
+    (r"(Mem\d)/reference_encoder/block(\d)/(dwconv|norm)", r"\1.memory_encoder.fuser.layers.\2.\3"),
+    (r"(Mem\d)/reference_encoder/block(\d)/expand", r"\1.memory_encoder.fuser.layers.\2.pwconv1"),
+    (r"(Mem\d)/reference_encoder/block(\d)/project", r"\1.memory_encoder.fuser.layers.\2.pwconv2"),
+    (r"(Mem\d)/read_out/norm", r"\1.pixel_transformer.norm"),
+    (r"(Mem\d)/read_out/(.*)", r"\1.pixel_transformer.layers.0/\2"),
+    (r"(.*layers\.0)/self_attn/(\w+)", r"\1.self_attn.\2_proj"),
+    (r"(.*layers\.0)/cross_attn/(\w+)", r"\1.cross_attn_image.\2_proj"),
+    (r"(.*layers\.0)/expand", r"\1.linear1"),
+    (r"(.*layers\.0)/project", r"\1.linear2"),
+    (r"(.*layers\.0)/(norm[123])", r"\1.\2"),
+]
+
+# Entries that no forward pass of the release reads, dropped when read and written for its strict `load_state_dict`:
+# sixteen cross-attentions whose copies live under `pixel_transformer.layers.0.cross_attn_image` (docs/model.md 9),
+# Swin's table of window positions (a constant) and batch norm's step counter.
+UNUSED = re.compile(
+    r"(Mem[01])\.cross_attention\.(\w+)\.(weight|bias)|.*\.relative_position_index|.*\.num_batches_tracked"
+)
+
+# Leaves whose name differs.
+_LEAVES = {"relative_position_bias": "relative_position_bias_table", "mean": "running_mean", "var": "running_var"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one of our arrays stands in a PyTorch state dict."""
+
+    leaf: str
+    to_torch: Callable[[np.ndarray], np.ndarray]
+    from_torch: Callable[[np.ndarray], np.ndarray]
+
+
+def _same(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+VECTOR = Layout("weight", _same, _same)
+BIAS = Layout("bias", _same, _same)
+LINEAR = Layout("weight", lambda x: x.T, lambda x: x.T)
+CONV = Layout("weight", lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0))
+# CBAM's channel gate: a linear layer here, a 1x1 convolution there.
+LINEAR_AS_CONV = Layout("weight", lambda x: x.T[:, :, None, None], lambda x: x[:, :, 0, 0].T)
+
+
+def layout(path: str, rank: int) -> Layout:
+    """The layout of the array at one of our paths."""
+    leaf = path.rsplit("/", 1)[-1]
+    if leaf == "bias":
+        return BIAS
+    if leaf == "scale":
+        return VECTOR
+    if leaf == "kernel":
+        if rank == 4:
+            return CONV
+        return LINEAR_AS_CONV if re.search(r"/channel_(squeeze|excite)/", path) else LINEAR
+    return Layout(_LEAVES.get(leaf, leaf), _same, _same)
+
+
+def torch_name(path: str, rank: int, backbone: str) -> str:
+    """The release's name of the array at one of our paths; KeyError where no rule covers it."""
+    module = path.rsplit("/", 1)[0]
+    name = _apply(ENCODER_RULES[family(backbone)] if path.startswith("encoder/") else MODULE_RULES, module)
+    while name is not None and "/" in name:
+        name = _apply(PART_RULES, name)
+    if name is None:
+        raise KeyError(f"no name rule covers {path}")
+    return f"{name}.{layout(path, rank).leaf}"
+
+
+def _apply(rules: Rules, name: str) -> str | None:
+    for pattern, replacement in rules:
+        if match := re.fullmatch(pattern, name):
+            return match.expand(replacement)
+    return None
 
 
 class Entry(NamedTuple):

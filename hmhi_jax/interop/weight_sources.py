@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.fit import leaves_by_path
+from hmhi_jax.interop.shapes import leaves_by_path
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
 from hmhi_jax.interop.weight_places import METADATA, find_weights
 

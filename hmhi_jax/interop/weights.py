@@ -23,8 +23,7 @@ from flax.traverse_util import unflatten_dict
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.fit import by_module, fit, leaves_by_path, not_finite
-from hmhi_jax.interop.model_shapes import variable_shapes
+from hmhi_jax.interop.shapes import by_module, fit, leaves_by_path, not_finite, variable_shapes
 from hmhi_jax.interop.weight_places import METADATA, find_weights
 from hmhi_jax.interop.weight_sources import kind_of, read_source, unusable_header
 from hmhi_jax.models import HMHINet

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
@@ -57,10 +58,6 @@ def _depthwise_native(x: Array, kernel: Array, stride: int) -> Array:
     )
 
 
-def _taps(size: int) -> list[tuple[int, int]]:
-    return [(i, j) for i in range(size) for j in range(size)]
-
-
 def _seen_by(padded: Array, i: int | Array, j: int | Array, rows: int, columns: int, stride: int) -> Array:
     """What tap (i, j) sees of a padded map: for every output one pixel."""
     high, wide = stride * (rows - 1) + 1, stride * (columns - 1) + 1
@@ -73,7 +70,7 @@ def _shifted_sum(padded: Array, kernel: Array, rows: int, columns: int, stride: 
     high, wide = stride * (rows - 1) + 1, stride * (columns - 1) + 1
     taps = [
         padded[:, i : i + high : stride, j : j + wide : stride] * kernel[None, None, i, j]
-        for i, j in _taps(kernel.shape[0])
+        for i, j in np.ndindex(kernel.shape[:2])
     ]
     return sum(taps[1:], start=taps[0])
 
@@ -288,7 +285,7 @@ def _stem_patches(x: Array, kernel: Array) -> Array:
     size, _, channels, features = kernel.shape
     rows, columns = (-(-side // 2) for side in x.shape[1:3])
     padded = pad_same(x, size, 2)
-    windows = jnp.concatenate([_seen_by(padded, i, j, rows, columns, 2) for i, j in _taps(size)], -1)
+    windows = jnp.concatenate([_seen_by(padded, i, j, rows, columns, 2) for i, j in np.ndindex(size, size)], -1)
     return windows @ kernel.reshape(size * size * channels, features)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.conv3x3 import conv3x3, conv3x3_joined
 from hmhi_jax.kernels.convolution import channelwise_conv, depthwise_conv, flax_conv, flax_same_conv, patch_conv
-from hmhi_jax.kernels.normalisation import group_norm
+from hmhi_jax.kernels.elementwise import group_norm
 from hmhi_jax.kernels.platforms import dear
 
 Initializer = nn.initializers.Initializer

@@ -28,7 +28,7 @@ def plan(
     check_installed(chips.chip)
     quiet_environment()  # before JAX is imported
     from hmhi_jax.tools.plan.plan import as_json, as_text, make_plan
-    from hmhi_jax.tools.plan.run_config import changed, load_config
+    from hmhi_jax.tools.plan.programs import changed, load_config
 
     settings = changed(load_config(config), changes)
     with Console(stderr=True).status("tracing ...") as status:

@@ -24,7 +24,7 @@ from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.mixture import Source, entries_of, open_sources
 from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.model_shapes import abstract_variables
+from hmhi_jax.interop.shapes import abstract_variables
 from hmhi_jax.models import HMHINet, build_model
 from hmhi_jax.models.backbones import described
 from hmhi_jax.training.clip_forward import CheckpointPolicy

@@ -34,7 +34,7 @@ import hmhi_jax
 from hmhi_jax.complete_files import completed
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.checkpoint_folders import DATA, damage, seal, stored_tree
-from hmhi_jax.interop.fit import fit, leaves_by_path
+from hmhi_jax.interop.shapes import fit, leaves_by_path
 from hmhi_jax.interop.weight_places import CHECKPOINTS, METRICS, RUN, STATE, read_json
 from hmhi_jax.training.mesh import wait_for_all
 from hmhi_jax.training.step import TrainState

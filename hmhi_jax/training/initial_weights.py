@@ -30,9 +30,8 @@ from ml_collections import ConfigDict
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.checkpoint_folders import read_run
 from hmhi_jax.interop.conversion import variables_of
-from hmhi_jax.interop.fit import fit, leaves_by_path, not_finite
 from hmhi_jax.interop.identify import identify
-from hmhi_jax.interop.model_shapes import abstract_variables
+from hmhi_jax.interop.shapes import abstract_variables, fit, leaves_by_path, not_finite
 from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.models import HMHINet
 from hmhi_jax.training.assemble import Parts

@@ -6,7 +6,7 @@ import pytest
 
 from hmhi_jax.data.camera import camera_flow, fit_camera, remove_camera
 from hmhi_jax.data.flow import FlowRecipe, draw_flow
-from hmhi_jax.flow_models.drawing import draw_pictures, shorter_flow, without_camera
+from hmhi_jax.flow_models.estimation import draw_pictures, shorter_flow, without_camera
 
 
 def flows(count=3, height=96, width=130):

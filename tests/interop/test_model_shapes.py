@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from hmhi_jax.interop import model_shapes
-from hmhi_jax.interop.fit import leaves_by_path
-from hmhi_jax.interop.model_shapes import abstract_variables, encoder_shapes, variable_shapes
+from hmhi_jax.interop import shapes as model_shapes
+from hmhi_jax.interop.shapes import abstract_variables, encoder_shapes, leaves_by_path, variable_shapes
 from hmhi_jax.models import build_model
 
 

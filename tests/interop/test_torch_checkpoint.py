@@ -12,7 +12,7 @@ import pytest
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
 from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
-from hmhi_jax.interop.torch_tensors import TorchDtype
+from hmhi_jax.interop.torch_pickle import TorchDtype
 
 DATA = Path(__file__).parent / "data"
 

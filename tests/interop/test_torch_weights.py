@@ -6,7 +6,7 @@ from goldens import cases
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop import from_torch, to_torch
-from hmhi_jax.interop.torch_names import UNUSED
+from hmhi_jax.interop.torch_weights import UNUSED
 from hmhi_jax.models import build_model
 
 

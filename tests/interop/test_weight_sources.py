@@ -13,8 +13,8 @@ from small_videos import ARGUMENTS, network, save_network
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop import load_weights, to_torch
-from hmhi_jax.interop.fit import not_finite
 from hmhi_jax.interop.identify import identify
+from hmhi_jax.interop.shapes import not_finite
 from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.weight_sources import read_source
 

@@ -9,10 +9,16 @@ import pytest
 from rounding import EPSILON, assert_rounded_alike, in_float64
 
 from hmhi_jax.kernels import conv3x3 as dispatch
-from hmhi_jax.kernels import winograd
-from hmhi_jax.kernels.conv3x3 import conv3x3, conv3x3_joined, plain_conv3x3_joined
+from hmhi_jax.kernels import conv3x3 as winograd
+from hmhi_jax.kernels.conv3x3 import (
+    conv3x3,
+    conv3x3_joined,
+    plain_conv3x3_joined,
+    transform_kernel,
+    winograd_conv,
+    winograd_conv_joined,
+)
 from hmhi_jax.kernels.convolution import plain_conv
-from hmhi_jax.kernels.winograd import transform_kernel, winograd_conv, winograd_conv_joined
 from hmhi_jax.models.layers import Conv3x3
 
 

@@ -11,7 +11,7 @@ from block_programs import block_programs, forget_programs
 from flax.traverse_util import flatten_dict, unflatten_dict
 from goldens import cases
 
-from hmhi_jax.interop.model_shapes import variable_shapes
+from hmhi_jax.interop.shapes import variable_shapes
 from hmhi_jax.interop.torch_weights import encoder_from_torch, expected_encoder_entries
 from hmhi_jax.models import build_model, frame
 from hmhi_jax.models.backbones import backbone_names, efficientnet_lite, mit, plain_conv, resnet, spec, swin

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from hmhi_jax.interop.model_shapes import variable_shapes
+from hmhi_jax.interop.shapes import variable_shapes
 from hmhi_jax.models import build_model
 
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.torch_names import torch_name
+from hmhi_jax.interop.torch_weights import torch_name
 from hmhi_jax.models import build_model
 from hmhi_jax.training.initial_weights import init_variables
 from hmhi_jax.training.optimiser import (

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from hmhi_jax.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from hmhi_jax.kernels.elementwise import of_unit_size
 from hmhi_jax.kernels.inverted_residual import (
     BranchWeights,
     depthwise_same_conv,
@@ -19,7 +20,6 @@ from hmhi_jax.kernels.inverted_residual import (
     relu6,
     stem_conv,
 )
-from hmhi_jax.kernels.normalisation import of_unit_size
 from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
 from hmhi_jax.models.backbones.batch_norm import BatchNorm, FrozenBatchNorm
 from hmhi_jax.models.backbones.flow_adapter import with_adapter

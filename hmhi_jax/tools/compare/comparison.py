@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hmhi_jax.interop.torch_names import UNUSED
+from hmhi_jax.interop.torch_weights import UNUSED
 from hmhi_jax.tools.compare.sides import Side
 
 # In the order a frame goes through them, which makes the first one outside the tolerance the place to look.

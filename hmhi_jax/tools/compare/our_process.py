@@ -10,18 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
+
+from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
+from hmhi_jax.interop.torch_weights import from_torch, to_torch, torch_name
+from hmhi_jax.interop.weight_sources import read_source
+from hmhi_jax.models import build_model, frame
+from hmhi_jax.process import enable_compilation_cache
+from hmhi_jax.tools.compare.sides import peak_mib
 
 
 def main(request_path: str) -> None:
     """Do what the request says and leave a report."""
-    import jax
-
-    from hmhi_jax.interop.torch_weights import from_torch
-    from hmhi_jax.interop.weight_sources import read_source
-    from hmhi_jax.models import build_model
-    from hmhi_jax.process import enable_compilation_cache
-
     # Both sides multiply float32 by float32; accelerators would round to fewer bits by default.
     jax.config.update("jax_default_matmul_precision", "highest")
     enable_compilation_cache()
@@ -43,10 +46,6 @@ def main(request_path: str) -> None:
 
 def infer(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: dict[str, Any]) -> dict[str, Any]:
     """Frame by frame as a video comes: encode, start or step. Maps are the modules' own intermediates."""
-    import jax
-    import jax.numpy as jnp
-
-    from hmhi_jax.models import frame
 
     def recorded(*args: Any, method: str) -> Any:
         return model.apply(*args, method=method, mutable=["intermediates"])
@@ -96,12 +95,7 @@ def infer(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
 
 def train(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: dict[str, Any]) -> dict[str, Any]:
     """Training steps, one clip (or batch) each, in evaluation mode: no dropout, no drop path."""
-    import jax
-    import jax.numpy as jnp
-
-    from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
-    from hmhi_jax.interop.torch_weights import to_torch
-    from hmhi_jax.training.clip_forward import clip_logits
+    from hmhi_jax.training.clip_forward import clip_logits  # here, for what they import is no memory of inference
     from hmhi_jax.training.losses import segmentation_loss
     from hmhi_jax.training.optimiser import learning_rate_schedule, make_optimiser
     from hmhi_jax.training.step import compiler_options
@@ -153,10 +147,6 @@ def train(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
 
 def _named_norms(model: Any, norms: Any, params: Any) -> dict[str, float]:
     """Norms under the release's names."""
-    from flax.traverse_util import flatten_dict
-
-    from hmhi_jax.interop.torch_names import torch_name
-
     ranks = {path: leaf.ndim for path, leaf in flatten_dict(params, sep="/").items()}
     flat = flatten_dict(norms, sep="/")
     return {torch_name(path, ranks[path], model.backbone): float(norm) for path, norm in flat.items()}
@@ -167,9 +157,6 @@ def _length(arrays: dict[str, np.ndarray]) -> int:
 
 
 def _peak() -> float:
-    import jax
-
-    from hmhi_jax.tools.compare.sides import peak_mib
 
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None

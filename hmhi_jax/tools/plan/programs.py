@@ -1,12 +1,15 @@
-"""The programs a run consists of, traced with the shapes of their arguments (nothing is ever allocated), compiled, and
-what the compiler says of them written down."""
+"""From the file of a training config to the programs a run consists of: traced with the shapes of their arguments
+(nothing is ever allocated), compiled, and what the compiler says of them written down."""
 
+import ast
 import dataclasses
 import hashlib
 import json
 import os
 import re
+import runpy
 import time
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.device_batches import batch_shapes
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.network import Programs, functions_of
-from hmhi_jax.interop.model_shapes import abstract_variables
+from hmhi_jax.interop.shapes import abstract_variables
 from hmhi_jax.process import cache_folder
 from hmhi_jax.tools.plan.figures import Collective, collectives, estimate, program_flops
 from hmhi_jax.tools.plan.hlo import parse
@@ -29,6 +32,53 @@ from hmhi_jax.training.assemble import assemble
 from hmhi_jax.training.clip_forward import CheckpointPolicy
 from hmhi_jax.training.mesh import DATA, SPACE, by_process, check_rows
 from hmhi_jax.training.step import make_state
+
+
+def load_config(path: Path) -> ConfigDict:
+    """What `get_config()` of the file gives, or `get_config(ARGUMENT)` of `FILE.py:ARGUMENT`.
+
+    Raises `InputError` for anything else than a training config.
+    """
+    file, colon, argument = str(path).partition(".py:")
+    path = Path(f"{file}.py") if colon else path
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected a config such as configs/ytvos_mit_b1.py")
+    try:
+        config = runpy.run_path(str(path))["get_config"](*[argument] * bool(colon))
+    except KeyError as error:
+        raise InputError(f"{path}: has no function get_config, expected a file like those of configs/") from error
+    except Exception as error:
+        raise InputError(f"{path}: cannot be run ({type(error).__name__}: {error})") from error
+    missing = [name for name in ("model", "data", "step", "mesh", "optimiser") if name not in config]
+    if missing:
+        raise InputError(f"{path}: has no section {', '.join(missing)}, expected a config of a training run")
+    return config
+
+
+def changed(config: ConfigDict, changes: Iterable[str]) -> ConfigDict:
+    """The config with "section.field=value" applied, as `--config.section.field=value` does for `train.py`."""
+    config = config.copy_and_resolve_references()
+    for change in changes:
+        field, equals, text = change.partition("=")
+        section, _, name = field.rpartition(".")
+        where = config
+        for part in filter(None, section.split(".")):
+            where = where.get(part, None) if isinstance(where, ConfigDict) else None
+        if not equals or not isinstance(where, ConfigDict) or name not in where:
+            raise InputError(
+                f"--set {change}: expected FIELD=VALUE with a field of the config, such as data.batch_size=64"
+            )
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        try:
+            with where.ignore_type() if isinstance(where[name], tuple | list) else where.unlocked():
+                where[name] = value
+        except TypeError as error:
+            raise InputError(f"--set {change}: {text} is no value for {field} ({error})") from error
+    return config
+
 
 STEPS = 1000  # of a run; only schedules see it, and their shape does not depend on it
 

@@ -45,21 +45,12 @@ def _chain_body(rng: np.random.Generator) -> Body:
     return Body("chain", tuple(parts), upright=False)
 
 
-def _leg(parent, joint, length, width, phase, depth, swing, material) -> tuple[Part, Part]:
-    upper = Part(
-        limb(length * 0.55, width, width * 0.75), parent, joint, 0.0, swing, phase, depth=depth, material=material
-    )
-    lower = Part(
-        np.concatenate([limb(length * 0.5, width * 0.75, width * 0.55)]), 0, (0.0, length * 0.5), 0.15, swing * 0.8,
-        phase - 1.2, depth=depth, material=material,
-    )  # fmt: skip
-    return upper, lower
-
-
-def _add_leg(parts: list[Part], *arguments) -> None:
-    upper, lower = _leg(*arguments)
-    parts.append(upper)
-    parts.append(dataclasses.replace(lower, parent=len(parts) - 1))
+def _add_leg(parts: list[Part], parent, joint, length, width, phase, depth, swing, material) -> None:
+    upper = limb(length * 0.55, width, width * 0.75)
+    lower = limb(length * 0.5, width * 0.75, width * 0.55)
+    parts.append(Part(upper, parent, joint, 0.0, swing, phase, depth=depth, material=material))
+    knee = {"parent": len(parts) - 1, "joint": (0.0, length * 0.5), "rest": 0.15}
+    parts.append(Part(lower, **knee, swing=swing * 0.8, phase=phase - 1.2, depth=depth, material=material))
 
 
 def _quadruped(rng: np.random.Generator) -> Body:

@@ -1,5 +1,6 @@
 """From outlines and pictures with opacity to painted things: textured and shaded patches of objects."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from hmhi_jax.tools.synthetic.shapes import (
     translation,
 )
 from hmhi_jax.tools.synthetic.textures import (
-    Looks,
     Picture,
     TextureMaker,
     jitter_colours,
@@ -32,9 +32,30 @@ from hmhi_jax.tools.synthetic.textures import (
     random_colours,
 )
 
+Painted = tuple[tuple[Patch, ...], tuple[Matrix, ...]]  # of each part, and the matrix from its frame to the patch
+
 _ROUND_ABOUT = 0.15  # share of cut-outs that turn freely instead of staying upright
 
 _PLAIN = 12  # a silhouette: no colour varies more than this, of 255
+
+
+@dataclasses.dataclass(frozen=True)
+class Looks:
+    """How objects are to look before a backdrop; all but the first two are probabilities.
+
+    textures    makes surfaces
+    camouflage  it wears pieces of the backdrop
+    blending    it has the backdrop's colours
+    markings    of an object made of parts: these carry patches of another colour
+    retextured  of a cut-out: it wears any surface, as silhouettes always do
+    """
+
+    textures: TextureMaker
+    backdrop: Picture
+    camouflage: Number = 0.0
+    blending: Number = 0.0
+    markings: Number = 0.0
+    retextured: Number = 0.0
 
 
 @functools.lru_cache(maxsize=512)
@@ -58,17 +79,10 @@ def cut_out_body(rng: np.random.Generator, path: Path) -> Body:
     return Body(path.stem, (Part(outline),), upright=bool(rng.random() >= _ROUND_ABOUT), picture=picture)
 
 
-def paint_cut_out(
-    rng: np.random.Generator,
-    textures: TextureMaker,
-    body: Body,
-    pixels: Number,
-    backdrop: Picture,
-    looks: Looks,
-) -> tuple[tuple[Patch, ...], tuple[Matrix, ...]]:
+def paint_cut_out(rng: np.random.Generator, looks: Looks, body: Body, pixels: Number) -> Painted:
     """The patch of a cut-out at `pixels` per object unit, and the matrix from its frame to the patch.
 
-    Where it wears a surface or a piece of the backdrop, its own light and dark show through.
+    Where it wears a surface or a piece of the looks.backdrop, its own light and dark show through.
     """
     source = body.picture
     scale = max(min(1.15 * pixels, max(source.shape[:2])), 6) / max(source.shape[:2])
@@ -77,7 +91,9 @@ def paint_cut_out(
     colour, opacity = patch[..., :3], patch[..., 3]
     hidden, blends, dressed = rng.random(3) < (looks.camouflage, looks.blending, looks.retextured)
     if hidden or dressed or colour[opacity > 127].std(0).max() < _PLAIN:
-        surface = piece_of(rng, backdrop, (height, width)) if hidden else textures.surface(rng, (height, width))
+        surface = (
+            piece_of(rng, looks.backdrop, (height, width)) if hidden else looks.textures.surface(rng, (height, width))
+        )
         own = rng.uniform(0.0, 0.35)
         grey = colour.astype(np.float32).mean(-1)
         light = 1 + rng.uniform(0.3, 0.9) * (grey / max(float(grey[opacity > 127].mean()), 24) - 1)
@@ -88,7 +104,7 @@ def paint_cut_out(
         painted = jitter_colours(rng, colour, turn).astype(np.float32)
     if blends and not hidden:
         inside = opacity > 127
-        painted = painted + np.float32(0.8) * (backdrop.reshape(-1, 3).mean(0) - painted[inside].mean(0))
+        painted = painted + np.float32(0.8) * (looks.backdrop.reshape(-1, 3).mean(0) - painted[inside].mean(0))
     # Drawn pictures are flat: a surface has some grain, and light from one side.
     grain = noise_field(rng, (height, width), cell=max(2.0, 0.15 * height * log_uniform(rng, 0.15, 1)), roughness=0.7)
     painted = painted + np.float32(rng.uniform(0, 45)) * (grain - 0.5)[..., None]
@@ -116,14 +132,7 @@ _LARGEST_PATCH = 420
 _PLAIN_COLOURS = ("dark", "light", "any", "vivid", "warm", "dry", "stone")
 
 
-def object_materials(
-    rng: np.random.Generator,
-    textures: TextureMaker,
-    body: Body,
-    pixels: Number,
-    backdrop: Picture,
-    looks: Looks,
-) -> dict[int, Picture]:
+def object_materials(rng: np.random.Generator, looks: Looks, body: Body, pixels: Number) -> dict[int, Picture]:
     """One texture per material number of a body made of parts, at `pixels` per object unit."""
     size = int(np.clip(1.4 * pixels, 32, _LARGEST_PATCH))
     numbers = sorted({part.material for part in body.parts})
@@ -132,35 +141,28 @@ def object_materials(
     uniform = rng.random() < 0.3
     for number in numbers:
         if hidden:
-            materials[number] = piece_of(rng, backdrop, (size, size))
+            materials[number] = piece_of(rng, looks.backdrop, (size, size))
         elif uniform and materials:
             materials[number] = np.clip(materials[numbers[0]] * rng.uniform(0.6, 1.3), 0, 255).astype(np.uint8)
         elif blends or rng.random() < 0.45:
             # One colour with little pattern: most animals, clothes and cars.
             if blends:
-                colour = _mean_colour(rng, backdrop) * rng.uniform(0.8, 1.2)
+                colour = _mean_colour(rng, looks.backdrop) * rng.uniform(0.8, 1.2)
             else:
                 colour = random_colours(rng, 1, rng.choice(_PLAIN_COLOURS))[0]
             materials[number] = np.clip(_mottled(rng, (size, size), colour, 60), 0, 255).astype(np.uint8)
         else:
-            materials[number] = textures.surface(rng, (size, size), rng.choice([*_PLAIN_COLOURS, "soil"]))
+            materials[number] = looks.textures.surface(rng, (size, size), rng.choice([*_PLAIN_COLOURS, "soil"]))
         if marked and not hidden and rng.random() < 0.7:
-            materials[number] = _mark(rng, textures, materials[number], backdrop)
+            materials[number] = _mark(rng, looks, materials[number])
     return materials
 
 
-def paint_body(
-    rng: np.random.Generator,
-    textures: TextureMaker,
-    body: Body,
-    pixels: Number,
-    backdrop: Picture,
-    looks: Looks,
-) -> tuple[tuple[Patch, ...], tuple[Matrix, ...]]:
+def paint_body(rng: np.random.Generator, looks: Looks, body: Body, pixels: Number) -> Painted:
     """Patches of all parts of any body, and the matrices from part frame to patch; `pixels` per object unit."""
     if body.picture is not None:
-        return paint_cut_out(rng, textures, body, pixels, backdrop, looks)
-    return paint_parts(rng, body, object_materials(rng, textures, body, pixels, backdrop, looks), pixels)
+        return paint_cut_out(rng, looks, body, pixels)
+    return paint_parts(rng, body, object_materials(rng, looks, body, pixels), pixels)
 
 
 def _mottled(
@@ -175,15 +177,15 @@ def _mean_colour(rng: np.random.Generator, picture: Picture) -> Float[np.ndarray
     return piece_of(rng, picture, (12, 12)).reshape(-1, 3).mean(0)
 
 
-def _mark(rng: np.random.Generator, textures: TextureMaker, material: Picture, backdrop: Picture) -> Picture:
+def _mark(rng: np.random.Generator, looks: Looks, material: Picture) -> Picture:
     """Piebald fur, a white belly, panes and panels: another colour on about a third of a material. Without this a
     network learns that whatever differs in colour is a hole in the object."""
     height, width = material.shape[:2]
     kind = rng.choice(["backdrop", "plain", "surface"], p=[0.35, 0.4, 0.25])
     if kind == "surface":
-        other = textures.surface(rng, (height, width)).astype(np.float32)
+        other = looks.textures.surface(rng, (height, width)).astype(np.float32)
     else:
-        colour = _mean_colour(rng, backdrop) if kind == "backdrop" else random_colours(rng, 1)[0]
+        colour = _mean_colour(rng, looks.backdrop) if kind == "backdrop" else random_colours(rng, 1)[0]
         other = _mottled(rng, (height, width), colour, 40)
     if rng.random() < 0.6:
         field = noise_field(rng, (height, width), cell=width * rng.uniform(0.1, 0.6), roughness=0.4)
@@ -197,9 +199,7 @@ def _mark(rng: np.random.Generator, textures: TextureMaker, material: Picture, b
     return np.clip(material + (other - material) * share, 0, 255).astype(np.uint8)
 
 
-def paint_parts(
-    rng: np.random.Generator, body: Body, materials: dict[int, Picture], pixels: Number
-) -> tuple[tuple[Patch, ...], tuple[Matrix, ...]]:
+def paint_parts(rng: np.random.Generator, body: Body, materials: dict[int, Picture], pixels: Number) -> Painted:
     """Textured, shaded patches of all parts and the matrices from part frame to patch; `pixels` per object unit."""
     light = rng.uniform(0, 2 * np.pi)
     relief, slope = rng.uniform(0, 0.6), rng.uniform(0, 0.35)

@@ -37,25 +37,12 @@ from PIL import Image
 
 from hmhi_jax.errors import InputError
 
+_OF_SKIMAGE = (
+    "astronaut.png brick.png camera.png chelsea.png coffee.png coins.png grass.png gravel.png hubble_deep_field.jpg "
+    "ihc.png moon.png retina.jpg rocket.jpg"
+)
 _PACKAGED = {
-    "skimage": (
-        "data",
-        [
-            "astronaut.png",
-            "brick.png",
-            "camera.png",
-            "chelsea.png",
-            "coffee.png",
-            "coins.png",
-            "grass.png",
-            "gravel.png",
-            "hubble_deep_field.jpg",
-            "ihc.png",
-            "moon.png",
-            "retina.jpg",
-            "rocket.jpg",
-        ],
-    ),
+    "skimage": ("data", _OF_SKIMAGE.split()),
     "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
     "matplotlib": ("mpl-data/sample_data", ["grace_hopper.jpg"]),
 }

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from hmhi_jax.tools.synthetic.bodies import random_body
-from hmhi_jax.tools.synthetic.casting import body_extent, cut_out_body, flatten_body, leg_swing, paint_body
+from hmhi_jax.tools.synthetic.casting import Looks, body_extent, cut_out_body, flatten_body, leg_swing, paint_body
 from hmhi_jax.tools.synthetic.layers import Actor, Backdrop, Reflection, Shadow, Sprite, Target, Waves
 from hmhi_jax.tools.synthetic.motion import Camera, ObjectMotion, Progress, Wander, draw_camera, log_uniform
 from hmhi_jax.tools.synthetic.settings import Settings
 from hmhi_jax.tools.synthetic.shapes import Body, scaling, translation
 from hmhi_jax.tools.synthetic.surroundings import draw_puffs, prop_patch, wake_patch
-from hmhi_jax.tools.synthetic.textures import Looks, Picture, TextureMaker, noise_field
+from hmhi_jax.tools.synthetic.textures import Picture, TextureMaker, noise_field
 
 _MARGIN = 0.25  # the backdrop's canvas reaches this far beyond the picture, as a fraction of its size
 
@@ -202,8 +202,8 @@ class SceneMaker:
         backdrop: Picture, camouflaged: bool, salient: bool = True,
     ) -> Actor:  # fmt: skip
         s = self.settings
-        looks = Looks(float(camouflaged), s.blending, s.markings, s.retextured)
-        patches, fits = paint_body(rng, self.textures, body, motion.unit, backdrop, looks)
+        looks = Looks(self.textures, backdrop, float(camouflaged), s.blending, s.markings, s.retextured)
+        patches, fits = paint_body(rng, looks, body, motion.unit)
         *_, base = body_extent(body)
         shadow = reflection = wake = bend = hip = None
         if rng.random() < s.shadows:
@@ -270,8 +270,8 @@ class SceneMaker:
         area, _, _ = body_extent(body)
         share = log_uniform(rng, 0.002, 0.12)
         pixels = float(np.sqrt(share * s.size[0] * s.size[1] / area))
-        looks = Looks(markings=s.markings, retextured=s.retextured)
-        patches, fits = paint_body(rng, self.textures, body, pixels, canvas, looks)
+        looks = Looks(self.textures, canvas, markings=s.markings, retextured=s.retextured)
+        patches, fits = paint_body(rng, looks, body, pixels)
         patch, _ = flatten_body(body, patches, fits, pixels, float(rng.uniform(0, 6)))
         if rng.random() < 0.5:
             patch = patch[:, ::-1]

@@ -1,6 +1,5 @@
 """Textures: procedural patterns, crops of photographs, and backgrounds that resemble outdoor and indoor scenes."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,22 +12,6 @@ from hmhi_jax.tools.synthetic.shapes import Number
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 Field = Float[np.ndarray, "_ _"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Looks:
-    """How an object is to look before a backdrop; all of these are probabilities.
-
-    camouflage  it wears pieces of the backdrop
-    blending    it has the backdrop's colours
-    markings    of an object made of parts: these carry patches of another colour
-    retextured  of a cut-out: it wears any surface, as silhouettes always do
-    """
-
-    camouflage: Number = 0.0
-    blending: Number = 0.0
-    markings: Number = 0.0
-    retextured: Number = 0.0
 
 
 # Palettes as (hue range in degrees, saturation range, value range): what outdoor scenes are made of.

@@ -12,8 +12,7 @@ from hmhi_jax.cli import app
 from hmhi_jax.errors import InputError
 from hmhi_jax.tools.plan import plan as planning
 from hmhi_jax.tools.plan.plan import as_json, as_text, judge, make_plan
-from hmhi_jax.tools.plan.programs import Measured
-from hmhi_jax.tools.plan.run_config import changed, load_config
+from hmhi_jax.tools.plan.programs import Measured, changed, load_config
 from hmhi_jax.tools.plan.topology import CHIPS, Topology, parse_topology
 
 ROOT = Path(__file__).parents[3]

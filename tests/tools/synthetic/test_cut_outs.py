@@ -9,12 +9,12 @@ from PIL import Image
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.tools.synthetic import pictures
-from hmhi_jax.tools.synthetic.casting import body_extent, cut_out_body, paint_body, paint_cut_out
+from hmhi_jax.tools.synthetic.casting import Looks, body_extent, cut_out_body, paint_body, paint_cut_out
 from hmhi_jax.tools.synthetic.clips import ClipMaker
 from hmhi_jax.tools.synthetic.pictures import find_backdrops, find_cut_outs, find_pictures, load_cut_out
 from hmhi_jax.tools.synthetic.scene import SceneMaker
 from hmhi_jax.tools.synthetic.settings import DEFAULTS, FEATURES, PHOTOGRAPHIC, Settings
-from hmhi_jax.tools.synthetic.textures import Looks, TextureMaker
+from hmhi_jax.tools.synthetic.textures import TextureMaker
 
 BARE = dataclasses.replace(
     DEFAULTS, size=(96, 160), recipe=FlowRecipe(camera="affine", normalisation="robust"), **dict.fromkeys(FEATURES, 0.0)
@@ -86,7 +86,7 @@ def test_the_outline_and_the_patch_are_where_the_picture_is(folder):
     assert base == pytest.approx(0.5, abs=0.03)
     assert area == pytest.approx(body.picture.shape[1] / body.picture.shape[0], rel=0.12)
     black = np.zeros((90, 90, 3), np.uint8)
-    (patch,), (fit,) = paint_body(rng, TextureMaker([], 0.0), body, 60, black, Looks())
+    (patch,), (fit,) = paint_body(rng, Looks(TextureMaker([], 0.0), black), body, 60)
     corners = np.array([[*body.parts[0].outline.min(0), 1], [*body.parts[0].outline.max(0), 1]]) @ fit.T
     np.testing.assert_allclose(corners[0, :2], (0, 0), atol=1.5)
     np.testing.assert_allclose(corners[1, :2], patch.shape[1::-1], atol=1.5)
@@ -97,8 +97,9 @@ def test_camouflage_wears_the_backdrop_and_other_surfaces_hide_the_colour(folder
     green = np.full((120, 120, 3), (20, 200, 30), np.uint8)
     hidden, plain, dressed = [], [], []
     for seed in range(12):
-        for kept, looks in ((hidden, Looks(camouflage=1.0)), (plain, Looks()), (dressed, Looks(retextured=1.0))):
-            (patch,), _ = paint_cut_out(np.random.default_rng(seed), TextureMaker([], 0.0), body, 60, green, looks)
+        for kept, looks in ((hidden, {"camouflage": 1.0}), (plain, {}), (dressed, {"retextured": 1.0})):
+            looks = Looks(TextureMaker([], 0.0), green, **looks)
+            (patch,), _ = paint_cut_out(np.random.default_rng(seed), looks, body, 60)
             kept.append(patch[patch[..., 3] > 200][:, :3].mean(0))
     assert all(colour[1] > colour[0] for colour in hidden)
     assert np.mean([colour[0] > 1.5 * colour[1] for colour in plain]) >= 0.5

@@ -9,14 +9,14 @@ import pytest
 from hmhi_jax.data.flow import FlowRecipe, estimate_flow, flow_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.tools.synthetic.bodies import random_body
-from hmhi_jax.tools.synthetic.casting import object_materials
+from hmhi_jax.tools.synthetic.casting import Looks, object_materials
 from hmhi_jax.tools.synthetic.clips import ClipMaker, decode_jpeg
 from hmhi_jax.tools.synthetic.motion import Progress
 from hmhi_jax.tools.synthetic.pictures import find_pictures, load_picture
 from hmhi_jax.tools.synthetic.scene import SceneMaker
 from hmhi_jax.tools.synthetic.settings import FEATURES, Settings
 from hmhi_jax.tools.synthetic.shapes import part_matrices, silhouette
-from hmhi_jax.tools.synthetic.textures import Looks, TextureMaker, noise_field
+from hmhi_jax.tools.synthetic.textures import TextureMaker, noise_field
 
 SMALL = Settings(size=(64, 96), recipe=FlowRecipe(camera="affine", normalisation="robust"), pictures=0.0)
 # Nothing but one rigid object before a flat backdrop.
@@ -135,7 +135,7 @@ def test_markings_paint_part_of_a_material():
     for seed in range(12):
         body, textures = random_body(np.random.default_rng(seed)), TextureMaker([], 0.0)
         bare, marked = (
-            object_materials(np.random.default_rng(seed), textures, body, 40, grey, Looks(markings=markings))
+            object_materials(np.random.default_rng(seed), Looks(textures, grey, markings=markings), body, 40)
             for markings in (0.0, 1.0)
         )
         first = min(bare)  # later ones are drawn from another state of the generator
@@ -148,8 +148,8 @@ def test_blending_objects_have_the_backdrops_colours():
     green = np.full((64, 96, 3), (30, 140, 60), np.uint8)
     for seed in range(6):
         body = random_body(np.random.default_rng(seed))
-        rng, looks = np.random.default_rng(seed), Looks(blending=1.0)
-        materials = object_materials(rng, TextureMaker([], 0.0), body, 40, green, looks)
+        rng, looks = np.random.default_rng(seed), Looks(TextureMaker([], 0.0), green, blending=1.0)
+        materials = object_materials(rng, looks, body, 40)
         for material in materials.values():
             red, leaf, blue = material.reshape(-1, 3).mean(0)
             assert leaf > 1.5 * max(red, blue)
