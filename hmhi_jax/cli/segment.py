@@ -132,6 +132,52 @@ def segment(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that were made from other input or otherwise.")
     ] = False,
+    min_area: Annotated[
+        int, typer.Option(metavar="PIXELS", help="Remove parts of fewer pixels.", callback=at_least(0))
+    ] = 0,
+    fill_holes: Annotated[
+        int, typer.Option(metavar="PIXELS", help="Fill holes of up to so many pixels.", callback=at_least(0))
+    ] = 0,
+    grow: Annotated[
+        float,
+        typer.Option(
+            metavar="PIXELS",
+            help="Let the object grow on all sides; negative: shrink.",
+            callback=expected("pixels, -1000 to 1000", lambda pixels: abs(pixels) <= 1000),
+        ),
+    ] = 0.0,
+    feather: Annotated[
+        float,
+        typer.Option(
+            metavar="PIXELS",
+            help="Let the edge fade over so many pixels to either side; masks then have values from 0 to 255.",
+            callback=expected("pixels, 0 to 1000", lambda pixels: 0 <= pixels <= 1000),
+        ),
+    ] = 0.0,
+    steady: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Damp flicker along the motion: what share of the frame before stays, such as 0.6.",
+            callback=expected("a share from 0 to 0.99", lambda share: 0 <= share <= 0.99),
+        ),
+    ] = 0.0,
+    objects: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Number at most N objects through the video: label pictures, `objects/<frame>.png`.",
+            callback=expected("1 to 200 objects", lambda number: 1 <= number <= 200),
+        ),
+    ] = None,
+    nothing: Annotated[
+        bool,
+        typer.Option(
+            "--nothing-here/--no-nothing-here",
+            help="Empty and mark the masks of frames in which, by the weights' calibrated confidence, nothing moves by "
+            "itself.",
+        ),
+    ] = True,
 ) -> None:
     """Segment the salient moving object of videos.
 
@@ -139,7 +185,7 @@ def segment(
     Started again after an interruption, it skips what is finished and goes on where it stopped. A camera (one frame
     late, since flow needs the next frame) runs until Ctrl-C.
     """
-    from hmhi_jax.runs.segment import run
+    from hmhi_jax.runs.segment import MaskOptions, run
 
     sides = network_size(size)
     if flow == "none":
@@ -155,6 +201,7 @@ def segment(
             soft=soft, overlay=overlay, memory_frames=memory_frames, dtype=dtype, backbone=backbone,
             max_frames=max_frames, frame_rate=frame_rate, chunk=chunk, devices=devices, save_every=save_every,
             resume=resume, overwrite=overwrite,
+            masks=MaskOptions(min_area, fill_holes, grow, feather, steady, objects, nothing),
         )  # fmt: skip
     except KeyboardInterrupt as error:
         typer.echo("stopped; the same command goes on with what is unfinished", err=True)

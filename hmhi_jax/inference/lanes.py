@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.network import Network
@@ -32,6 +32,7 @@ class Result:
     index, name     of the frame
     size            (height, width) of the frame
     logits          float32 `[h, w]` at the network's size, on the accelerator if there is one
+    flow            the flow picture, uint8 `[h, w, 3]` at the network's size
     kept            what the caller asked to keep of the frame
     state           a function that brings the memory after this frame to the host, at the frames where one was due
     """
@@ -40,6 +41,7 @@ class Result:
     name: str
     size: tuple[int, int]
     logits: Float[np.ndarray | Array, "h w"]
+    flow: UInt8[np.ndarray, "h w 3"]
     kept: Any = None
     state: Callable[[], StreamState] | None = None
 
@@ -113,7 +115,8 @@ class Lanes:
         """Functions that wait for the results of a chunk that is being computed."""
 
         def result(item: Prepared, own: Array, state: Callable[[], StreamState] | None) -> Result:
-            return Result(item.index, item.name, item.size, self.network.lane_logits(own, lane), item.kept, state)
+            logits = self.network.lane_logits(own, lane)
+            return Result(item.index, item.name, item.size, logits, item.flow, item.kept, state)
 
         last = batch[-1]
         state = memory and functools.partial(

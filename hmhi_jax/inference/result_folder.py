@@ -2,6 +2,7 @@
 
 masks/<frame>.png   0 and 255, at the frames' size
 soft/<frame>.png    probabilities in 256 steps, if asked for
+objects/<frame>.png numbered objects, if asked for
 overlay.mp4, sheet.png
 summary.json        written last: a folder with it is finished
 .unfinished/        the workplace while results are being made: saved memory, parts of the overlay
@@ -34,6 +35,7 @@ class ResultFolder:
         self.identity = json.loads(json.dumps(identity))
         self.masks = self.path / "masks"
         self.soft = self.path / "soft"
+        self.objects = self.path / "objects"
         self.overlay = self.path / "overlay.mp4"
         self.sheet = self.path / "sheet.png"
         self.summary = self.path / "summary.json"
@@ -62,7 +64,7 @@ class ResultFolder:
                 )
             names = about.get("area", ())
             return status if self.holds(names, soft=bool(self.identity.get("soft"))) else "unfinished"
-        results = (self.masks, self.soft, self.overlay, self.sheet, self.summary)
+        results = (self.masks, self.soft, self.objects, self.overlay, self.sheet, self.summary)
         taken = [path.name for path in results if path.is_file() or _visible(path)]
         if taken:
             raise InputError(
@@ -75,16 +77,22 @@ class ResultFolder:
         return self._about() is not None
 
     def holds(self, names: Iterable[str], soft: bool) -> bool:
-        """Whether there is a mask, and with `soft` also probabilities, for every frame of these names."""
-        folders = (self.masks, self.soft) if soft else (self.masks,)
-        return all({path.stem for path in folder.glob("*.png")}.issuperset(names) for folder in folders)
+        """Whether there is a mask, and with `soft` also probabilities, for every frame of these names; labels too where
+        the results have any."""
+        return all({path.stem for path in folder.glob("*.png")}.issuperset(names) for folder in self._folders(soft))
+
+    def _folders(self, soft: bool) -> list[Path]:
+        """Those with a picture for every frame."""
+        objects = bool(self.identity.get("objects"))
+        return [self.masks, *[self.soft] * soft, *[self.objects] * objects]
 
     def clear(self) -> None:
         """Remove results and workplace, and nothing else. Raises `InputError`, before, for files among the results that
         the command did not write: those the summary does not name.
         """
         about = self._about() or {}
-        pictures = _visible(self.masks) + _visible(self.soft)
+        folders = (self.masks, self.soft, self.objects)
+        pictures = [path for folder in folders for path in _visible(folder)]
         foreign = [
             f"{path.parent.name}/{path.name}"
             for path in pictures
@@ -98,7 +106,7 @@ class ResultFolder:
         with writing(self.path):
             for path in (self.summary, self.overlay, self.sheet, *pictures):
                 path.unlink(missing_ok=True)
-            for folder in (self.masks, self.soft):
+            for folder in folders:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
             shutil.rmtree(self.workplace, ignore_errors=True)
@@ -122,7 +130,7 @@ class ResultFolder:
         with lock:
             _lock_or_refuse(lock, self.path)
             with writing(self.path):
-                for folder in (self.masks, self.soft) if soft else (self.masks,):
+                for folder in self._folders(soft):
                     folder.mkdir(exist_ok=True)
                 for leftover in self.workplace.glob("*.partial"):
                     leftover.unlink()

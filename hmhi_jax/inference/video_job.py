@@ -19,10 +19,12 @@ from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.inference.lanes import Lanes, Result
 from hmhi_jax.inference.masks import read_logits
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
+from hmhi_jax.inference.postprocessing import Postprocessing
+from hmhi_jax.inference.postprocessor import Finished, Postprocessor, Read
 from hmhi_jax.inference.result_folder import ResultFolder
 from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.inference.stream_state import StreamState
-from hmhi_jax.inference.writers import ContactSheet, OverlayWriter, draw_overlay, fit_overlay, write_png
+from hmhi_jax.inference.writers import ContactSheet, OverlayWriter, draw_overlay, fit_overlay, write_labels, write_png
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "opencv-python-headless", "av", "pillow")
 
@@ -37,6 +39,7 @@ class JobOptions:
     save_every   frames after which the memory is saved, to go on from there; 0 never
     resume       go on from a saved memory; else an unfinished video starts over
     most_frames  stop after so many frames
+    masks        what becomes of the network's masks: nothing there, clean-up, objects
     """
 
     threshold: float = 0.5
@@ -45,6 +48,7 @@ class JobOptions:
     save_every: int = 100
     resume: bool = True
     most_frames: int | None = None
+    masks: Postprocessing = dataclasses.field(default_factory=Postprocessing)
 
 
 class Interrupted(Exception):
@@ -84,7 +88,11 @@ def segment_video(
     stop = stop or threading.Event()
     times = StageTimes()
     with folder.occupied(options.soft):
-        progress = _Progress.restore(folder, options) or _Progress()
+        masks = options.masks
+        if flow and flow.difference:  # the confidence was measured with flow pictures as the weights want them
+            masks = dataclasses.replace(masks, calibration=None)
+        postprocessor = Postprocessor(masks, options.threshold)
+        progress = _Progress.restore(folder, options, postprocessor) or _Progress()
         if not progress.frames:
             folder.saved_memory.unlink(missing_ok=True)  # what it belonged to is about to be replaced
         resumed_at = progress.frames
@@ -92,16 +100,28 @@ def segment_video(
         writer = OverlayWriter(folder.workplace, video.frame_rate, video.sample_aspect_ratio, begin=progress.frames)
         on_progress(progress.frames)
 
-        def finish(result: Result) -> tuple[Result, float, UInt8[np.ndarray, "h w 3"]]:
+        def read(result: Result) -> Read:
+            with times.measure("masks"):
+                return postprocessor.read(result)
+
+        def follow(frames: Iterator[Read]) -> Iterator[Finished]:
+            for frame in frames:
+                with times.measure("masks"):
+                    finished = postprocessor.follow(frame)
+                yield finished
+
+        def finish(frame: Finished) -> tuple[Finished, float, UInt8[np.ndarray, "h w 3"]]:
             """Write a frame's pictures; what is left to do is told by its area and overlay."""
             with times.measure("masks"):
-                mask = read_logits(result.logits, result.size, "mask", options.threshold)
+                result, mask = frame.result, frame.mask
+                if frame.labels is not None:
+                    write_labels(folder.objects / f"{result.name}.png", frame.labels, folder.workplace)
                 write_png(folder.masks / f"{result.name}.png", mask, folder.workplace)
                 if options.soft:
                     soft = read_logits(result.logits, result.size, "plain")
                     write_png(folder.soft / f"{result.name}.png", soft, folder.workplace)
                 drawn = draw_overlay(result.kept, fit_overlay(mask))
-            return result, float(np.count_nonzero(mask) / mask.size), drawn
+            return frame, float(np.count_nonzero(mask > 127) / mask.size), drawn
 
         with Pipeline() as pipeline:
             frames = _until(video, video.frames(progress.frames), stop, options.most_frames)
@@ -117,15 +137,16 @@ def segment_video(
             )
             progress.state = None  # some megabytes that are on the device now
             try:
-                for result, area, overlay in pipeline.map(finish, results, WORKERS):
-                    progress.add(result, area, overlay)
+                followed = pipeline.ahead(follow(pipeline.map(read, results, WORKERS)), 1)
+                for frame, area, overlay in pipeline.map(finish, followed, WORKERS):
+                    progress.add(frame, area, overlay)
                     if options.overlay:
                         with times.measure("overlay"):
                             writer.add(overlay)
-                    if save_every and result.state and progress.frames % save_every == 0:
+                    if save_every and frame.result.state and progress.frames % save_every == 0:
                         with times.measure("saving the memory"):
                             writer.cut()
-                            progress.save(folder, result.state())
+                            progress.save(folder, frame)
                     on_progress(progress.frames)
                     if stop.is_set() and not video.live:
                         raise Interrupted
@@ -146,6 +167,8 @@ def segment_video(
             **({"flow_difference": flow.difference} if flow and flow.difference else {}),
             "mean_area": float(np.mean(progress.areas)),
             "area": dict(zip(progress.names, (round(area, 6) for area in progress.areas), strict=True)),
+            **progress.confidence(),
+            **({"objects": postprocessor.objects(progress.names)} if masks.objects else {}),
             **_speed(times, progress.frames - resumed_at, time.perf_counter() - begin, resumed_at),
             "versions": versions(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -160,6 +183,8 @@ class _Progress:
     def __init__(self) -> None:
         self.areas = array("f")
         self.names: list[str] = []
+        self.confidences = array("f")  # of all frames, or none
+        self.nothing: list[str] = []  # names of frames in which nothing moves by itself
         self.sheet = ContactSheet()
         self.state: StreamState | None = None
 
@@ -167,20 +192,39 @@ class _Progress:
     def frames(self) -> int:
         return len(self.areas)
 
-    def add(self, result: Result, area: float, overlay: UInt8[np.ndarray, "h w 3"]) -> None:
+    def add(self, frame: Finished, area: float, overlay: UInt8[np.ndarray, "h w 3"]) -> None:
+        name = frame.result.name
         self.areas.append(area)
-        self.names.append(result.name)
-        self.sheet.add(result.index, f"{result.name}   {area:.1%}", overlay)
+        self.names.append(name)
+        if frame.confidence is not None:
+            self.confidences.append(frame.confidence)
+        if frame.nothing:
+            self.nothing.append(name)
+        self.sheet.add(frame.result.index, f"{name}   {'nothing here' if frame.nothing else f'{area:.1%}'}", overlay)
 
-    def save(self, folder: ResultFolder, state: StreamState) -> None:
+    def confidence(self) -> dict[str, Any]:
+        """For the summary; nothing without a calibration."""
+        if not self.confidences:
+            return {}
+        by_name = dict(zip(self.names, (round(each, 4) for each in self.confidences), strict=True))
+        return {"nothing_here": self.nothing, "confidence": by_name}
+
+    def save(self, folder: ResultFolder, frame: Finished) -> None:
         arrays, note = self.sheet.state()
         arrays["areas"] = np.asarray(self.areas, np.float32)
-        note = {"sheet": note, "names": self.names, "identity": folder.identity}
-        state.save(folder.saved_memory, arrays, note)
+        arrays["confidences"] = np.asarray(self.confidences, np.float32)
+        after, after_note = frame.saved
+        arrays |= {f"masks/{name}": array for name, array in after.items()}
+        note = {
+            "sheet": note, "names": self.names, "nothing": self.nothing, "masks": after_note,
+            "identity": folder.identity,
+        }  # fmt: skip
+        frame.result.state().save(folder.saved_memory, arrays, note)
 
     @classmethod
-    def restore(cls, folder: ResultFolder, options: JobOptions) -> "_Progress | None":
-        """What was saved, if it is wanted, belongs to these very results and the pictures before it are there."""
+    def restore(cls, folder: ResultFolder, options: JobOptions, postprocessor: Postprocessor) -> "_Progress | None":
+        """What was saved, if it is wanted, belongs to these very results and the pictures before it are there; the
+        postprocessor then goes on from there too."""
         if not options.resume or not folder.saved_memory.exists():
             return None
         progress = cls()
@@ -188,7 +232,12 @@ class _Progress:
         if note.get("identity") != folder.identity or not folder.holds(note["names"], options.soft):
             return None
         progress.areas.frombytes(arrays["areas"].tobytes())
-        progress.names = note["names"]
+        progress.names, progress.nothing = note["names"], note["nothing"]
+        progress.confidences.frombytes(arrays["confidences"].tobytes())
+        postprocessor.restore(
+            {name.removeprefix("masks/"): array for name, array in arrays.items() if name.startswith("masks/")},
+            note["masks"],
+        )
         progress.sheet = ContactSheet.restore(arrays, note["sheet"])
         return progress
 

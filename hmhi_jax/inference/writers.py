@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import functools
+import io
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -49,6 +51,25 @@ def write_png(path: Path, picture: UInt8[np.ndarray, "H W *channels"], workplace
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".png", picture)
     write_file(path, data.tobytes(), workplace)
+
+
+def write_labels(path: Path, labels: UInt8[np.ndarray, "H W"], workplace: Path) -> None:
+    """Write label values as a palette picture in the colours of DAVIS, which show each label and keep its value."""
+    picture = Image.fromarray(labels)
+    picture.putpalette(_davis_colours())
+    data = io.BytesIO()
+    picture.save(data, format="png")
+    write_file(path, data.getvalue(), workplace)
+
+
+@functools.cache
+def _davis_colours() -> bytes:
+    """Of labels 0 to 255: bits 0, 1 and 2 of each group of three are the highest that is left of red, green, blue."""
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((np.arange(256) >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    return colours.tobytes()
 
 
 def overlay_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.interop.weight_places import find_weights
 from hmhi_jax.process import enable_compilation_cache
 from hmhi_jax.runs.segment_flow import ESTIMATORS, flow_folders, flow_weights_file, read_flow_network
+from hmhi_jax.runs.segment_masks import MaskOptions
 
 if TYPE_CHECKING:
     from hmhi_jax.data.flow_folder import FlowFolder
@@ -55,6 +56,7 @@ def run(
     save_every: int,
     resume: bool,
     overwrite: bool,
+    masks: MaskOptions,
 ) -> bool:
     """Do what `hmhi segment` was asked for; the arguments are its options, `network_size` what `size` means.
 
@@ -68,6 +70,7 @@ def run(
     exported = (Path(weights).expanduser() / "export.json").is_file()
     source = Path(weights).expanduser() if exported else find_weights(weights)
     network = flow_weights_file(flow, flow_weights, flow_iterations)
+    postprocessing = masks.postprocessing(source, learned_flow=network is not None)
     settings = {
         "weights": _identity(source),
         "flow": flow if flow in ESTIMATORS else str(Path(flow).resolve()),
@@ -81,6 +84,7 @@ def run(
         "max_frames": max_frames,
         "frame_rate": frame_rate,
         "chunk": chunk,
+        **postprocessing.settings(),
         "version": __version__,
     }
     tasks = _plan(videos, inputs, out, settings, overwrite=overwrite)
@@ -103,7 +107,7 @@ def run(
         segmenter.flow_network = read_flow_network(network, flow_iterations, segmenter.flow_recipe, weights)
     flows = {} if flow in ESTIMATORS else flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
     recipe = segmenter.flow_network.recipe if segmenter.flow_network else segmenter.flow_recipe
-    options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames)
+    options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames, postprocessing)
     about = {
         "command": shlex.join(["hmhi", *map(without_password, sys.argv[1:])]),
         "settings": {**settings, "flow_recipe": recipe.fields()},

@@ -75,6 +75,8 @@ class ClipMaker:
             gaps[-1] = -float(gap)  # as a whole video ends
         first, last = -float(gap), times[-1] + gap
         scene = self._scene(rng, first, last, times, gaps)
+        if s.nothing and rng.random() < s.nothing:
+            scene = scene.without_motion(times[count // 2] if rng.random() < 0.5 else None)
         recorder = _Recorder(rng, s, scene, times[-1])
         exact = rng.random() < s.exact_flow
         records = [recorder.record(time) for time in times]

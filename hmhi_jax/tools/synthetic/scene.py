@@ -34,6 +34,27 @@ class Scene:
             layer.paint(target)
         return target
 
+    def without_motion(self, moment: float | None) -> "Scene":
+        """The same scene in which nothing moves by itself: standing still at `moment`, or (None) without its actors and
+        whatever else changes, seen by a camera that moves. Nothing is salient then."""
+        if moment is None:
+            kept = [
+                layer for layer in self.layers if not isinstance(layer, Actor) and getattr(layer, "fade", None) is None
+            ]
+            layers = tuple(dataclasses.replace(x, waves=None) if isinstance(x, Backdrop) else x for x in kept)
+            return dataclasses.replace(self, layers=layers)
+        layers = tuple(dataclasses.replace(x, salient=False) if isinstance(x, Actor) else x for x in self.layers)
+        return _StillScene(self.size, layers, self.traits, moment)
+
+
+@dataclasses.dataclass(frozen=True)
+class _StillScene(Scene):
+    moment: float = 0.0
+
+    def render(self, time: float, later: float | None = None) -> Target:
+        del time
+        return super().render(self.moment, None if later is None else self.moment)
+
 
 class SceneMaker:
     """Draws scenes for `settings`; `first` and `last` are the earliest and latest moments that will be looked at.

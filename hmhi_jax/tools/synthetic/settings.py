@@ -55,6 +55,7 @@ class Settings:
     fills: float = 0.0  # the object fills half of the picture and more
     small_fast: float = 0.0  # the object is a few pixels wide, and fast
     smoke: float = 0.0  # smoke, dust or spray that moves with the object and is not part of it
+    nothing: float = 0.0  # nothing moves by itself: the scene stands still, or only the camera moves; masks are empty
 
     def __post_init__(self) -> None:
         for name in FEATURES:
