@@ -1,9 +1,11 @@
 """The page in the browser, served to this computer alone."""
 
+import contextlib
 import os
 import socket
 import tempfile
 import webbrowser
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,11 @@ from hmhi_jax.interop.weight_places import find_weights
 from hmhi_jax.process import enable_compilation_cache
 
 _ADDRESS = "127.0.0.1"
+_SETTINGS = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "GRADIO_HEARTBEAT_INTERVAL": "2",  # seconds after which a closed page is missed
+}
 # Whatever a library's page may ask for, the browser fetches nothing from elsewhere.
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; form-action 'self'; "
@@ -19,7 +26,7 @@ _POLICY = (
 )
 
 
-class _OwnHeaders:
+class _Headers:
     """ASGI middleware that adds headers to every answer."""
 
     def __init__(self, app: Any) -> None:
@@ -36,51 +43,66 @@ class _OwnHeaders:
 
 
 def web(*, weights: str, port: int, max_megabytes: int, max_frames: int, browser: bool) -> None:
-    """Do what `hmhi web` was asked for; the arguments are its options. Ends with Ctrl-C.
+    """Do what `hmhi web` was asked for until Ctrl-C; the arguments are its options, the others those of `serve`."""
+    with serve(weights=weights, port=port, max_megabytes=max_megabytes, max_frames=max_frames) as (address, blocks):
+        print(f"{address}   (Ctrl-C ends it and deletes what was uploaded)", flush=True)
+        if browser:
+            webbrowser.open(address)
+        blocks.block_thread()
 
-    Raises `InputError` where Gradio is not installed, weights are not found, or the port is taken.
+
+@contextlib.contextmanager
+def serve(*, weights: str, port: int, max_megabytes: int, max_frames: int) -> Iterator[tuple[str, Any]]:
+    """Serve the page while the block runs: its address, and Gradio's `Blocks`. All that was uploaded is deleted then.
+
+    Args:
+        weights: a shipped name or a path, see `VideoSegmenter.load`.
+        port: of the address; 0 takes a free one.
+        max_megabytes: of an upload.
+        max_frames: of a video.
+
+    Raises:
+        InputError: where Gradio is not installed, weights are not found, or the port cannot be had.
     """
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     source = str(find_weights(weights))
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((_ADDRESS, port))
-        except OSError as error:
-            raise InputError(
-                f"--port {port}: cannot be had ({error.strerror}); choose another, or 0 for any"
-            ) from error
-        port = trial.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="hmhi-web-", ignore_cleanup_errors=True) as home:
-        os.environ["GRADIO_TEMP_DIR"] = home  # read when Gradio is imported
-        try:
-            import gradio as gr
-            from starlette.middleware import Middleware
-            from starlette.middleware.trustedhost import TrustedHostMiddleware
-        except ImportError as error:
-            raise InputError(f'the page needs Gradio ({error}); pip install "hmhi-jax[web]"') from error
-        from hmhi_jax.tools.web.page import CSS, Page
-        from hmhi_jax.tools.web.visitor import Limits
+    os.environ |= _SETTINGS
+    try:
+        import gradio as gr
+        from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+    except ImportError as error:
+        raise InputError(f"the page is made with Gradio ({error}): pip install 'hmhi-jax[web]'") from error
+    from hmhi_jax.tools.web.page import CSS, Page
+    from hmhi_jax.tools.web.visitor import Limits
 
-        enable_compilation_cache()
+    port = _free_port(port)
+    enable_compilation_cache()
+    with tempfile.TemporaryDirectory(prefix="hmhi-web-", ignore_cleanup_errors=True) as home:
+        os.environ["GRADIO_TEMP_DIR"] = home
         page = Page(Path(home), source, Limits(max_megabytes, max_frames))
-        # Other names of this address are another site's: its scripts must not get in by renaming themselves.
+        # Other names of this address are another site's, whose scripts must not get in by renaming themselves.
         hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[_ADDRESS, "localhost"])
-        theme = gr.themes.Soft(
+        theme = gr.themes.Default(
             primary_hue="blue", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["monospace"]
         )
         blocks = page.blocks.queue(default_concurrency_limit=None)
         try:
             blocks.launch(
                 server_name=_ADDRESS, server_port=port, share=False, inbrowser=False, quiet=True, footer_links=[],
-                max_file_size=f"{max_megabytes}mb", prevent_thread_lock=True, ssr_mode=False, css=CSS,
-                theme=theme,
-                app_kwargs={"middleware": [hosts, Middleware(_OwnHeaders)]},
+                max_file_size=f"{max_megabytes}mb", prevent_thread_lock=True, ssr_mode=False, css=CSS, theme=theme,
+                app_kwargs={"middleware": [hosts, Middleware(_Headers)]},
             )  # fmt: skip
-            print(f"http://{_ADDRESS}:{port}   (Ctrl-C ends it, and deletes what was uploaded)", flush=True)
-            if browser:
-                webbrowser.open(f"http://{_ADDRESS}:{port}")
-            blocks.block_thread()
+            yield f"http://{_ADDRESS}:{port}", blocks
         finally:
             page.close()
             blocks.close(verbose=False)
+
+
+def _free_port(wanted: int) -> int:
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((_ADDRESS, wanted))
+        except OSError as error:
+            raise InputError(f"--port {wanted}: cannot be had ({error.strerror}); choose another, or 0") from error
+        return trial.getsockname()[1]

@@ -16,6 +16,7 @@ from hmhi_jax.tools.web.visitor import SIZES, VIEWS, Limits, Look, Visitor
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 _EVERY = 0.5  # seconds between two looks at what is being done
+_GONE = "the video is no longer here, as the page was away for a while; drop it again"
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
 
@@ -46,8 +47,9 @@ class Page:
                         self._file = gr.File(show_label=False, height=150, elem_id="file")
                     with gr.Tab("Record"):
                         self._camera = gr.Video(
-                            show_label=False, sources=["webcam"], include_audio=True, elem_id="camera"
-                        )
+                            show_label=False, sources=["webcam"], include_audio=True, height=260,
+                            webcam_options=gr.WebcamOptions(mirror=False), elem_id="camera",
+                        )  # fmt: skip
                     limits = f"{self._limits.megabytes} MB and {self._limits.frames} frames"
                     gr.HTML(f"A video, or a zip of a folder of frames; at most {limits}.", elem_classes="note")
                     size = gr.Radio(SIZES, value=SIZES[0], label="Size the network works at", elem_id="size")
@@ -64,11 +66,15 @@ class Page:
                         view = gr.Radio(VIEWS, value=VIEWS[0], label="Right of the line", elem_id="view")
                         with gr.Row():
                             threshold = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="Threshold", elem_id="threshold")
-                            grow = gr.Slider(-20, 20, 0, step=1, label="Grow or shrink, pixels")
-                            feather = gr.Slider(0, 20, 0, step=1, label="Soft edge, pixels")
+                            grow = gr.Slider(-20, 20, 0, step=1, label="Grow or shrink (px)")
+                            feather = gr.Slider(0, 20, 0, step=1, label="Soft edge (px)")
                         with gr.Row():
-                            smallest = gr.Slider(0, 5, 0, step=0.1, label="Drop parts below, % of the picture")
-                            holes = gr.Slider(0, 5, 0, step=0.1, label="Fill holes up to, % of the picture")
+                            smallest = gr.Slider(0, 5, 0, step=0.1, label="Drop parts below (% of the picture)")
+                            holes = gr.Slider(0, 5, 0, step=0.1, label="Fill holes up to (% of the picture)")
+                        gr.HTML(
+                            "Download: pictures come as a zip; WebM is for browsers, MOV (ProRes 4444) for editors.",
+                            elem_classes="note",
+                        )
                         with gr.Row(elem_id="products"):
                             makers = [gr.Button(kind, size="md") for kind in PRODUCTS]
                         self._ready = gr.DownloadButton("Save", visible=False, variant="primary", elem_id="ready")
@@ -76,11 +82,8 @@ class Page:
             look = [threshold, smallest, holes, grow, feather]
             shown = [self._number, view, *look]
             told = [self._status, self._slider, self._after, self._number, self._start, self._stop, self._ready]
-            for source, event in (
-                (self._file, self._file.upload), (self._camera, self._camera.upload),
-                (self._camera, self._camera.stop_recording),
-            ):  # fmt: skip
-                event(self._open, source, [self._file, self._camera, *told], **_QUIET)
+            for source, event in ((self._file, self._file.upload), (self._camera, self._camera.stop_recording)):
+                event(self._open, source, [self._file, *told], **_QUIET)
             self._start.click(self._find, [size, *shown], told, **_QUIET)
             self._stop.click(self._halt, None, None, queue=False, **_QUIET)
             for control in shown:
@@ -100,13 +103,12 @@ class Page:
             visitor = self._visitors[request.session_hash] = Visitor(self._home, self._weights, self._limits)
         hidden = gr.update(visible=False)
         yield {self._status: _line("reading"), self._after: hidden, self._ready: hidden}
-        place = {self._file: None, self._camera: None}
+        place = {self._file: None}
         try:
-            visitor.open(upload)
+            video = visitor.open(upload)
         except InputError as error:
             yield place | {self._status: _alert(error), self._slider: None, self._start: gr.update(interactive=False)}
             return
-        video = visitor.video
         height, width = video.size
         rate = f"{float(video.frame_rate):.4g} a second"
         about = f"{video.name}: {width} x {height} pixels, {video.frame_count} frames, {rate}"
@@ -116,17 +118,14 @@ class Page:
             self._start: gr.update(interactive=True),
         }
 
-    def _find(self, request: gr.Request, size: str, number: int, view: str, *look: float) -> Iterator[dict[Any, Any]]:
+    def _find(self, request: gr.Request, size: str, number: Any, view: str, *look: Any) -> Iterator[dict[Any, Any]]:
         """Compute, and show the newest frame now and then."""
         visitor = self._visitors.get(request.session_hash)
         hidden = gr.update(visible=False)
-        try:
-            if visitor is None:
-                raise InputError("the page was away for too long and its video is deleted; drop it again")
-            visitor.segment(size)
-        except InputError as error:
-            yield {self._status: _alert(error)}
+        if visitor is None or visitor.video is None:
+            yield {self._status: _alert(_GONE)}
             return
+        visitor.segment(size)
         yield {self._after: hidden, self._ready: hidden, self._stop: gr.update(visible=True)}
         shown = 0
 
@@ -149,11 +148,11 @@ class Page:
                 **({} if failed else {self._status: _line(f"{begun} {visitor.known} frames{rate}.")}),
             }
 
-    def _make(self, request: gr.Request, kind: str, *look: float) -> Iterator[dict[Any, Any]]:
+    def _make(self, request: gr.Request, kind: str, *look: Any) -> Iterator[dict[Any, Any]]:
         """Write a file to download."""
         visitor = self._visitors.get(request.session_hash)
         if visitor is None or not visitor.known:
-            yield {self._status: _alert("the page was away for too long and its video is deleted; drop it again")}
+            yield {self._status: _alert(_GONE)}
             return
         path = visitor.make(kind, _look(visitor, *look))
         yield {self._ready: gr.update(visible=False), self._stop: gr.update(visible=True)}
@@ -174,7 +173,7 @@ class Page:
         yield {self._stop: gr.update(visible=False), **({self._status: _alert(failure)} if failure else {})}
         return bool(failure)
 
-    def _show(self, request: gr.Request, number: int, view: str, *look: float) -> Any:
+    def _show(self, request: gr.Request, number: Any, view: str, *look: Any) -> Any:
         """A control moved: draw the frame anew, from what the network said of it."""
         visitor = self._visitors.get(request.session_hash)
         return visitor.show(number, _look(visitor, *look), view) if visitor and visitor.known > number else gr.skip()
@@ -189,7 +188,8 @@ class Page:
             visitor.close()
 
 
-def _look(visitor: Visitor, threshold: float, smallest: float, holes: float, grow: float, feather: float) -> Look:
+def _look(visitor: Visitor, *controls: Any) -> Look:
+    threshold, smallest, holes, grow, feather = map(float, controls)
     percent = visitor.video.size[0] * visitor.video.size[1] / 100
     return Look(threshold, CleanUp(round(smallest * percent), round(holes * percent), grow, feather))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import itertools
+import os
 import secrets
 import shutil
 import threading
@@ -10,7 +10,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -68,40 +67,43 @@ class Visitor:
 
     def __init__(self, home: Path, weights: str, limits: Limits) -> None:
         self.folder = home / secrets.token_urlsafe(24)
-        self.folder.mkdir(mode=0o700)
         self.job: Job | None = None
         self.video: Video | None = None
         self.known = 0  # frames whose probabilities are there
         self._weights, self._limits = weights, limits
+        self._uploaded: Path | None = None
         self._shown = 0
 
-    def open(self, upload: str) -> None:
-        """Take an uploaded video, or a zip of its frames, in place of the one before. Raises `InputError`."""
-        self.stop()
-        self.video, self.known, self.job = None, 0, None
-        for inside in self.folder.iterdir():
-            shutil.rmtree(inside)
-        place = self.folder / "video"
-        place.mkdir()
-        with readable(Path(upload).name):
-            path = Path(shutil.move(upload, place))
+    def open(self, upload: str) -> Video:
+        """Take an uploaded video, or a zip of its frames, in place of the one before. Raises `InputError`, and then
+        there is none."""
+        self.close()
+        self._uploaded = Path(upload)
+        try:
+            self.video = self._opened(self._uploaded)
+            (self.folder / "frames").mkdir()
+            next(self._pictures())
+        except InputError as error:
+            self.close()
+            raise InputError(self.shorter(str(error))) from error
+        return self.video
+
+    def _opened(self, upload: Path) -> Video:
+        path = self.folder / "video" / upload.name
+        path.parent.mkdir(parents=True)
+        with readable(path.name):
+            os.link(upload, path)  # the other name is for the browser, which plays a recording
         if zipfile.is_zipfile(path):
             path = self._unpack(path)
-        try:
-            videos = open_videos([path])
-            count = videos[0].frame_count
-        except InputError as error:
-            raise InputError(self.shorter(str(error))) from error
-        if len(videos) > 1:
-            raise InputError(f"{Path(upload).name}: holds {len(videos)} videos, expected one; upload one at a time")
-        if count is None or count > self._limits.frames:
+        video, *others = open_videos([path])
+        if others:
+            raise InputError(f"{path.name}: holds {1 + len(others)} videos, expected one; upload one at a time")
+        if video.frame_count is None or video.frame_count > self._limits.frames:
             raise InputError(
-                f"{Path(upload).name}: has {count or 'endless'} frames, this page takes at most {self._limits.frames}; "
-                "cut it, start the page with a larger --max-frames, or use `hmhi segment`"
+                f"{path.name}: has {video.frame_count} frames, this page takes at most {self._limits.frames}; cut it, "
+                "start the page with a larger --max-frames, or use `hmhi segment`"
             )
-        self.video = videos[0]
-        (self.folder / "frames").mkdir()
-        next(self._pictures())
+        return video
 
     def _unpack(self, path: Path) -> Path:
         folder, most = path.with_suffix(""), 4 * self._limits.megabytes
@@ -112,7 +114,7 @@ class Visitor:
                     raise InputError(f"{path.name}: holds {size:.0f} MB, this page takes at most {most} MB unpacked")
                 archive.extractall(folder)  # names that lead out of the folder are made to stay inside
         except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, OSError, EOFError) as error:
-            raise InputError(f"{path.name}: cannot be unpacked ({self.shorter(str(error))})") from error
+            raise InputError(f"{path.name}: cannot be unpacked ({error})") from error
         path.unlink()
         return folder
 
@@ -122,13 +124,11 @@ class Visitor:
 
     def segment(self, size: str) -> None:
         """Begin to compute the frames' probabilities at one of `SIZES`, unless those of all frames are there."""
-        if self.video is None:
-            raise InputError("there is no video yet; drop one first")
         self.stop()
         self._soft = self.folder / f"soft-{SIZES.index(size)}"
         self._soft.mkdir(exist_ok=True)
         total = self.video.frame_count or 0
-        self.known = len(list(self._soft.glob("*.png")))
+        self.known, self.job = len(list(self._soft.glob("*.png"))), None
         if self.known < total:
             self.known = 0
             self.job = Job(functools.partial(self._compute, size=SIZES.index(size)), total)
@@ -198,20 +198,17 @@ class Visitor:
     def make(self, kind: str, look: Look) -> Path:
         """Begin to write one of `PRODUCTS` of all frames whose probabilities are there; where it will be."""
         self.stop()
-        folder = self.folder / "made"
+        folder, product = self.folder / "made", PRODUCTS[kind]
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        ending, write = PRODUCTS[kind]
-        path = folder / f"{Path(self.video.name).name}-{ending}"
-        self.job = Job(functools.partial(self._write, write, path, look), self.known)
-        return path
+        path = folder / product.file_name(Path(self.video.name).name)
 
-    def _write(self, write: Any, path: Path, look: Look, job: Job) -> Iterator[None]:
-        job.doing = f"writing {path.name}"
-        frames = itertools.islice(self.video.frames(), self.known)
-        partial = path.with_name(f"partial-{path.name}")
-        yield from write(self.video, ((frame, look.mask(self.soft(frame.index))) for frame in frames), partial)
-        partial.rename(path)
+        def write(job: Job) -> Iterator[None]:
+            job.doing = f"writing {path.name}"
+            return product.write(self.video, job.total, lambda number: look.mask(self.soft(number)), folder)
+
+        self.job = Job(write, self.known)
+        return path
 
     def stop(self) -> None:
         """Stop what is being computed; what is there stays."""
@@ -221,7 +218,10 @@ class Visitor:
     def close(self) -> None:
         """Stop, and delete everything."""
         self.stop()
+        self.video, self.known, self.job = None, 0, None
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._uploaded:
+            self._uploaded.unlink(missing_ok=True)
 
 
 def _small(picture: UInt8[np.ndarray, "H W *channels"]) -> UInt8[np.ndarray, "h w *channels"]:
