@@ -127,8 +127,7 @@ class TrainingProgram:
     def __init__(self, request: dict, place: bool = True) -> None:
         from hmhi_jax.training.mesh import make_mesh
         from hmhi_jax.training.optimiser import learning_rate_schedule, make_optimiser
-        from hmhi_jax.training.state import make_state
-        from hmhi_jax.training.step import make_train_step
+        from hmhi_jax.training.step import make_state, make_train_step
 
         small = request["small"]
         side, length = (64, 2) if small else (512, 5)

@@ -23,7 +23,7 @@ from hmhi_jax import process
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.inference import VideoSegmenter
 from hmhi_jax.models import build_model
-from hmhi_jax.training.initialisation import init_variables
+from hmhi_jax.training.initial_weights import init_variables
 
 EARLY = 100  # frames after which everything that is allocated once has been
 LATE = 50  # frames before the end: the state that a stream leaves at its end is copied by programs of its own

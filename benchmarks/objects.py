@@ -30,14 +30,15 @@ def made_up(seed: int, index: int, still: bool) -> tuple[np.ndarray, np.ndarray,
     wide = (width + 160, height + 80)
     scene = cv2.resize(load_picture(backdrops[rng.integers(len(backdrops))]), wide, interpolation=cv2.INTER_AREA)
     pan = np.zeros(2) if still else rng.uniform((-1.5, -0.5), (1.5, 0.5))
-    actors = []
-    for _ in range(rng.integers(2, 4)):
+    actors, count, turn = [], int(rng.integers(2, 4)), rng.uniform(0, np.pi)
+    for number in range(count):
         picture = load_cut_out(cut_outs[rng.integers(len(cut_outs))])
         scale = rng.uniform(0.2, 0.45) * height / max(picture.shape[:2])
         picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         meeting = np.array([width, height]) * rng.uniform(0.42, 0.58, 2)
-        angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(2, 7)
-        velocity = speed * np.array([np.cos(angle), 0.4 * np.sin(angle)])
+        # From different sides, so that they are apart in the beginning.
+        angle, speed = turn + 2 * np.pi * number / count + rng.normal(0, 0.15), rng.uniform(4.5, 8)
+        velocity = speed * np.array([np.cos(angle), 0.6 * np.sin(angle)])
         actors.append((picture, meeting - velocity * (FRAMES / 2 + rng.uniform(-4, 4)), velocity))
     pole = int(rng.uniform(0.3, 0.7) * width) if rng.random() < 0.5 else None
     frames, truths, views = [], [], []

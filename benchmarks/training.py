@@ -34,8 +34,7 @@ def ours(request_path: str) -> None:
     from hmhi_jax.models import build_model
     from hmhi_jax.training.mesh import make_mesh
     from hmhi_jax.training.optimiser import learning_rate_schedule, make_optimiser
-    from hmhi_jax.training.state import make_state
-    from hmhi_jax.training.step import make_train_step
+    from hmhi_jax.training.step import make_state, make_train_step
 
     request = json.loads(Path(request_path).read_text())
     process.enable_compilation_cache()
@@ -121,7 +120,7 @@ def _measure(arguments: argparse.Namespace, forms: list[tuple[str, str]], folder
     from hmhi_jax.data.flow import FlowRecipe
     from hmhi_jax.interop.weights import save_weights
     from hmhi_jax.models import build_model
-    from hmhi_jax.training.initialisation import init_variables
+    from hmhi_jax.training.initial_weights import init_variables
 
     process.enable_compilation_cache()
     generator = np.random.default_rng(0)

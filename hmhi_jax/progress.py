@@ -129,11 +129,11 @@ class VideoProgress(Bars):
     def print_result(self, folder: Any, summary: dict[str, Any]) -> None:
         """Where to look, on standard output, once the bars are gone."""
         rate = summary["frames_per_second"]
-        what = [str(folder.masks) + "/", str(folder.overlay) if folder.overlay.exists() else "", str(folder.sheet)]
+        what = [f"{path}/" if path.is_dir() else str(path) for path in folder.to_look_at()]
         with self._lock:
             self._results.append(
                 f"{summary['input']}: {summary['frames']} frames, {rate:.2f} frames/s, object covers "
-                f"{summary['mean_area']:.1%} on average\n  " + "\n  ".join(filter(None, what))
+                f"{summary['mean_area']:.1%} on average\n  " + "\n  ".join(what)
             )
 
 

@@ -10,7 +10,7 @@ from small_network import ARGUMENTS as NETWORK
 from small_network import random_variables
 
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.video import Video
+from hmhi_jax.data.video import Colours, Video
 from hmhi_jax.interop.weights import save_weights
 from hmhi_jax.models import HMHINet, build_model
 
@@ -76,15 +76,52 @@ def write_video(
     return path
 
 
-def write_at(path: Path, times: list[int], codec: str = "libvpx-vp9", rate: int = 25) -> Path:
-    """A video whose frames are shown at times given in milliseconds."""
+def write_at(
+    path: Path,
+    times: list[int],
+    codec: str = "libvpx-vp9",
+    rate: int = 25,
+    *,
+    sound: str = "",
+    colours: Colours | None = None,
+    size: tuple[int, int] = (48, 80),
+) -> Path:
+    """A video whose frames are shown at times given in milliseconds; with `sound`, a rising tone as long, in a
+    codec of that name."""
+    colours = colours or Colours(2, 2, 2, 1)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options={"bf": "0"})
-        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for time, picture in zip(times, moving_square(len(times)), strict=True):
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p10le" if colours.matrix == 9 else "yuv420p"
+        context = stream.codec_context
+        context.time_base = Fraction(1, 1000)
+        context.colorspace, context.color_primaries = colours.matrix, colours.primaries
+        context.color_trc, context.color_range = colours.transfer, colours.range
+        track = container.add_stream(sound, rate=48_000, layout="stereo") if sound else None
+        for time, picture in zip(times, moving_square(len(times), size), strict=True):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = frame.reformat(
+                format=stream.pix_fmt, dst_colorspace={9: 9, 1: 1}.get(colours.matrix, 5), dst_color_range=colours.range
+            )
             frame.pts, frame.time_base = time, Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+        if track:
+            seconds = np.arange(48 * (times[-1] + 40)) / 48_000
+            tone = np.sin(2 * np.pi * (300 + 200 * seconds) * seconds).astype(np.float32) / 2
+            whole = av.AudioFrame.from_ndarray(np.stack([tone, tone]), "fltp", "stereo")
+            whole.rate, whole.pts = 48_000, 0
+            coded = track.codec_context
+            pieces = av.AudioResampler(coded.format, "stereo", 48_000, coded.frame_size or 1024)
+            for piece in (*pieces.resample(whole), *pieces.resample(None), None):
+                container.mux(track.encode(piece))
     return path
+
+
+def write_matrix(path, a, b, c, d):
+    """Put a display matrix into the header of an MP4's track."""
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 4 + 40
+    matrix = (a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    data[place : place + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
+    path.write_bytes(data)

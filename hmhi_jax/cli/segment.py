@@ -1,6 +1,7 @@
 """`hmhi segment`: videos in, masks out."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +42,11 @@ def segment(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", help="Folder for the results; several videos get a folder each in it.", show_default=False
+            "--out",
+            "-o",
+            show_default=False,
+            help="Folder for the results; several videos get a folder each in it. Or a .mov or .webm file for the "
+            "cut-out of one video; its other results go into a folder beside it.",
         ),
     ],
     weights: Annotated[
@@ -86,7 +91,54 @@ def segment(
         ),
     ] = 0.5,
     soft: Annotated[bool, typer.Option("--soft", help="Also write 8-bit probabilities, `soft/<frame>.png`.")] = False,
-    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write overlay.mp4.")] = True,
+    overlay: Annotated[
+        bool | None,
+        typer.Option("--overlay/--no-overlay", help="Write overlay.mp4. Default: unless --out is a file."),
+    ] = None,
+    cutout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mov|webm",
+            help="Also write the video with all but the object transparent: `mov` is ProRes 4444, `webm` VP9.",
+            callback=one_of("mov", "webm"),
+        ),
+    ] = None,
+    matte: Annotated[bool, typer.Option("--matte", help="Also write matte.mp4, black and white.")] = False,
+    rgba: Annotated[bool, typer.Option("--rgba", help="Also write the cut-out as `rgba/<frame>.png`.")] = False,
+    exr: Annotated[
+        bool, typer.Option("--exr", help="Also write OpenEXR, a channel for each object, `exr/<frame>.exr`.")
+    ] = False,
+    palette: Annotated[
+        bool, typer.Option("--palette", help="Also write object ids as DAVIS does, `palette/<frame>.png`.")
+    ] = False,
+    coco: Annotated[bool, typer.Option("--coco", help="Also write coco.json: masks as COCO's run lengths.")] = False,
+    youtube_vis: Annotated[
+        bool, typer.Option("--youtube-vis", help="Also write youtube_vis.json: the same, object by object.")
+    ] = False,
+    start_number: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Call the first frame so, the next N + 1.",
+            callback=expected("a number from 0 on", lambda number: number >= 0),
+        ),
+    ] = None,
+    padding: Annotated[
+        int | None,
+        typer.Option(
+            metavar="DIGITS",
+            help="Digits of a frame's number. [default: 5]",
+            show_default=False,
+            callback=expected("1 to 12 digits", lambda digits: 1 <= digits <= 12),
+        ),
+    ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            help="What stands before a frame's number.",
+            callback=expected("a part of a file's name", lambda text: not re.search(r"^\.|[/\\\x00]", text)),
+        ),
+    ] = None,
     memory_frames: Annotated[
         int | None,
         typer.Option(help="Frames the memory holds. Default: what the weights say.", callback=_few_enough),
@@ -178,6 +230,39 @@ def segment(
             "itself.",
         ),
     ] = True,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POSITION",
+            help="First frame: its number (120), seconds (4.8 or 4s), a time (0:04.8), or a time code (00:00:04:20).",
+        ),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(metavar="POSITION", help="The frame to stop before, written in the same ways.")
+    ] = None,
+    cuts: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|off|FILE",
+            help="Changes of shot, where the memory is emptied: found, none, or a file with one POSITION a line.",
+        ),
+    ] = "auto",
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Take every N-th video, from the I-th on (0 to N-1): number I of N machines."),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Raw 8-bit RGB pictures are on standard input (`-`), so many a second; --size is then THEIR size, "
+            "WIDTHxHEIGHT.",
+            callback=expected("pictures per second, 0.01 to 1000", lambda rate: 0.01 <= rate <= 1000),
+        ),
+    ] = None,
+    network_size_: Annotated[
+        str | None,
+        typer.Option("--network-size", metavar="HxW", help="What --size is where no raw pictures come."),
+    ] = None,
 ) -> None:
     """Segment the salient moving object of videos.
 
@@ -185,8 +270,14 @@ def segment(
     Started again after an interruption, it skips what is finished and goes on where it stopped. A camera (one frame
     late, since flow needs the next frame) runs until Ctrl-C.
     """
-    from hmhi_jax.runs.segment import MaskOptions, run
+    from hmhi_jax.inference.outputs import Outputs
+    from hmhi_jax.runs.segment import MaskOptions, Sources, run
 
+    raw_size = None if rate is None else size
+    if rate is None and None not in (size, network_size_):
+        raise InputError(f"--size {size} and --network-size {network_size_}: are the same here, expected one of them")
+    size = network_size_ if rate is not None else size or network_size_
+    sources = Sources(start, end, cuts, shard, raw_size, rate)
     sides = network_size(size)
     if flow == "none":
         raise InputError(
@@ -194,13 +285,17 @@ def segment(
             "without it the masks would be arbitrary. Take 'dis', or a folder of flow pictures"
         )
     _check_outside(out, inputs)
+    outputs = Outputs(
+        cutout=cutout, matte=matte, rgba=rgba, exr=exr, palette=palette, coco=coco, youtube_vis=youtube_vis,
+        start_number=start_number, padding=padding, prefix=prefix,
+    )  # fmt: skip
     try:
         done = run(
             inputs, out, weights=weights, flow=flow, flow_weights=flow_weights, flow_iterations=flow_iterations,
             size=size, network_size=sides, threshold=threshold,
-            soft=soft, overlay=overlay, memory_frames=memory_frames, dtype=dtype, backbone=backbone,
+            soft=soft, overlay=overlay, outputs=outputs, memory_frames=memory_frames, dtype=dtype, backbone=backbone,
             max_frames=max_frames, frame_rate=frame_rate, chunk=chunk, devices=devices, save_every=save_every,
-            resume=resume, overwrite=overwrite,
+            resume=resume, overwrite=overwrite, sources=sources,
             masks=MaskOptions(min_area, fill_holes, grow, feather, steady, objects, nothing),
         )  # fmt: skip
     except KeyboardInterrupt as error:

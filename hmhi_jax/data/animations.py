@@ -25,11 +25,15 @@ class AnimatedPicture(FileVideo):
             what = f"{self.path}: picture {number}"
             check_same_size(size, what, self.size, "the first", "save them as files of their own")
         seconds = sum(durations)
+        self.time_base = Fraction(1, 1000) if seconds else None
         self.frame_rate = (
             Fraction(len(sizes) / seconds).limit_denominator(1001) if seconds else frame_rate or DEFAULT_FRAME_RATE
         )
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
-        for index, (picture, _) in enumerate(read_pictures(Path(self.path))):
+        time = Fraction(0)
+        for index, (picture, milliseconds) in enumerate(read_pictures(Path(self.path))):
+            shown = (time, Fraction(milliseconds or 0) / 1000) if self.time_base else (None, None)
             if index >= start:
-                yield Frame(index, f"{index:05d}", picture)
+                yield Frame(index, f"{index:05d}", picture, *shown)
+            time += Fraction(milliseconds or 0) / 1000

@@ -6,7 +6,7 @@ import struct
 import time
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import av
 import numpy as np
@@ -14,10 +14,20 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from hmhi_jax.data.pictures import upright, upright_size
+from hmhi_jax.data.video import Colours
 from hmhi_jax.errors import InputError
 
+LONGEST_GAP = 10  # seconds between frames of a broadcast; after a longer one its clock was set
+_CLOCK_MAY_JUMP = 0x0200  # FFmpeg's AVFMT_TS_DISCONT
 # Titles and the like may be in any encoding. From PyAV 19 on they are decoded whatever they are.
 _ANY_METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What PyAV reads from."""
+
+    def read(self, most: int) -> bytes: ...
 
 
 def without_password(source: str) -> str:
@@ -30,13 +40,16 @@ def is_url(source: str) -> bool:
     return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source)) and not os.path.exists(source)
 
 
-def open_container(address: str, container_format: str | None = None) -> av.container.InputContainer:
-    """Open what FFmpeg knows by `address`: a file's path, a URL, or a device of a container format."""
+def open_container(
+    address: str, container_format: str | None = None, opened: Readable | None = None
+) -> av.container.InputContainer:
+    """Open what FFmpeg knows by `address`: a file's path, a URL, or a device of a container format; or what is `opened`
+    already, `address` being its name in messages."""
     source = without_password(address)
     if not container_format and not is_url(address):
         address = os.path.abspath(address)  # else FFmpeg takes what stands before a colon for a protocol
     try:
-        return av.open(_name_or_file(address), format=container_format, **_ANY_METADATA)
+        return av.open(opened or _name_or_file(address), format=container_format, **_ANY_METADATA)
     except PermissionError as error:
         raise InputError(f"{source}: cannot be read (permission denied)") from error
     except av.error.InvalidDataError as error:
@@ -75,6 +88,66 @@ def frame_rate(stream: av.video.stream.VideoStream) -> Fraction:
     return Fraction(stream.average_rate or stream.guessed_rate or 25)
 
 
+def clock_may_jump(container: av.container.InputContainer) -> bool:
+    """Whether a container's clock begins anywhere and may be set in the middle, as that of a broadcast."""
+    return bool(int(container.format.flags) & _CLOCK_MAY_JUMP)
+
+
+class Clock:
+    """When the frames of a stream are shown, as the file says it.
+
+    Times of a broadcast or a camera, whose clocks begin anywhere, are counted from the beginning. Where a frame has no
+    time, or the clock was set in the middle, a frame follows the one before it at the stream's rate.
+
+    time_base   what all times are multiples of, in seconds
+    origin      the file's time, in seconds, that is 0
+    set_anew    whether the clock was set in the middle of the frames seen so far
+    """
+
+    def __init__(
+        self, container: av.container.InputContainer, stream: av.video.stream.VideoStream, live: bool = False
+    ) -> None:
+        self.time_base = Fraction(stream.time_base)
+        streams = (*container.streams.video, *container.streams.audio)
+        starts = [s.start_time * s.time_base for s in streams if s.start_time is not None]
+        self._live, self._may_jump = live, live or clock_may_jump(container)
+        self.origin = min(starts, default=Fraction(0)) if self._may_jump else Fraction(0)
+        self.set_anew = False
+        self._step = max(1, round(1 / (frame_rate(stream) * self.time_base)))
+
+    def timed(self, frames: Iterator[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, Fraction, Fraction | None]]:
+        """Frames with when they are shown, each later than the one before, and for how long if that is known."""
+        last, shift, gap = None, -round(self.origin / self.time_base), round(LONGEST_GAP / self.time_base)
+        self.set_anew = False
+        for frame in frames:
+            follows = 0 if last is None else last + self._step
+            ticks = follows if frame.pts is None else frame.pts + shift
+            if last is None:
+                if ticks < 0 or self._live:
+                    shift, ticks = shift - ticks, 0
+            elif ticks < last - gap or (self._may_jump and ticks > last + gap):
+                shift, ticks = shift + follows - ticks, follows
+                self.set_anew = True
+            elif ticks <= last:
+                ticks = last + 1
+            last = ticks
+            duration = getattr(frame, "duration", 0)  # older PyAV does not tell
+            yield frame, ticks * self.time_base, duration * self.time_base if duration else None
+
+
+def stores_rgb(frame: av.VideoFrame) -> bool:
+    """Whether a frame is stored as red, green and blue, or as a palette of them."""
+    return frame.format.is_rgb or frame.format.has_palette
+
+
+def colours_of(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> Colours:
+    """How a stream stores colours, once its first frame is decoded."""
+    context = stream.codec_context
+    if stores_rgb(frame):
+        return Colours()
+    return Colours(context.colorspace, context.color_primaries, context.color_trc, context.color_range)
+
+
 class Decoder:
     """Decodes what can be decoded: packets that do not are counted, a cut-off end is an end.
 
@@ -84,7 +157,7 @@ class Decoder:
     def __init__(
         self,
         container: av.container.InputContainer,
-        stream: av.video.stream.VideoStream,
+        stream: av.video.stream.VideoStream | av.audio.stream.AudioStream,
         stop_at_errors: bool = False,
     ) -> None:
         self._container = container
@@ -92,10 +165,12 @@ class Decoder:
         self._stop_at_errors = stop_at_errors
         self.stopped = False
         self.packets = 0  # whose frames are shown
+        self.packet_bytes = 0  # of the latest of them
         self.undecodable = 0
         self.cut_off = False
 
-    def frames(self) -> Iterator[av.VideoFrame]:
+    def frames(self) -> Iterator[Any]:
+        """Pictures or sound."""
         packets = self._container.demux(self._stream)
         while True:
             try:
@@ -113,13 +188,15 @@ class Decoder:
             if self._stop_at_errors and packet.is_corrupt:
                 self.stopped = True
                 return
-            self.packets += is_shown(packet)
+            if is_shown(packet):
+                self.packets += 1
+                self.packet_bytes = packet.size
             yield from self._decode(packet)
             if self._stop_at_errors and self.undecodable:
                 self.stopped = True
                 return
 
-    def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+    def _decode(self, packet: av.Packet | None) -> list[Any]:
         try:
             return self._stream.codec_context.decode(packet)
         except av.error.EOFError:  # already flushed
@@ -174,3 +251,17 @@ def shown_size(frame: av.VideoFrame) -> tuple[int, int]:
 def upright_picture(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
     """A frame as 8-bit RGB, as it is meant to be seen."""
     return upright(frame.to_ndarray(format="rgb24"), _turn(frame))
+
+
+def planes(frame: av.VideoFrame) -> list[np.ndarray]:
+    """The planes of a frame in a planar pixel format, as arrays `[h, w]` that share its memory."""
+    depth = np.uint16 if frame.format.components[0].bits > 8 else np.uint8
+    return [
+        np.frombuffer(plane, depth).reshape(plane.height, -1)[:, : plane.width]  # rows end with padding
+        for plane in frame.planes
+    ]
+
+
+def upright_planes(frame: av.VideoFrame, like: av.VideoFrame) -> list[np.ndarray]:
+    """The planes of a frame as it is meant to be seen, if it is turned as the frame `like` is."""
+    return [upright(plane, _turn(like)) for plane in planes(frame)]

@@ -67,6 +67,9 @@ class FrameFolder(Video):
     def frame_names(self) -> Sequence[str]:
         return self._names
 
+    def frame_files(self) -> Sequence[str]:
+        return [os.path.basename(str(picture)) for picture in self._pictures]
+
     def fingerprint(self) -> dict[str, Any]:
         files = files_fingerprint(self._pictures)
         return {"path": os.path.abspath(self.path), "frames": len(self._pictures), "files": files}

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from hmhi_jax.data.ffmpeg import (
+    Clock,
     Decoder,
+    colours_of,
     frame_rate,
     open_container,
     shown,
@@ -46,6 +48,9 @@ class Camera(Video):
             raise InputError(f"{source}: sends no frames that decode")
         self.size, self.sample_aspect_ratio = shown(self._first, self._stream)
         check_size(self.size, source)
+        self._clock = Clock(self._container, self._stream, live=True)
+        self.time_base = self._clock.time_base
+        self.colours = colours_of(self._first, self._stream)
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         if self._first is None or start:
@@ -53,12 +58,12 @@ class Camera(Video):
         first, self._first = self._first, None
         index = 0
         try:
-            for decoded in itertools.chain((first,), self._decoded):
+            for decoded, time, duration in self._clock.timed(itertools.chain((first,), self._decoded)):
                 if (size := shown_size(decoded)) != self.size:
                     raise InputError(
                         f"{self.path}: changed from {self.size[1]} x {self.size[0]} to {size[1]} x {size[0]} pixels"
                     )
-                yield Frame(index, f"{index:07d}", upright_picture(decoded))
+                yield Frame(index, f"{index:07d}", upright_picture(decoded), time, duration, decoded)
                 index += 1
         finally:
             self._container.close()

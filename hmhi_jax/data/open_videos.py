@@ -15,6 +15,7 @@ from hmhi_jax.data.frame_folders import FrameFolder
 from hmhi_jax.data.live_sources import Camera
 from hmhi_jax.data.natural_order import natural_order
 from hmhi_jax.data.pictures import PICTURE_SUFFIXES, is_animated, is_picture
+from hmhi_jax.data.standard_input import RawPictures, StandardInput
 from hmhi_jax.data.video import Video
 from hmhi_jax.data.video_files import VideoFile
 from hmhi_jax.errors import InputError, first_of
@@ -48,13 +49,15 @@ def open_videos(inputs: Sequence[str | Path], *, frame_rate: Fraction | None = N
     return found.videos
 
 
-def find_videos(inputs: Sequence[str | Path], *, frame_rate: Fraction | None = None) -> Found:
+def find_videos(
+    inputs: Sequence[str | Path], *, frame_rate: Fraction | None = None, raw: RawPictures | None = None
+) -> Found:
     """Everything the user named, in order, each with a `name` of its own.
 
     An input is a video file, an animated picture, a folder of frames, a folder of videos or of folders of frames
     (searched all the way down, links followed), a camera (its number, or a device such as /dev/video0), a pipe or a
-    URL. Pictures named one by one are the frames of one video per folder. `frame_rate` is for folders of frames, which
-    have none of their own (default 24).
+    URL, or `-`, standard input. Pictures named one by one are the frames of one video per folder. `frame_rate` is for
+    folders of frames, which have none of their own (default 24); `raw` for pictures without a header on standard input.
 
     Raises `InputError` if anything that was named is missing or is no video, or if all that is in the folders fails.
     """
@@ -71,6 +74,9 @@ def find_videos(inputs: Sequence[str | Path], *, frame_rate: Fraction | None = N
         text = str(given)
         if not text:
             raise InputError("input '': is empty, expected a video file, a folder of frames, or a camera")
+        if text == "-":
+            add(StandardInput(raw), StandardInput.name)
+            continue
         path = _local(text)
         if path is None:
             add(*_open_camera(text))

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import cv2
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from hmhi_jax.data.preprocessing import resize_picture
@@ -85,9 +85,18 @@ def is_picture(file: str | Path) -> bool:
     return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith(".")
 
 
-def upright(pixels: UInt8[np.ndarray, "H W 3"], turn: Image.Transpose | None) -> UInt8[np.ndarray, "h w 3"]:
+def upright(
+    pixels: Shaped[np.ndarray, "H W *channels"], turn: Image.Transpose | None
+) -> Shaped[np.ndarray, "h w *channels"]:
     """Pixels as they are meant to be seen, given what has to be done to them."""
-    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
+    if turn is None:
+        return pixels
+    if turn in _SIDES_CHANGE_PLACES:
+        pixels = pixels.swapaxes(0, 1)
+    turns = Image.Transpose
+    up = turn in (turns.ROTATE_180, turns.FLIP_TOP_BOTTOM, turns.ROTATE_90, turns.TRANSVERSE)
+    left = turn in (turns.ROTATE_180, turns.FLIP_LEFT_RIGHT, turns.ROTATE_270, turns.TRANSVERSE)
+    return np.ascontiguousarray(pixels[:: -1 if up else 1, :: -1 if left else 1])
 
 
 def upright_size(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from jaxtyping import UInt8
 
@@ -22,11 +24,43 @@ LARGEST_SIDE = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One picture of a video: its number from 0, the name its results get, and 8-bit RGB."""
+    """One picture of a video.
+
+    index        its number from 0
+    name         what its results are called
+    picture      8-bit RGB, as it is meant to be seen
+    time         when it is shown, in seconds; None: frames are shown one by one at the video's rate
+    duration     for how long, in seconds, where that is known
+    decoded      the frame as FFmpeg decoded it, with all its bits and not turned, where there is one
+    begins_shot  whether it is known to be the first of a new shot
+    """
 
     index: int
     name: str
     picture: UInt8[np.ndarray, "H W 3"]
+    time: Fraction | None = None
+    duration: Fraction | None = None
+    decoded: av.VideoFrame | None = None
+    begins_shot: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Colours:
+    """How colours are stored as luma and chroma: numbers of ITU-T H.273, and FFmpeg's for the range (0 not said, 1
+    limited, 2 full). By default as pictures are best stored as a video: BT.709."""
+
+    matrix: int = 1
+    primaries: int = 1
+    transfer: int = 1
+    range: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """Where a video's sound can be read: a file, and the time in it, in seconds, that is 0 for the frames."""
+
+    path: str
+    origin: Fraction
 
 
 class Video(ABC):
@@ -37,9 +71,15 @@ class Video(ABC):
     size          (height, width) of every frame, in pixels, as it is meant to be seen
     frame_rate    frames per second
     sample_aspect_ratio   width over height of a pixel as it is meant to be shown
+    time_base     what the frames' times are multiples of, in seconds; None where frames have no times
+    colours       how its colours are stored; those of pictures are not
+    sound         where its sound can be read, if it has any
+    first         number of its first frame in the file: not 0 where it is a part of one
+    to_its_end    whether its last frame is the file's
     frame_count   how many frames to expect, None if nobody knows (a camera)
     live          whether frames come at their own pace and cannot be read again
     notes         what the user should know about the reading so far, one sentence each (a file that is cut off)
+    failure       the note that is an error, once the frames before it are done; None if there is none
     """
 
     name: str
@@ -47,9 +87,15 @@ class Video(ABC):
     size: tuple[int, int]
     frame_rate: Fraction
     sample_aspect_ratio: Fraction = Fraction(1)
+    time_base: Fraction | None = None
+    colours: Colours = Colours()
+    sound: Sound | None = None
+    first: int = 0
+    to_its_end: bool = True
     frame_count: int | None
     live: bool = False
     notes: list[str]
+    failure: str | None = None
 
     @abstractmethod
     def frames(self, start: int = 0) -> Iterator[Frame]:
@@ -62,6 +108,14 @@ class Video(ABC):
     def frame_names(self) -> Sequence[str] | None:
         """Names of all frames, where they are known before reading."""
         return None
+
+    def frame_files(self) -> Sequence[str] | None:
+        """Names of the files that hold the frames, one for each of `frame_names`, if they are files."""
+        return None
+
+    def frame_at(self, seconds: Fraction) -> int:
+        """The number of the first frame that is shown at or after a time, counted from the first frame's."""
+        return math.ceil(seconds * self.frame_rate)
 
 
 class FileVideo(Video):

@@ -12,7 +12,11 @@ from pathlib import Path
 import av
 
 from hmhi_jax.data.ffmpeg import (
+    LONGEST_GAP,
+    Clock,
     Decoder,
+    clock_may_jump,
+    colours_of,
     frame_rate,
     is_shown,
     open_container,
@@ -21,13 +25,11 @@ from hmhi_jax.data.ffmpeg import (
     upright_picture,
     video_stream,
 )
-from hmhi_jax.data.video import FileVideo, Frame, check_same_size, check_size
+from hmhi_jax.data.video import FileVideo, Frame, Sound, check_same_size, check_size
 from hmhi_jax.errors import InputError
 
 _ENOUGH = 0.95  # fewer than this share of the frames, or of the length that a file promises, is worth a note
 _STEADY = 0.01  # how much a steady frame rate may differ from what the frames' times say
-_LONGEST_GAP = 10  # seconds between frames of a broadcast; after a longer one its clock was set
-_CLOCK_MAY_JUMP = 0x0200  # FFmpeg's AVFMT_TS_DISCONT
 
 
 class VideoFile(FileVideo):
@@ -45,6 +47,10 @@ class VideoFile(FileVideo):
             if first is None:
                 raise InputError(f"{self.path}: no frame of it can be decoded; is the file cut off or damaged?")
             self.size, self.sample_aspect_ratio = shown(first, stream)
+            self._clock = Clock(container, stream)
+            self.time_base = self._clock.time_base
+            self.colours = colours_of(first, stream)
+            self.sound = Sound(self.path, self._clock.origin) if container.streams.audio else None
         check_size(self.size, self.path)
 
     @functools.cached_property
@@ -60,13 +66,31 @@ class VideoFile(FileVideo):
     def frame_count(self) -> int:
         return self._promise.frames
 
+    def frame_at(self, seconds: Fraction) -> int:
+        """By the frames' own times, which need not be steady; reads packets up to that time, undecoded."""
+        times: list[Fraction] = []
+        with open_container(self.path) as container:
+            stream = video_stream(container, self.path)
+            tick = stream.time_base  # some containers round times to it
+            for packet in container.demux(stream):
+                if is_shown(packet) and packet.pts is None:
+                    return super().frame_at(seconds)
+                if is_shown(packet):
+                    times.append(packet.pts * tick)
+                if times and packet.dts is not None and packet.dts * tick > min(times) + seconds:
+                    break  # what comes later is shown later
+        return sum(time - min(times) + tick <= seconds for time in times)
+
     def frames(self, start: int = 0) -> Iterator[Frame]:
         digits = max(5, len(str(self.frame_count - 1)))
-        for index, decoded in enumerate(self._decoded()):
+        for index, (decoded, time, duration) in enumerate(self._clock.timed(self._decoded())):
             what = f"{self.path}: frame {index}"
             check_same_size(shown_size(decoded), what, self.size, "the first", "re-encode it, or cut it there")
             if index >= start:
-                yield Frame(index, f"{index:0{digits}d}", upright_picture(decoded))
+                yield Frame(index, f"{index:0{digits}d}", upright_picture(decoded), time, duration, decoded)
+        if self.sound and self._clock.set_anew:
+            self.sound = None
+            self.notes.append(f"{self.path}: its clock was set in the middle; videos made of it have no sound")
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         """All frames that decode. At the first packet that does not, decoding starts over on one thread.
@@ -144,7 +168,7 @@ def _promise(container: av.container.InputContainer, stream: av.video.stream.Vid
     count, before = 0, None
     read: _Span | None = None  # of anything the file holds, as sound may go on when pictures stand still
     pieces: list[_Span] = []  # of the video: more than one where a broadcast's clock was set
-    longest_gap = _LONGEST_GAP if int(container.format.flags) & _CLOCK_MAY_JUMP else math.inf
+    longest_gap = LONGEST_GAP if clock_may_jump(container) else math.inf
     with contextlib.suppress(av.FFmpegError):  # told when the frames are read
         for packet in container.demux():
             shown = packet.stream_index == stream.index and is_shown(packet)

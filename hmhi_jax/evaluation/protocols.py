@@ -1,4 +1,5 @@
-"""Evaluation protocols: which annotated frames count, how frames become a video's and videos a data set's figures."""
+"""Evaluation protocols: which annotated frames count, how frames become a video's and videos a data set's figures; how
+figures are called where people read them, and which way is better."""
 
 import inspect
 import re
@@ -20,7 +21,6 @@ class Protocol:
     """Leave the first and last annotated frame of every video out."""
     expect_annotations: ClassVar[bool] = True
     """Whether a predicted frame without annotation is worth a remark."""
-    per_class: ClassVar[bool] = False
     headline: ClassVar[tuple[str, ...]] = ("JF_mean", "J_mean", "F_mean")
 
     @property
@@ -32,10 +32,9 @@ class Protocol:
         """Positions of the frames that count, of a video with `count` annotated frames."""
         return range(1, count - 1) if self.skip_ends else range(count)
 
-    @staticmethod
-    def class_of(video: str) -> str:
-        """Class of a video, from its name, in protocols per class."""
-        raise NotImplementedError
+    def class_of(self, video: str) -> str | None:
+        """Class of a video, by its name, whose figures stand beside the data set's; None: there are no classes."""
+        return None
 
     def __repr__(self) -> str:
         return f"<protocol {self.name}>"
@@ -86,11 +85,9 @@ class YoutubeObjects(Protocol):
 
     name = "youtube-objects"
     expect_annotations = False
-    per_class = True
     headline = ("J_mean", "J_class_mean")
 
-    @staticmethod
-    def class_of(video: str) -> str:
+    def class_of(self, video: str) -> str:
         """The first folder, or what stands before the first digit."""
         if "/" in video:
             return video.split("/")[0]
@@ -129,3 +126,31 @@ def find_protocol(protocol: str | Protocol, kind: Literal["uvos", "vsod"] | None
     if kind not in (None, found.kind):
         raise InputError(f"protocol: {found.name!r} is for {found.kind.upper()}; choose one of {', '.join(names)}")
     return found
+
+
+_NAMES = {"JF": "J&F", "MAE": "MAE", "S": "S", "max_F": "max F", "max_E": "max E"}
+
+
+def display_name(figure: str) -> str:
+    """`J_mean` is J, `J_recall` "J recall", `sod_mean_F` "sod mean F": the prefix stays, it marks other definitions."""
+    if figure in _NAMES:
+        return _NAMES[figure]
+    words = figure.split("_")
+    if words[0] == "sod":
+        return " ".join(words)
+    words[0] = _NAMES.get(words[0], words[0])
+    if words[1:] == ["mean"]:
+        return words[0]
+    if words[1:] == ["class", "mean"]:
+        return f"{words[0]} over classes"
+    return " ".join(words)
+
+
+def lower_is_better(figure: str) -> bool:
+    """Whether a smaller value is the better one, as of errors and decays."""
+    return figure == "MAE" or figure.endswith("_decay")
+
+
+def better(figure: str, a: float, b: float) -> bool:
+    """Whether `a` beats `b`; NaN never does."""
+    return a < b if lower_is_better(figure) else a > b

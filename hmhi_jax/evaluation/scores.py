@@ -47,9 +47,9 @@ class VideoScores:
 class Scores:
     """Scores of one method by one protocol and reading.
 
-    `figures` are the data set's, `classes` maps a class to its figures (protocols per class only), `videos` a name to
-    its `VideoScores`, `curves` holds F and E over the thresholds (VSOD only). `remarks` lists every gap and rule;
-    `complete` is whether every annotated frame was scored. `scores["J_mean"]` is short for
+    `figures` are the data set's, `classes` maps a class to its figures (in protocols that have classes), `videos` a
+    name to its `VideoScores`, `curves` holds F and E over the thresholds (VSOD only). `remarks` lists every gap and
+    rule; `complete` is whether every annotated frame was scored. `scores["J_mean"]` is short for
     `scores.figures["J_mean"]`.
     """
 
@@ -176,13 +176,12 @@ def score_data_set(
     figures = _mean_figures(members)
     for curve, values in curves.items():  # the highest point of the mean curve, not the mean of highest points
         figures[f"max_{curve}"] = float(values.max())
-    if not protocol.per_class:
-        return figures, {}, curves
     by_class: dict[str, list[VideoScores]] = {}
     for video in members:
-        by_class.setdefault(video.label or protocol.class_of(video.name), []).append(video)
+        if (named := protocol.class_of(video.name)) is not None:
+            by_class.setdefault(video.label or named, []).append(video)
     classes = {name: _mean_figures(group) for name, group in sorted(by_class.items())}
-    for measure in ("J", "F", "JF"):
+    for measure in ("J", "F", "JF") if classes else ():
         figures[f"{measure}_class_mean"] = float(np.mean([found[f"{measure}_mean"] for found in classes.values()]))
     return figures, classes, curves
 

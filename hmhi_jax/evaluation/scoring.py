@@ -10,9 +10,8 @@ from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.data.natural_order import natural_key
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.frame_scores import FrameResult, Measures
+from hmhi_jax.evaluation.frame_scores import FrameResult, Measures, score_all
 from hmhi_jax.evaluation.pairing import Remark, VideoPair, pair_folders
-from hmhi_jax.evaluation.parallel_scoring import score_all
 from hmhi_jax.evaluation.pictures import READINGS
 from hmhi_jax.evaluation.protocols import Protocol, find_protocol
 from hmhi_jax.evaluation.scores import Scores, score_data_set, score_video
@@ -177,38 +176,25 @@ def _remarks_of_results(pairs: list[VideoPair], results: list[FrameResult | None
                 resized.append((frame, result.resized_from, result.shape))
         if resized:
             (frame, (height, width), (true_height, true_width)), count = resized[0], len(resized)
-            remarks.append(
-                Remark(
-                    "rule",
-                    pair.video,
-                    None,
-                    f"{count} predictions, first {frame.frame}, of {width}x{height} pixels scaled bilinearly to the "
-                    f"truth's {true_width}x{true_height}",
-                )
+            text = (
+                f"{count} predictions, first {frame.frame}, of {width}x{height} pixels scaled bilinearly to the "
+                f"truth's {true_width}x{true_height}"
             )
+            remarks.append(Remark("rule", pair.video, None, text))
     brightest = max((result.brightest for result in results if result), default=255)
     if 0 < brightest <= 20:
-        remarks.append(
-            Remark(
-                "rule",
-                "",
-                None,
-                f"no prediction has a value above {brightest}: these look like label pictures in plain grey, which "
-                "read as empty masks; save them as 0 and 255 or with a palette",
-            )
+        text = (
+            f"no prediction has a value above {brightest}: these look like label pictures in plain grey, which read as "
+            "empty masks; save them as 0 and 255 or with a palette"
         )
+        remarks.append(Remark("rule", "", None, text))
     return remarks
 
 
 def _aggregate(
-    pairs: list[VideoPair],
-    results: list[FrameResult | None],
-    protocol: Protocol,
-    reading: str,
-    remarks: list[Remark],
-    predictions: str,
-    truth: str,
-) -> Scores:
+    pairs: list[VideoPair], results: list[FrameResult | None], protocol: Protocol, reading: str, remarks: list[Remark],
+    predictions: str, truth: str,
+) -> Scores:  # fmt: skip
     by_frame = _results_by_frame(pairs, results)
     remarks = list(remarks)
     videos = {}
@@ -228,20 +214,13 @@ def _aggregate(
                 curves[curve] = np.stack([getattr(score, name) if score else blank for score in scores])
         video = score_video(pair, per_frame, curves, protocol)
         if video is None:
-            remarks.append(
-                Remark(
-                    "gap",
-                    pair.video,
-                    None,
-                    f"{len(pair.frames)} annotated frames, none of which counts in {protocol.name}",
-                )
-            )
+            text = f"{len(pair.frames)} annotated frames, none of which counts in {protocol.name}"
+            remarks.append(Remark("gap", pair.video, None, text))
         else:
             videos[pair.video] = video
         if pair.unannotated and protocol.expect_annotations:
-            remarks.append(
-                Remark("unused", pair.video, None, f"{len(pair.unannotated)} predicted frames without ground truth")
-            )
+            text = f"{len(pair.unannotated)} predicted frames without ground truth"
+            remarks.append(Remark("unused", pair.video, None, text))
     if not videos:
         lines = "; ".join(str(remark) for remark in remarks[:3])
         raise InputError(f"{predictions}: nothing could be scored against {truth} by {protocol.name}: {lines}")

@@ -5,11 +5,37 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from hmhi_jax.flow_models.layers import Norm, conv
+from hmhi_jax.kernels.normalisation import instance_norm
+from hmhi_jax.models.backbones.batch_norm import BatchNorm
+from hmhi_jax.models.layers import Conv3x3, he_fan_out
+from hmhi_jax.models.layers import conv as any_conv
 
 STRIDES = (1, 2, 2)  # of the three stages; the stem has stride 2 as well
+
+
+def conv(features: int, kernel: int, *, stride: int = 1, dtype: DTypeLike, name: str) -> nn.Module:
+    """A convolution with bias and zero padding of half the kernel."""
+    if kernel == 3 and stride == 1:
+        return Conv3x3(features, dtype, he_fan_out, name=name)
+    return any_conv(features, kernel, stride=stride, dtype=dtype, kernel_init=he_fan_out, name=name)
+
+
+class Norm(nn.Module):
+    """The norm an encoder has: "instance", "batch" (by its running statistics), or "none"."""
+
+    kind: str
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+        if self.kind == "instance":
+            return instance_norm(x)
+        if self.kind == "batch":
+            return BatchNorm(updated=False, dtype=self.dtype, name="batch")(x, train=False)
+        return x
 
 
 class ResidualBlock(nn.Module):

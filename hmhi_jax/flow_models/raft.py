@@ -10,19 +10,23 @@ what it finds where the flow points. `estimation.py` is the way in; the methods 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from hmhi_jax.flow_models.correlation import LARGEST_VOLUME, Correlation, correlate, look_up
 from hmhi_jax.flow_models.encoders import FlowEncoder
 from hmhi_jax.flow_models.update import ConvGRU, FlowHead, MaskHead, MotionEncoder
-from hmhi_jax.flow_models.upsampling import bilinear_upsampling, convex_upsampling
-from hmhi_jax.kernels.precision import in_precision
+from hmhi_jax.kernels.precision import compute_dtype, in_precision
+
+SCALE = 8  # of the picture to the flow that is improved
 
 
 class Match(NamedTuple):
@@ -44,7 +48,7 @@ class FlowState(NamedTuple):
 
 
 class RAFT(nn.Module):
-    """The network; `registry.py` has the two published ones.
+    """The network; `build_flow_model` has the two published ones.
 
     Attributes:
         channels: of the encoders' stem and three stages.
@@ -164,3 +168,74 @@ class RAFT(nn.Module):
             return model.apply(variables, match, state, method="step"), None
 
         return lax.scan(step, state, length=iterations)[0]
+
+
+def convex_upsampling(flow: Float[Array, "B h w 2"], logits: Float[Array, "B h w 576"]) -> Float[Array, "B 8*h 8*w 2"]:
+    """Every fine pixel's flow is a convex combination of the nine coarse vectors around it (section 3.3).
+
+    Vectors beyond the edge are zero. `logits` are ordered by neighbour (rows first), then by row and column of the fine
+    pixel in its coarse one.
+    """
+    batch, height, width, _ = flow.shape
+    weights = jax.nn.softmax(logits.reshape(batch, height, width, 9, SCALE, SCALE), axis=3)
+    padded = jnp.pad(SCALE * flow, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    neighbours = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    components = []
+    for component in range(2):
+        terms = [n[..., component, None, None] * weights[:, :, :, k] for k, n in enumerate(neighbours)]
+        components.append(sum(terms[1:], start=terms[0]))
+    fine = jnp.stack(components, -1)  # [B, h, w, 8, 8, 2]
+    return fine.transpose(0, 1, 3, 2, 4, 5).reshape(batch, SCALE * height, SCALE * width, 2)
+
+
+@lru_cache(maxsize=64)
+def _linear_matrix(size: int) -> Float[np.ndarray, "out in"]:
+    position = np.arange(SCALE * size) * (size - 1) / (SCALE * size - 1)
+    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(size))).astype(np.float32)
+
+
+def bilinear_upsampling(flow: Float[Array, "B h w 2"]) -> Float[Array, "B 8*h 8*w 2"]:
+    """Bilinear, the corner pixels of both grids on each other, as the small network was trained with."""
+    rows, columns = (jnp.asarray(_linear_matrix(size)) for size in flow.shape[1:3])
+    precise = jax.lax.Precision.HIGHEST
+    tall = jnp.einsum("Hh,bhwc->bHwc", rows, SCALE * flow, precision=precise)
+    return jnp.einsum("Ww,bHwc->bHWc", columns, tall, precision=precise)
+
+
+_NETWORKS: dict[str, dict[str, Any]] = {
+    "raft_large": {
+        "channels": (64, 64, 96, 128), "bottleneck": False, "features": 256, "context_norm": "batch",
+        "hidden": 128, "context": 128, "radius": 4,
+        "motion_correlation": (256, 192), "motion_flow": (128, 64), "motion": 128,
+        "gru_kernels": ((1, 5), (5, 1)), "flow_head_features": 256, "convex": True,
+    },
+    "raft_small": {
+        "channels": (32, 32, 64, 96), "bottleneck": True, "features": 128, "context_norm": "none",
+        "hidden": 96, "context": 64, "radius": 3,
+        "motion_correlation": (96,), "motion_flow": (64, 32), "motion": 82,
+        "gru_kernels": ((3, 3),), "flow_head_features": 128, "convex": False,
+    },
+}  # fmt: skip
+
+
+def flow_model_names() -> list[str]:
+    """All names that `build_flow_model` knows."""
+    return list(_NETWORKS)
+
+
+def build_flow_model(name: str, *, dtype: str | DTypeLike = "float32", largest_volume: int = LARGEST_VOLUME) -> RAFT:
+    """A network of optical flow: "raft_large" (5.3 M parameters) or "raft_small" (1.0 M), as published.
+
+    Args:
+        dtype: in which the encoders and the update operator compute, "float32", "tensorfloat32" (whose maps are
+            float32) or "bfloat16"; correlations, hidden state and flow are float32.
+        largest_volume: bytes of all-pairs correlations beyond which they are looked up in pieces, in the same numbers
+            with less memory and more time.
+
+    Raises:
+        ValueError: for another name or dtype, which lists these.
+    """
+    if name not in _NETWORKS:
+        raise ValueError(f"unknown flow network {name!r}; known: {', '.join(_NETWORKS)}")
+    maps, precision = compute_dtype(dtype)
+    return RAFT(name_of_network=name, dtype=maps, precision=precision, largest_volume=largest_volume, **_NETWORKS[name])

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.flow_models.gate_convolution import gate_conv
-from hmhi_jax.flow_models.layers import conv
-from hmhi_jax.models.layers import KernelAndBias
-
-_gate_init = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+from hmhi_jax.flow_models.encoders import conv
+from hmhi_jax.kernels.conv3x3 import conv3x3
+from hmhi_jax.kernels.convolution import same_conv
+from hmhi_jax.models.layers import KernelAndBias, torch_kernel
 
 
 class MotionEncoder(nn.Module):
@@ -38,6 +37,11 @@ class MotionEncoder(nn.Module):
         return jnp.concatenate([fused, flow.astype(self.dtype)], -1)
 
 
+def gate_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> Float[Array, "B H W D"]:
+    """A gate's convolution: stride 1, zero padding that keeps the size, for kernels of 3x3, 1x5 and 5x1."""
+    return conv3x3(x, kernel) if kernel.shape[:2] == (3, 3) else same_conv(x, kernel)
+
+
 class ConvGRU(nn.Module):
     """`z, r = sigmoid(conv([h, x])); q = tanh(conv([r h, x])); h' = (1 - z) h + z q`, x being context and motion.
 
@@ -53,7 +57,7 @@ class ConvGRU(nn.Module):
     def setup(self) -> None:
         shape = (*self.kernel, self.hidden + self.context + self.motion, self.hidden)
         self.update_gate, self.reset_gate, self.candidate = (
-            KernelAndBias(shape, self.dtype, _gate_init, name=name)
+            KernelAndBias(shape, self.dtype, torch_kernel, name=name)
             for name in ("update_gate", "reset_gate", "candidate")
         )
 

@@ -25,9 +25,9 @@ class CleanUp:
 
     min_area: int = 0
     fill_holes: int = 0
-    grow: float = 0.0
-    feather: float = 0.0
-    steady: float = 0.0
+    grow: float | int = 0.0
+    feather: float | int = 0.0
+    steady: float | int = 0.0
 
     def __post_init__(self) -> None:
         for name, value, most in (

@@ -35,6 +35,7 @@ class Result:
     flow            the flow picture, uint8 `[h, w, 3]` at the network's size
     kept            what the caller asked to keep of the frame
     state           a function that brings the memory after this frame to the host, at the frames where one was due
+    begins_shot     whether the memory was emptied before it
     """
 
     index: int
@@ -44,6 +45,7 @@ class Result:
     flow: UInt8[np.ndarray, "h w 3"]
     kept: Any = None
     state: Callable[[], StreamState] | None = None
+    begins_shot: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Lanes:
                     before = state and self._restored(state, batch[0].picture.shape[:2])
                     lane = lane_held.enter_context(self._lane())
                 with times.measure("network" if begun else "first chunk, with compilation"):
-                    fresh = not begun and state is None
+                    fresh = batch[0].begins_shot or (not begun and state is None)
                     sent = self._compute(lane, _Chunk(batch, fresh, None if begun else before))
                 yield from self._fetch(pending, times)
                 pending = self._pending(batch, *sent)
@@ -116,7 +118,9 @@ class Lanes:
 
         def result(item: Prepared, own: Array, state: Callable[[], StreamState] | None) -> Result:
             logits = self.network.lane_logits(own, lane)
-            return Result(item.index, item.name, item.size, logits, item.flow, item.kept, state)
+            return Result(
+                item.index, item.name, item.size, logits, item.flow, item.kept, state, begins_shot=item.begins_shot
+            )
 
         last = batch[-1]
         state = memory and functools.partial(
@@ -211,9 +215,13 @@ class Lanes:
 
 
 def _batches(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:
-    """Up to `size` frames each, ending at the same frames wherever a stream begins: so it goes on exactly."""
+    """Up to `size` frames each, ending at the same frames wherever a stream begins: so it goes on exactly. A new shot
+    begins a batch."""
     batch: list[Prepared] = []
     for item in items:
+        if item.begins_shot and batch:
+            yield batch
+            batch = []
         batch.append(item)
         if (item.index + 1) % size == 0:
             yield batch

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 
 from hmhi_jax.data.flow import FlowRecipe, neighbours
 from hmhi_jax.data.preprocessing import resize_picture
+from hmhi_jax.data.shots import changes_shot
 from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.learned_flow import LearnedFlow, picture_from
@@ -29,6 +30,7 @@ class Prepared:
     kept                what the caller wanted to keep of the frame
     last                whether no frame follows
     remember            the frame itself where the memory after it is wanted, else None
+    begins_shot         whether a new shot begins with it, so that the memory is to be emptied before
     """
 
     index: int
@@ -39,6 +41,7 @@ class Prepared:
     kept: Any = None
     last: bool = False
     remember: UInt8[np.ndarray, "H W 3"] | None = None
+    begins_shot: bool = False
 
 
 class _Picture:
@@ -47,6 +50,7 @@ class _Picture:
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
         self._resized: dict[tuple[int, int], np.ndarray] = {}
+        self._changes: bool | None = None
         self._lock = threading.Lock()
 
     def at(self, size: tuple[int, int] | None) -> UInt8[np.ndarray, "h w 3"]:
@@ -57,6 +61,15 @@ class _Picture:
             if size not in self._resized:
                 self._resized[size] = resize_picture(self.frame.picture, size)
             return self._resized[size]
+
+    def begins_shot(self, before: "_Picture | None", detect: bool) -> bool:
+        """Whether it is known to begin a new shot or, with `detect`, seen to after the picture `before` it."""
+        if self.frame.begins_shot or not detect or before is None:
+            return self.frame.begins_shot
+        with self._lock:
+            if self._changes is None:
+                self._changes = changes_shot(before.frame.picture, self.frame.picture)
+            return self._changes
 
 
 class Window(NamedTuple):
@@ -108,10 +121,20 @@ def prepare(
     network_size: Callable[[tuple[int, int]], tuple[int, int]],
     keep: Callable[[Frame], Any] | None = None,
     state_every: int | None = None,
+    detect_cuts: bool = False,
     times: StageTimes,
 ) -> Prepared:
-    """Draw the flow of a window's frame and bring both pictures to the network's size."""
+    """Draw the flow of a window's frame and bring both pictures to the network's size.
+
+    At a change of shot, known or with `detect_cuts` seen, flow is estimated as at a video's beginning and end.
+    """
     frame, last = window.frame.frame, window.after is None
+    with times.measure("cuts"):
+        begins_shot = window.frame.begins_shot(window.before, detect_cuts)
+        if begins_shot:
+            window = window._replace(before=None)
+        if window.after and window.after.begins_shot(window.frame, detect_cuts):
+            window = window._replace(after=None)
     frame_size = frame.picture.shape[:2]
     size = network_size(frame_size)
     with times.measure("resize"):
@@ -120,7 +143,8 @@ def prepare(
     with times.measure("flow"):
         flow = resize_picture(_flow(window, flow_of), size)
     due = last or bool(state_every and (frame.index + 1) % state_every == 0)
-    return Prepared(frame.index, frame.name, frame_size, picture, flow, kept, last, frame.picture if due else None)
+    remember = frame.picture if due else None
+    return Prepared(frame.index, frame.name, frame_size, picture, flow, kept, last, remember, begins_shot)
 
 
 def _flow(window: Window, flow_of: FlowOf) -> UInt8[np.ndarray, "h w 3"]:

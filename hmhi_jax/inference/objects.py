@@ -18,13 +18,15 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.inference.carrying import Follower, Motion
 
 MOST_OBJECTS = 200  # of 255 labels; the others are for what may become an object
-_SIDE = 640  # pixels on the longer side, at which parts are followed
 _LEAST = 0.0005  # share of the picture that an object has at least when it appears
 _AT_ONCE = 0.01  # share from which a part is an object at once, unless it may be one that was lost
 _LASTS = 4  # frames that other parts must last to be objects
 _OVERLAP = 0.2  # of the smaller of the two: less is a neighbour's rim
 _APART = 0.5  # of an object's side: parts farther apart are not one object
-_ALIKE = 0.6  # Bhattacharyya coefficient of colours; below, it is something else
+_ALIKE = 0.6  # share of a part's pixels that an object has in the same colours; below, it is something else
+_HIDDEN = 40  # frames for which an object may come out of another one unseen
+_BLUR = 2.0  # pixels over which carried labels and colours are looked at
+_COLOURS = 1.4  # how much colours count beside what is carried
 _BINS = 6  # of each colour
 
 
@@ -48,6 +50,11 @@ class Track:
     dy: float = 0.0
     frames: int = 1
     areas: float = 0.0
+
+    def ahead(self, frames: int) -> tuple[float, float]:
+        """Where its middle would be so many frames after it was last seen."""
+        steps = min(frames, 15)
+        return self.x + self.dx * steps, self.y + self.dy * steps
 
     def see(self, frame: int, area: float, x: float, y: float, colours: Float[np.ndarray, "_"]) -> None:
         """Take a new sight of it in."""
@@ -83,15 +90,13 @@ class ObjectTracker:
             motion: back to the frame of the last call, from a `Follower`.
         """
         self._frame += 1
-        scale = min(1.0, _SIDE / max(mask.shape))
-        size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
-        inside = cv2.resize(mask, size, interpolation=cv2.INTER_AREA) > 127
-        colour = cv2.resize(motion.colour, size, interpolation=cv2.INTER_LINEAR) // np.uint8(256 // _BINS + 1)
-        looks = colour @ np.array([_BINS * _BINS, _BINS, 1])
-        before = np.zeros(inside.shape, np.uint8)
+        size = motion.colour.shape[:2]
+        inside = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA) > 127
+        looks = (motion.colour // np.uint8(256 // _BINS + 1)) @ np.array([_BINS * _BINS, _BINS, 1])
+        before = np.zeros(size, np.uint8)
         if self._labels is not None:
             before = motion.carry(self._labels, cv2.INTER_NEAREST)
-        labels, regions = _taken_over(inside, before)
+        labels, regions = self._taken_over(inside, before, looks)
         regions += self._apart(labels, before)
         self._recognise(labels, regions, looks)
         self._update(labels, looks)
@@ -100,6 +105,70 @@ class ObjectTracker:
         near = _nearest(labels, inside)
         near[near > self.most] = 0
         return cv2.resize(near, mask.shape[::-1], interpolation=cv2.INTER_NEAREST) * (mask > 127)
+
+    def cut(self) -> None:
+        """A new shot begins: who is in it is told by looks alone."""
+        self._labels = None
+
+    def _taken_over(
+        self, inside: Bool[np.ndarray, "h w"], before: UInt8[np.ndarray, "h w"], looks: np.ndarray
+    ) -> tuple[UInt8[np.ndarray, "h w"], list[Bool[np.ndarray, "h w"]]]:
+        """Labels that the parts of a mask have from the frame before, and the parts that have none."""
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
+        both = np.bincount(parts.ravel() * 256 + before.ravel(), minlength=count * 256).reshape(count, 256)
+        smaller = np.minimum(both.sum(1)[:, None], both.sum(0)[None])
+        claims = (both > 0) & (both >= _OVERLAP * smaller)
+        claims[0], claims[:, 0] = False, False
+        many = claims.sum(1)
+        labels = np.where(many == 1, claims.argmax(1), 0).astype(np.uint8)[parts]
+        claimed = set(np.flatnonzero(claims.any(0)).tolist())
+        hidden = [label for label in self._tracks if label <= self.most and label not in claimed]
+        for part in np.flatnonzero(many > 0):
+            box = stats[part, :4]
+            near = [label for label in hidden if self._within(self._tracks[label], box, inside.shape)]
+            if many[part] > 1 or near:
+                self._divide(parts == part, np.flatnonzero(claims[part]).tolist(), near, before, looks, labels)
+        large = stats[:, cv2.CC_STAT_AREA] >= _LEAST * inside.size
+        return labels, [parts == part for part in range(1, count) if many[part] == 0 and large[part]]
+
+    def _within(self, track: Track, box: np.ndarray, size: tuple[int, int]) -> bool:
+        """Whether an object that was lost a moment ago may be in a box (left, top, width, height in pixels)."""
+        gone, side = self._frame - track.last, max(size)
+        x, y = track.ahead(gone)
+        left, top, width, height = box / side
+        reach = np.sqrt(track.area * size[0] * size[1]) / side + 0.005 * gone
+        return gone <= _HIDDEN and bool(
+            left - reach < x < left + width + reach and top - reach < y < top + height + reach
+        )
+
+    def _divide(
+        self, own: Bool[np.ndarray, "h w"], claimants: list[int], hidden: list[int],
+        before: UInt8[np.ndarray, "h w"], looks: np.ndarray, labels: UInt8[np.ndarray, "h w"],
+    ) -> None:  # fmt: skip
+        """Give each pixel of a part to one of the labels that claim it, by what is carried and by colours. Labels that
+        are hidden carry nothing: they get what has their colours beyond doubt."""
+        size = labels.size
+        rows, columns = (slice(x.min(), x.max() + 1) for x in np.nonzero(own))
+        own, before, looks, labels = (x[rows, columns] for x in (own, before, looks, labels))
+        part = own.astype(np.float32)
+        around = cv2.GaussianBlur(part, (0, 0), _BLUR) + np.float32(1e-6)
+        everyone = claimants + hidden
+        carried = np.stack([cv2.GaussianBlur(part * (before == label), (0, 0), _BLUR) for label in everyone])
+        carried /= carried.sum(0) + np.float32(1e-6)
+        known = [self._tracks[label] for label in everyone]
+        colours = np.stack([track.colours[looks] * np.float32(track.area) for track in known])
+        colours /= colours.sum(0) + np.float32(1e-7)
+        colours = np.stack([cv2.GaussianBlur(part * each, (0, 0), _BLUR) for each in colours]) / around
+        chosen = np.array(everyone, np.uint8)[(carried + np.float32(_COLOURS) * colours).argmax(0)] * own
+        for label in hidden:
+            found = chosen == label
+            if np.count_nonzero(found) < max(_LEAST, 0.15 * self._tracks[label].area) * size:
+                chosen[found] = 0
+        for label in claimants:  # crumbs go to whoever is around them
+            _, pieces, stats, _ = cv2.connectedComponentsWithStats((chosen == label).astype(np.uint8))
+            areas = stats[1:, cv2.CC_STAT_AREA]
+            chosen[np.isin(pieces, np.flatnonzero(areas < 0.2 * areas.max(initial=0)) + 1)] = 0
+        labels[own] = _nearest(chosen, chosen > 0)[own]
 
     def _apart(
         self, labels: UInt8[np.ndarray, "h w"], before: UInt8[np.ndarray, "h w"]
@@ -118,7 +187,10 @@ class ObjectTracker:
                     continue
                 piece = parts == part
                 if distance[piece].min() > _APART * np.sqrt(stats[main, cv2.CC_STAT_AREA]):
-                    labels[piece] = 0
+                    # Whoever it hangs together with has a better claim than a new object.
+                    around = labels[cv2.dilate(piece.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0]
+                    others = around[(around > 0) & (around != label)]
+                    labels[piece] = np.bincount(others).argmax() if others.size else 0
                 pieces.append(piece)
         return pieces
 
@@ -139,10 +211,25 @@ class ObjectTracker:
                 if costs[region, object_] < 1:
                     labels[regions[region]] = lost[object_]
         for region in regions:
+            if not labels[region].any():
+                labels[region] = self._owner(region, labels, looks)
             free = next((label for label in range(self.most + 1, 256) if label not in self._tracks), None)
             if free is not None and not labels[region].any():
                 labels[region] = free
                 self._tracks[free] = Track(self._frame, self._frame, *_sight(region, looks), frames=0)
+
+    def _owner(self, region: Bool[np.ndarray, "h w"], labels: UInt8[np.ndarray, "h w"], looks: np.ndarray) -> int:
+        """The object in view that a region is a piece of: cut off by something in front, or apart as a thrown ball is
+        not. It is near, of the object's colours, and makes it no larger than it was. 0 where there is none."""
+        area, *_, colours = _sight(region, looks)
+        away = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, 3)
+        for label in _present(labels):
+            track, own = self._tracks[label], labels == label
+            room = 0.3 * track.area if track.frames == 0 else 1.3 * track.area - np.count_nonzero(own) / own.size
+            near = away[own].min() <= _APART * np.sqrt(track.area * own.size)
+            if near and area <= room and _alike(area, colours, track) >= _ALIKE:
+                return label
+        return 0
 
     def _cost(
         self, region: Bool[np.ndarray, "h w"], labels: UInt8[np.ndarray, "h w"], track: Track, looks: np.ndarray
@@ -150,11 +237,12 @@ class ObjectTracker:
         """From 0, of how little a region seems to be a lost object; 1 or more where it cannot be."""
         area, x, y, colours = _sight(region, looks)
         gone = self._frame - track.last
-        alike = _alike(colours, track.colours)
-        way = np.hypot(x - track.x - track.dx * min(gone, 15), y - track.y - track.dy * min(gone, 15))
+        alike = _alike(area, colours, track)
+        there = track.ahead(gone)
+        way = np.hypot(x - there[0], y - there[1])
         reach = 0.05 + np.sqrt(track.area) + 0.02 * gone
         own = int(labels[region].max(initial=0))  # the label it would keep
-        if 0 < own <= self.most and alike < _alike(colours, self._tracks[own].colours) + 0.05:
+        if 0 < own <= self.most and alike < _alike(area, colours, self._tracks[own]) + 0.05:
             return 2.0
         if alike < _ALIKE or way > reach or area > 4 * track.area:
             return 2.0
@@ -212,25 +300,6 @@ def track_objects(
         yield tracker(mask, follow(frame))
 
 
-def _taken_over(
-    inside: Bool[np.ndarray, "h w"], before: UInt8[np.ndarray, "h w"]
-) -> tuple[UInt8[np.ndarray, "h w"], list[Bool[np.ndarray, "h w"]]]:
-    """Labels that the parts of a mask have from the frame before, and the parts that have none."""
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
-    both = np.bincount(parts.ravel() * 256 + before.ravel(), minlength=count * 256).reshape(count, 256)
-    smaller = np.minimum(both.sum(1)[:, None], both.sum(0)[None])
-    claims = (both > 0) & (both >= _OVERLAP * smaller)
-    claims[0], claims[:, 0] = False, False
-    many = claims.sum(1)
-    labels = np.where(many == 1, claims.argmax(1), 0).astype(np.uint8)[parts]
-    for part in np.flatnonzero(many > 1):
-        own = parts == part
-        labels[own] = _nearest(before, own & claims[part][before])[own]
-    large = stats[:, cv2.CC_STAT_AREA] >= _LEAST * inside.size
-    new = [part for part in range(1, count) if many[part] == 0 and large[part]]
-    return labels, [parts == part for part in new]
-
-
 def _nearest(labels: UInt8[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     """Everywhere the label of the nearest pixel that is `known`; 0 where there is none."""
     if not known.any():
@@ -255,5 +324,6 @@ def _sight(region: Bool[np.ndarray, "h w"], looks: np.ndarray) -> tuple[float, f
     return len(x) / region.size, float(x.mean()) / side, float(y.mean()) / side, colours
 
 
-def _alike(one: Float[np.ndarray, "_"], other: Float[np.ndarray, "_"]) -> float:
-    return float(np.sqrt(one * other).sum())
+def _alike(area: float, colours: Float[np.ndarray, "_"], track: Track) -> float:
+    """Share of a part's pixels that have colours of an object, which may be there as a piece only."""
+    return float(np.minimum(colours, track.colours * np.float32(max(track.area / area, 1))).sum())

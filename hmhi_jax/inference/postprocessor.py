@@ -15,9 +15,11 @@ from hmhi_jax.inference.postprocessing import Postprocessing
 
 
 class Read(NamedTuple):
-    """A frame on its own: the network's word, its mask, and log-odds of something that moves in it."""
+    """A frame on its own: the network's word, the picture at any size of its shape, its mask, and log-odds of something
+    that moves in it."""
 
     result: Result
+    picture: UInt8[np.ndarray, "h w 3"]
     mask: UInt8[np.ndarray, "H W"]
     log_odds: float | None
 
@@ -45,15 +47,19 @@ class Postprocessor:
         self._steady = Steadiness(options.clean_up) if options.clean_up.steady else None
         self._objects = ObjectTracker(options.objects) if options.objects else None
 
-    def read(self, result: Result) -> Read:
+    def read(self, result: Result, picture: UInt8[np.ndarray, "h w 3"]) -> Read:
         """What concerns one frame alone."""
         mask = self._options.clean_up.frame(read_logits(result.logits, result.size, "mask", self._threshold))
         calibration = self._options.calibration
-        return Read(result, mask, calibration and calibration.log_odds(np.asarray(result.logits), result.flow))
+        return Read(result, picture, mask, calibration and calibration.log_odds(np.asarray(result.logits), result.flow))
 
     def follow(self, read: Read) -> Finished:
-        """What depends on the frames before. `read.result.kept` is the frame, at any size of its shape."""
-        result, mask, log_odds = read
+        """What depends on the frames before."""
+        result, picture, mask, log_odds = read
+        if result.begins_shot:
+            self._lately, self._follow = Lately(), Follower()
+            if self._objects:
+                self._objects.cut()
         confidence, nothing = None, False
         if log_odds is not None and self._options.calibration:
             confidence = float(1 / (1 + np.exp(-log_odds)))
@@ -62,7 +68,7 @@ class Postprocessor:
             mask = np.zeros_like(mask)
         labels = None
         if self._steady or self._objects:
-            motion = self._follow(result.kept)
+            motion = self._follow(picture)
             if self._steady:
                 mask = self._steady(mask, motion)
             if nothing:  # whatever is left of the frames before

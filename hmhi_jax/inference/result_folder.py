@@ -2,17 +2,17 @@
 
 masks/<frame>.png   0 and 255, at the frames' size
 soft/<frame>.png    probabilities in 256 steps, if asked for
-objects/<frame>.png numbered objects, if asked for
-overlay.mp4, sheet.png
+objects/, rgba/, exr/, palette/   numbered objects and more pictures of each frame, if asked for
+overlay.mp4, matte.mp4, cutout.mov or cutout.webm (which may lie elsewhere), coco.json, youtube_vis.json, sheet.png
 summary.json        written last: a folder with it is finished
-.unfinished/        the workplace while results are being made: saved memory, parts of the overlay
+.unfinished/        the workplace while results are being made: saved memory, parts of the videos
 """
 
 import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,27 +21,51 @@ from hmhi_jax.inference.identity import differences, read_note, some
 from hmhi_jax.inference.writers import write_file, writing
 
 Status = Literal["new", "unfinished", "finished"]
+_KINDS = ("masks", "soft", "objects", "rgba", "palette", "exr")  # folders with a picture of every frame
+_SUFFIXES = {kind: ".exr" if kind == "exr" else ".png" for kind in _KINDS}
 
 
 class ResultFolder:
     """Paths of one video's results, and the rules of who may write there.
 
     `identity` says what makes the results what they are (input, weights, settings), as JSON. Results of another
-    identity are never mixed with these: `status` refuses.
+    identity are never mixed with these: `status` refuses. `pictures` are the folders that have a picture of each frame
+    once the results are finished; `cutout` is the video with alpha, None if there is to be none.
     """
 
-    def __init__(self, path: str | Path, identity: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        identity: dict[str, Any],
+        pictures: Sequence[str] = ("masks",),
+        cutout: str | Path | None = None,
+    ) -> None:
         self.path = Path(path)
         self.identity = json.loads(json.dumps(identity))
+        self.pictures = pictures
         self.masks = self.path / "masks"
-        self.soft = self.path / "soft"
-        self.objects = self.path / "objects"
         self.overlay = self.path / "overlay.mp4"
+        self.matte = self.path / "matte.mp4"
+        self.cutout = Path(cutout) if cutout else None
+        self.coco = self.path / "coco.json"
+        self.youtube_vis = self.path / "youtube_vis.json"
         self.sheet = self.path / "sheet.png"
         self.summary = self.path / "summary.json"
         self.workplace = self.path / ".unfinished"
         self.saved_memory = self.workplace / "memory.safetensors"
         self._job = self.workplace / "job.json"
+        self._folders = [self.path / kind for kind in _KINDS]
+        self._files = [self.summary, self.overlay, self.matte, self.coco, self.youtube_vis, self.sheet]
+        self._files += [self.path / "cutout.mov", self.path / "cutout.webm", *([self.cutout] if self.cutout else [])]
+
+    def picture(self, kind: str, name: str) -> Path:
+        """The picture of a kind (a folder's name) of the frame called `name`."""
+        return self.path / kind / f"{name}{_SUFFIXES[kind]}"
+
+    def to_look_at(self) -> list[Path]:
+        """What there is for the eyes, the best first."""
+        videos = [path for path in (self.cutout, self.matte, self.overlay) if path and path.exists()]
+        return [*videos, *(self.path / kind for kind in self.pictures), self.sheet]
 
     def status(self) -> Status:
         """How far these very results got: finished only while all pictures the summary names are there.
@@ -62,10 +86,14 @@ class ResultFolder:
                     f"{self.path}: holds {status} results made otherwise ({other}); "
                     "choose another folder, or start with --overwrite"
                 )
-            names = about.get("area", ())
-            return status if self.holds(names, soft=bool(self.identity.get("soft"))) else "unfinished"
-        results = (self.masks, self.soft, self.objects, self.overlay, self.sheet, self.summary)
-        taken = [path.name for path in results if path.is_file() or _visible(path)]
+            complete = self.holds(about.get("area", ())) and (self.cutout is None or self.cutout.is_file())
+            return status if complete else "unfinished"
+        if self.cutout and self.cutout.exists() and self.cutout.parent != self.path:
+            raise InputError(
+                f"{self.cutout}: is there already, and this command did not write it into {self.path.name}; "
+                "choose another name, or move it away"
+            )
+        taken = [path.name for path in (*self._folders, *self._files) if path.is_file() or _visible(path)]
         if taken:
             raise InputError(
                 f"{self.path}: holds {', '.join(taken)} that this command did not write; choose another folder"
@@ -76,27 +104,21 @@ class ResultFolder:
         """Whether this command wrote what is there, with whatever settings."""
         return self._about() is not None
 
-    def holds(self, names: Iterable[str], soft: bool) -> bool:
-        """Whether there is a mask, and with `soft` also probabilities, for every frame of these names; labels too where
-        the results have any."""
-        return all({path.stem for path in folder.glob("*.png")}.issuperset(names) for folder in self._folders(soft))
-
-    def _folders(self, soft: bool) -> list[Path]:
-        """Those with a picture for every frame."""
-        objects = bool(self.identity.get("objects"))
-        return [self.masks, *[self.soft] * soft, *[self.objects] * objects]
+    def holds(self, names: Iterable[str]) -> bool:
+        """Whether all pictures of the frames of these names are there."""
+        there = {kind: {path.name for path in (self.path / kind).glob("*")} for kind in self.pictures}
+        return all(self.picture(kind, name).name in there[kind] for name in names for kind in self.pictures)
 
     def clear(self) -> None:
         """Remove results and workplace, and nothing else. Raises `InputError`, before, for files among the results that
         the command did not write: those the summary does not name.
         """
         about = self._about() or {}
-        folders = (self.masks, self.soft, self.objects)
-        pictures = [path for folder in folders for path in _visible(folder)]
+        pictures = [path for folder in self._folders for path in _visible(folder)]
         foreign = [
             f"{path.parent.name}/{path.name}"
             for path in pictures
-            if path.suffix != ".png" or path.stem not in about.get("area", {path.stem})
+            if path.suffix != _SUFFIXES[path.parent.name] or path.stem not in about.get("area", {path.stem})
         ]
         if foreign:
             raise InputError(
@@ -104,9 +126,9 @@ class ResultFolder:
                 "command did not write; move that away, or choose another folder"
             )
         with writing(self.path):
-            for path in (self.summary, self.overlay, self.sheet, *pictures):
+            for path in (*self._files, *pictures):
                 path.unlink(missing_ok=True)
-            for folder in folders:
+            for folder in self._folders:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
             shutil.rmtree(self.workplace, ignore_errors=True)
@@ -122,7 +144,7 @@ class ResultFolder:
                 trial.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def occupied(self, soft: bool) -> Iterator[None]:
+    def occupied(self) -> Iterator[None]:
         """Set the workplace up, and keep other processes out while the block runs."""
         with writing(self.path):
             self.workplace.mkdir(parents=True, exist_ok=True)
@@ -130,8 +152,8 @@ class ResultFolder:
         with lock:
             _lock_or_refuse(lock, self.path)
             with writing(self.path):
-                for folder in self._folders(soft):
-                    folder.mkdir(exist_ok=True)
+                for kind in self.pictures:
+                    (self.path / kind).mkdir(exist_ok=True)
                 for leftover in self.workplace.glob("*.partial"):
                     leftover.unlink()
             write_file(self._job, json.dumps(self.identity, indent=1).encode(), self.workplace)

@@ -189,6 +189,7 @@ class VideoSegmenter:
         live: bool = False,
         state: StreamState | None = None,
         state_every: int | None = None,
+        detect_cuts: bool = True,
     ) -> "MaskStream":
         """One mask per frame, in order, at the frames' size, while the frames come.
 
@@ -202,6 +203,8 @@ class VideoSegmenter:
                 flow and the network work at the same time.
             state: go on from there; `frames` then begins with the frame `state.frames`.
             state_every: make `.state` available every so many frames (rounded up to whole chunks), not only at the end.
+            detect_cuts: look for changes of shot, where the memory is emptied and no flow is estimated across. Whoever
+                knows them calls `cut` of what is returned.
 
         Returns:
             An iterator of uint8 `[H, W]` with a `state`.
@@ -211,23 +214,26 @@ class VideoSegmenter:
         """
         if not 0 < threshold < 1:
             raise InputError(f"threshold is {threshold}, expected a probability between 0 and 1")
-        numbered = _numbered(frames, state.frames if state else 0)
+        cut = threading.Event()
+        numbered = _numbered(frames, state.frames if state else 0, cut)
         flow_of: FlowOf | None = None if flows is None else iter(flows)
         reading = "plain" if soft else "mask"
 
-        def finish(result: Result) -> tuple[np.ndarray, Callable[[], StreamState] | None]:
-            return read_logits(result.logits, result.size, reading, threshold), result.state
+        def finish(result: Result) -> tuple[np.ndarray, Result]:
+            return read_logits(result.logits, result.size, reading, threshold), result
 
-        def masks() -> Iterator[tuple[np.ndarray, Callable[[], StreamState] | None]]:
+        def masks() -> Iterator[tuple[np.ndarray, Result]]:
             with Pipeline() as pipeline:
-                options = {"flow_of": flow_of, "state": state, "state_every": state_every}
+                options = {
+                    "flow_of": flow_of, "state": state, "state_every": state_every, "detect_cuts": detect_cuts,
+                }  # fmt: skip
                 if live:
                     yield from map(finish, self.results(numbered, pipeline=None, **options))
                 else:
                     results = self.results(pipeline.ahead(numbered, 1), pipeline=pipeline, **options)
                     yield from pipeline.map(finish, results, WORKERS)
 
-        return MaskStream(masks(), state)
+        return MaskStream(masks(), state, cut)
 
     def results(
         self,
@@ -238,6 +244,7 @@ class VideoSegmenter:
         keep: Callable[[Frame], Any] | None = None,
         state: StreamState | None = None,
         state_every: int | None = None,
+        detect_cuts: bool = False,
         times: StageTimes | None = None,
         lanes: Lanes | None = None,
     ) -> Iterator[Result]:
@@ -258,7 +265,7 @@ class VideoSegmenter:
         seen = windows(frames, flow_of, state.previous if state else None, begin)
         prepare_window = functools.partial(
             prepare, flow_of=flow_of, network_size=self.network_size, keep=keep, times=times,
-            state_every=self.whole_chunks(state_every),
+            state_every=self.whole_chunks(state_every), detect_cuts=detect_cuts,
         )  # fmt: skip
         if pipeline is None:
             return lanes.results(map(prepare_window, seen), state, times, read_ahead=False)
@@ -277,25 +284,31 @@ class MaskStream(Iterator[np.ndarray]):
         state: the latest point from which a stream can go on: where `state_every` asked for one, or the end. Its
             `frames` tells how many of the masks given so far it covers. Going on from the end is not exact: the last
             frame's flow went back to the one before it, so later masks differ from those of a stream that went on.
+        begins_shot: whether a new shot began with the frame of the latest mask.
     """
 
     def __init__(
-        self,
-        masks: Iterator[tuple[np.ndarray, Callable[[], StreamState] | None]],
-        state: StreamState | None,
+        self, masks: Iterator[tuple[np.ndarray, Result]], state: StreamState | None, cut: threading.Event
     ) -> None:
-        """`masks` come with a function that brings the state after them to the host, where one is due."""
-        self._masks = masks
+        """`masks` come with what the network said of them; `cut` is seen with the next frame that is read."""
+        self._masks, self._cut = masks, cut
         self.state = state
+        self.begins_shot = False
 
     def __iter__(self) -> "MaskStream":
         return self
 
     def __next__(self) -> np.ndarray:
-        mask, state = next(self._masks)
-        if state is not None:
-            self.state = state()
+        mask, result = next(self._masks)
+        if result.state is not None:
+            self.state = result.state()
+        self.begins_shot = result.begins_shot
         return mask
+
+    def cut(self) -> None:
+        """A new shot begins with the next frame that is read: to be called where the frames are made, before that
+        frame is handed over, since several may be read ahead of the masks."""
+        self._cut.set()
 
     def close(self) -> None:
         self._masks.close()
@@ -354,8 +367,9 @@ def auto_size(frame_size: tuple[int, int], input_size: tuple[int, int]) -> tuple
     return height, width
 
 
-def _numbered(frames: Iterable[Any], start: int) -> Iterator[Frame]:
-    """Pictures as frames, refused unless all are uint8 `[H, W, 3]` of one size."""
+def _numbered(frames: Iterable[Any], start: int, cut: threading.Event) -> Iterator[Frame]:
+    """Pictures as frames, refused unless all are uint8 `[H, W, 3]` of one size; one that comes after `cut` was set
+    begins a shot."""
     size = None
     for index, picture in enumerate(frames, start):
         found = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
@@ -365,4 +379,6 @@ def _numbered(frames: Iterable[Any], start: int) -> Iterator[Frame]:
             size = picture.shape
         if picture.shape != size:
             raise InputError(f"frame {index}: is {found}, expected {size} as the frames before it")
-        yield Frame(index, f"{index:05d}", picture)
+        begins_shot = cut.is_set()
+        cut.clear()
+        yield Frame(index, f"{index:05d}", picture, begins_shot=begins_shot)

@@ -11,20 +11,21 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from hmhi_jax import __version__
 from hmhi_jax.data.flow_folder import FlowFolder
 from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.inference.lanes import Lanes, Result
 from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.outputs import Outputs
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
 from hmhi_jax.inference.postprocessing import Postprocessing
 from hmhi_jax.inference.postprocessor import Finished, Postprocessor, Read
 from hmhi_jax.inference.result_folder import ResultFolder
+from hmhi_jax.inference.result_writers import Drawn, ResultWriters
 from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.inference.stream_state import StreamState
-from hmhi_jax.inference.writers import ContactSheet, OverlayWriter, draw_overlay, fit_overlay, write_labels, write_png
+from hmhi_jax.inference.writers import ContactSheet, write_png
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "opencv-python-headless", "av", "pillow")
 
@@ -40,6 +41,8 @@ class JobOptions:
     resume       go on from a saved memory; else an unfinished video starts over
     most_frames  stop after so many frames
     masks        what becomes of the network's masks: nothing there, clean-up, objects
+    outputs      what else to write
+    detect_cuts  look for changes of shot
     """
 
     threshold: float = 0.5
@@ -49,6 +52,12 @@ class JobOptions:
     resume: bool = True
     most_frames: int | None = None
     masks: Postprocessing = dataclasses.field(default_factory=Postprocessing)
+    outputs: Outputs = dataclasses.field(default_factory=Outputs)
+    detect_cuts: bool = True
+
+    def masks_for(self, flow: FlowFolder | None) -> Postprocessing:
+        """`masks` where the flow is given: confidence was measured with flow pictures as the weights want them."""
+        return dataclasses.replace(self.masks, calibration=None) if flow and flow.difference else self.masks
 
 
 class Interrupted(Exception):
@@ -87,22 +96,22 @@ def segment_video(
     begin = time.perf_counter()
     stop = stop or threading.Event()
     times = StageTimes()
-    with folder.occupied(options.soft):
-        masks = options.masks
-        if flow and flow.difference:  # the confidence was measured with flow pictures as the weights want them
-            masks = dataclasses.replace(masks, calibration=None)
+    with folder.occupied():
+        masks = options.masks_for(flow)
         postprocessor = Postprocessor(masks, options.threshold)
         progress = _Progress.restore(folder, options, postprocessor) or _Progress()
         if not progress.frames:
             folder.saved_memory.unlink(missing_ok=True)  # what it belonged to is about to be replaced
         resumed_at = progress.frames
         save_every = segmenter.whole_chunks(options.save_every)
-        writer = OverlayWriter(folder.workplace, video.frame_rate, video.sample_aspect_ratio, begin=progress.frames)
+        writers = ResultWriters(
+            folder, options.outputs, video, overlay=options.overlay, begin=progress.frames, objects=masks.objects
+        )
         on_progress(progress.frames)
 
         def read(result: Result) -> Read:
             with times.measure("masks"):
-                return postprocessor.read(result)
+                return postprocessor.read(result, result.kept.small)
 
         def follow(frames: Iterator[Read]) -> Iterator[Finished]:
             for frame in frames:
@@ -110,51 +119,44 @@ def segment_video(
                     finished = postprocessor.follow(frame)
                 yield finished
 
-        def finish(frame: Finished) -> tuple[Finished, float, UInt8[np.ndarray, "h w 3"]]:
-            """Write a frame's pictures; what is left to do is told by its area and overlay."""
+        def finish(frame: Finished) -> tuple[Finished, float, Drawn]:
+            """Write a frame's pictures; what is left to do is told by its area and what was drawn."""
             with times.measure("masks"):
                 result, mask = frame.result, frame.mask
-                if frame.labels is not None:
-                    write_labels(folder.objects / f"{result.name}.png", frame.labels, folder.workplace)
-                write_png(folder.masks / f"{result.name}.png", mask, folder.workplace)
-                if options.soft:
-                    soft = read_logits(result.logits, result.size, "plain")
-                    write_png(folder.soft / f"{result.name}.png", soft, folder.workplace)
-                drawn = draw_overlay(result.kept, fit_overlay(mask))
+                soft = read_logits(result.logits, result.size, "plain") if options.soft else None
+                drawn = writers.write(result, mask, frame.labels, soft)
             return frame, float(np.count_nonzero(mask > 127) / mask.size), drawn
 
         with Pipeline() as pipeline:
-            frames = _until(video, video.frames(progress.frames), stop, options.most_frames)
+            frames = frames_until(video, video.frames(progress.frames), stop, options.most_frames)
             results = segmenter.results(
                 pipeline.ahead(times.timed("decode", frames), 1),
                 pipeline=pipeline,
                 flow_of=flow,
-                keep=lambda frame: fit_overlay(frame.picture),
+                keep=writers.keep,
                 state=progress.state,
                 state_every=save_every,
+                detect_cuts=options.detect_cuts,
                 times=times,
                 lanes=lanes,
             )
             progress.state = None  # some megabytes that are on the device now
             try:
                 followed = pipeline.ahead(follow(pipeline.map(read, results, WORKERS)), 1)
-                for frame, area, overlay in pipeline.map(finish, followed, WORKERS):
-                    progress.add(frame, area, overlay)
-                    if options.overlay:
-                        with times.measure("overlay"):
-                            writer.add(overlay)
-                    if save_every and frame.result.state and progress.frames % save_every == 0:
+                for frame, area, drawn in pipeline.map(finish, followed, WORKERS):
+                    result = frame.result
+                    progress.add(frame, options.outputs.name(result.index, result.name), area, drawn)
+                    writers.add(drawn, result.kept.begin, times)
+                    if save_every and result.state and progress.frames % save_every == 0:
                         with times.measure("saving the memory"):
-                            writer.cut()
+                            writers.cut()
                             progress.save(folder, frame)
                     on_progress(progress.frames)
                     if stop.is_set() and not video.live:
                         raise Interrupted
-                if options.overlay:
-                    with times.measure("overlay"):
-                        writer.finish(folder.overlay)
+                writers.finish(progress.names, [*progress.times, progress.end], times)
             finally:
-                writer.close()
+                writers.close()
         write_png(folder.sheet, progress.sheet.draw(), folder.workplace)
         summary = {
             **(about or {}),
@@ -164,6 +166,7 @@ def segment_video(
             "frame_rate": float(video.frame_rate),
             "network_size": list(segmenter.network_size(video.size)),
             "notes": list(video.notes),
+            "cuts": progress.cuts,
             **({"flow_difference": flow.difference} if flow and flow.difference else {}),
             "mean_area": float(np.mean(progress.areas)),
             "area": dict(zip(progress.names, (round(area, 6) for area in progress.areas), strict=True)),
@@ -185,6 +188,9 @@ class _Progress:
         self.names: list[str] = []
         self.confidences = array("f")  # of all frames, or none
         self.nothing: list[str] = []  # names of frames in which nothing moves by itself
+        self.times = array("q")  # when each frame is shown, in the video's time bases
+        self.end = 0  # of the last one
+        self.cuts: list[str] = []  # names of frames with which a new shot begins
         self.sheet = ContactSheet()
         self.state: StreamState | None = None
 
@@ -192,15 +198,19 @@ class _Progress:
     def frames(self) -> int:
         return len(self.areas)
 
-    def add(self, frame: Finished, area: float, overlay: UInt8[np.ndarray, "h w 3"]) -> None:
-        name = frame.result.name
+    def add(self, frame: Finished, name: str, area: float, drawn: Drawn) -> None:
+        result = frame.result
         self.areas.append(area)
         self.names.append(name)
+        self.times.append(result.kept.begin)
+        self.end = result.kept.end
         if frame.confidence is not None:
             self.confidences.append(frame.confidence)
         if frame.nothing:
             self.nothing.append(name)
-        self.sheet.add(frame.result.index, f"{name}   {'nothing here' if frame.nothing else f'{area:.1%}'}", overlay)
+        if result.begins_shot:
+            self.cuts.append(name)
+        self.sheet.add(result.index, f"{name}   {'nothing here' if frame.nothing else f'{area:.1%}'}", drawn.sheet)
 
     def confidence(self) -> dict[str, Any]:
         """For the summary; nothing without a calibration."""
@@ -212,12 +222,13 @@ class _Progress:
     def save(self, folder: ResultFolder, frame: Finished) -> None:
         arrays, note = self.sheet.state()
         arrays["areas"] = np.asarray(self.areas, np.float32)
+        arrays["times"] = np.asarray(self.times, np.int64)
         arrays["confidences"] = np.asarray(self.confidences, np.float32)
         after, after_note = frame.saved
         arrays |= {f"masks/{name}": array for name, array in after.items()}
         note = {
-            "sheet": note, "names": self.names, "nothing": self.nothing, "masks": after_note,
-            "identity": folder.identity,
+            "sheet": note, "names": self.names, "end": self.end, "nothing": self.nothing,
+            "cuts": self.cuts, "masks": after_note, "identity": folder.identity,
         }  # fmt: skip
         frame.result.state().save(folder.saved_memory, arrays, note)
 
@@ -229,11 +240,13 @@ class _Progress:
             return None
         progress = cls()
         progress.state, arrays, note = StreamState.load_with_extra(folder.saved_memory)
-        if note.get("identity") != folder.identity or not folder.holds(note["names"], options.soft):
+        if note.get("identity") != folder.identity or "times" not in arrays or not folder.holds(note["names"]):
             return None
         progress.areas.frombytes(arrays["areas"].tobytes())
-        progress.names, progress.nothing = note["names"], note["nothing"]
+        progress.times.frombytes(arrays["times"].tobytes())
         progress.confidences.frombytes(arrays["confidences"].tobytes())
+        progress.names, progress.nothing, progress.cuts = note["names"], note["nothing"], note["cuts"]
+        progress.end = note["end"]
         postprocessor.restore(
             {name.removeprefix("masks/"): array for name, array in arrays.items() if name.startswith("masks/")},
             note["masks"],
@@ -251,7 +264,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _until(video: Video, frames: Iterator[Frame], stop: threading.Event, most: int | None) -> Iterator[Frame]:
+def frames_until(video: Video, frames: Iterator[Frame], stop: threading.Event, most: int | None) -> Iterator[Frame]:
     """Frames until the stop sign (where stopping is no interruption) or the number wanted."""
     for frame in frames:
         if most is not None and frame.index >= most:

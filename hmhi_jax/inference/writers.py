@@ -1,22 +1,21 @@
-"""What is written of a video: PNG files, an overlay video, a contact sheet. Nothing half-written gets a final name."""
+"""Pictures that are written of a video: PNG and OpenEXR files, what an overlay shows, a contact sheet."""
 
 import contextlib
 import errno
 import functools
 import io
 import math
-from collections.abc import Iterator
-from fractions import Fraction
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from hmhi_jax.complete_files import completed, file_to_disk, names_to_disk
+from hmhi_jax.complete_files import completed
 from hmhi_jax.errors import InputError
 
 TINT = (255, 40, 110)  # of what was segmented, RGB
@@ -46,30 +45,42 @@ def write_file(path: Path, data: bytes, workplace: Path) -> None:
 
 
 def write_png(path: Path, picture: UInt8[np.ndarray, "H W *channels"], workplace: Path) -> None:
-    """Write an 8-bit grey or RGB picture."""
+    """Write an 8-bit grey, RGB or RGBA picture."""
     if picture.ndim == 3:
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
     _, data = cv2.imencode(".png", picture)
     write_file(path, data.tobytes(), workplace)
 
 
-def write_labels(path: Path, labels: UInt8[np.ndarray, "H W"], workplace: Path) -> None:
-    """Write label values as a palette picture in the colours of DAVIS, which show each label and keep its value."""
-    picture = Image.fromarray(labels)
-    picture.putpalette(_davis_colours())
+def write_palette(path: Path, labels: UInt8[np.ndarray, "H W"], workplace: Path) -> None:
+    """Write labels as DAVIS does: a PNG picture with a palette, 0 the ground, object n its colour n."""
+    image = Image.fromarray(labels)
+    image.putpalette(_davis_palette())
     data = io.BytesIO()
-    picture.save(data, format="png")
+    image.save(data, "PNG")
     write_file(path, data.getvalue(), workplace)
 
 
 @functools.cache
-def _davis_colours() -> bytes:
-    """Of labels 0 to 255: bits 0, 1 and 2 of each group of three are the highest that is left of red, green, blue."""
-    colours = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((np.arange(256) >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
-    return colours.tobytes()
+def _davis_palette() -> bytes:
+    """That of PASCAL VOC and DAVIS: the bits of a label, three by three, are the upper bits of red, green and blue."""
+    labels = np.arange(256)
+    colours = [sum((labels >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]
+    return np.stack(colours, 1).astype(np.uint8).tobytes()
+
+
+def write_exr(path: Path, channels: Mapping[str, UInt8[np.ndarray, "H W"]], workplace: Path) -> None:
+    """Write an OpenEXR file of half floats from 0 to 1, with a channel for each name; values are of 0 to 255."""
+    import OpenEXR
+
+    pixels = {name: (values / np.float32(255)).astype(np.float16) for name, values in channels.items()}
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    with writing(path), completed(path, workplace) as partial:
+        try:
+            OpenEXR.File(header, pixels).write(str(partial))
+        except RuntimeError as error:  # its message ends with the system's words
+            number = next((number for number in errno.errorcode if os.strerror(number) in str(error)), errno.EIO)
+            raise OSError(number, os.strerror(number)) from error
 
 
 def overlay_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -98,108 +109,6 @@ def draw_overlay(picture: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h
         drawn[box] = cv2.copyTo(tinted, inside[box], drawn[box])
     outlines, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(drawn, outlines, -1, (255, 255, 255), max(1, round(max(picture.shape[:2]) / 640)))
-
-
-class OverlayWriter:
-    """An H.264 video, written in parts: a part that is closed survives whatever happens later.
-
-    `cut` closes a part; `finish` joins all parts, without encoding again, into the final file.
-    """
-
-    def __init__(
-        self, workplace: Path, frame_rate: Fraction, sample_aspect_ratio: Fraction = Fraction(1), begin: int = 0
-    ) -> None:
-        """`begin` is the number of the first frame that will come; parts from there on are left-overs and removed."""
-        self._workplace = workplace.absolute()  # FFmpeg takes what stands before a colon for a protocol
-        self._rate = frame_rate.limit_denominator(60_000)
-        self._aspect = sample_aspect_ratio
-        self._next = begin
-        self._container: Any = None
-        self._stream: Any = None
-        for part in self._parts():
-            if int(part.stem.split("-")[1]) >= begin:
-                part.unlink()
-
-    def add(self, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Encode the next frame. Raises `InputError` if the disk does not take it."""
-        with self._writing():
-            if self._container is None:
-                self._open(picture.shape[0], picture.shape[1])
-            planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)  # six times as fast as swscale
-            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-            frame.pts = self._in_part
-            frame.time_base = 1 / self._rate
-            self._container.mux(self._stream.encode(frame))
-        self._in_part += 1
-        self._next += 1
-
-    def cut(self) -> None:
-        """Close the part that is being written."""
-        if self._container is not None:
-            container, self._container = self._container, None
-            with self._writing():
-                container.mux(self._stream.encode(None))
-                container.close()
-                file_to_disk(Path(container.name))
-                names_to_disk(self._workplace)
-
-    def finish(self, path: Path) -> None:
-        """Join the parts into `path`."""
-        self.cut()
-        with self._writing():
-            with (
-                completed(path, self._workplace) as joined,
-                av.open(str(joined), "w", format="mp4", options={"movflags": "+faststart"}) as output,
-            ):
-                stream, number = None, 0
-                for part in self._parts():
-                    with av.open(str(part)) as source:
-                        if stream is None:
-                            stream = output.add_stream_from_template(source.streams.video[0])
-                        for packet in source.demux(source.streams.video[0]):
-                            if packet.size:
-                                packet.stream = stream
-                                packet.time_base = 1 / self._rate
-                                packet.pts = packet.dts = number
-                                packet.duration = 1
-                                number += 1
-                                output.mux(packet)
-            for part in self._parts():
-                part.unlink()
-
-    def close(self) -> None:
-        """Let go of the file, whatever state it is in."""
-        if self._container is not None:
-            container, self._container = self._container, None
-            with contextlib.suppress(OSError, av.FFmpegError):
-                container.close()
-
-    def _parts(self) -> list[Path]:
-        return sorted(self._workplace.glob("overlay-*.mp4"))
-
-    def _open(self, height: int, width: int) -> None:
-        self._in_part = 0
-        path = self._workplace / f"overlay-{self._next:09d}.mp4"
-        self._container = av.open(str(path), "w", format="mp4")
-        # No B-frames: then packets are in display order and parts can be joined by numbering them.
-        options = {"crf": "20", "preset": "superfast", "bf": "0"}
-        self._stream = self._container.add_stream("libx264", rate=self._rate, options=options)
-        context = self._stream.codec_context
-        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-        context.time_base = 1 / self._rate
-        context.sample_aspect_ratio = self._aspect
-        # Say how the colours are stored (BT.601 matrix, limited range, as OpenCV makes them), or players guess by size.
-        context.colorspace, context.color_primaries, context.color_trc, context.color_range = 6, 1, 1, 1
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        with writing(self._workplace.parent / "overlay.mp4"):
-            try:
-                yield
-            except av.FFmpegError as error:
-                if isinstance(error, OSError):
-                    raise
-                raise InputError(f"{self._workplace.parent / 'overlay.mp4'}: cannot be encoded ({error})") from error
 
 
 class ContactSheet:

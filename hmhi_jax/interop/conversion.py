@@ -5,32 +5,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop.fit import leaves_by_path
 from hmhi_jax.interop.identify import Identity
-from hmhi_jax.interop.storage import as_float32, stored
 from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.torch_weights import encoder_from_torch, from_torch, to_torch
 from hmhi_jax.interop.weight_places import ORBAX_HEADER, ORBAX_VARIABLES
-from hmhi_jax.interop.weights import write_arrays
-from hmhi_jax.leaf_paths import leaves_by_path
+from hmhi_jax.interop.weights import nested_float32, stored, write_arrays
 from hmhi_jax.models import build_model
 
 FORMATS = ("safetensors", "npz", "pth", "orbax")
 _SUFFIXES = {".safetensors": "safetensors", ".npz": "npz", ".pth": "pth", ".pt": "pth", ".bin": "pth", "": "orbax"}
 
 
-def format_of(target: Path) -> str:
-    """The kind of file a name asks for: one of `FORMATS`. Raises `InputError` for a suffix that says nothing."""
+def format_of(target: Path, dtype: str = "float32") -> str:
+    """The kind of file a name asks for: one of `FORMATS`. Raises `InputError` for a suffix that says nothing, or a kind
+    that cannot hold arrays of that type."""
     if target.suffix not in _SUFFIXES:
         raise InputError(
             f"{target}: suffix {target.suffix!r} says no format, expected .safetensors, .npz, .pth, or none "
             "for a folder (Orbax)"
         )
-    return _SUFFIXES[target.suffix]
+    kind = _SUFFIXES[target.suffix]
+    if kind == "npz" and dtype == "bfloat16":
+        raise InputError(f"{target}: NumPy archives cannot hold bfloat16; take float16, or .safetensors")
+    return kind
 
 
 def variables_of(identity: Identity) -> dict[str, Any]:
@@ -41,7 +45,7 @@ def variables_of(identity: Identity) -> dict[str, Any]:
     """
     identity.require_fit()
     if identity.source.ours:
-        return unflatten_dict({name: as_float32(array) for name, array in identity.entries.items()}, sep="/")
+        return nested_float32(identity.entries)
     if identity.whole:
         return from_torch(build_model(**identity.model_arguments), identity.entries)
     return encoder_from_torch(identity.backbone, identity.entries, identity.model_arguments.get("flow_adapters"))
@@ -90,29 +94,39 @@ def write_weights(
     Raises:
         InputError: if the entries do not fit or the target cannot be written; nothing incomplete is left behind.
     """
-    kind = format_of(target)
-    if kind == "npz" and dtype == "bfloat16":
-        raise InputError(f"{target}: NumPy archives cannot hold bfloat16; take float16, or .safetensors")
-    variables = variables_of(identity)
-    if kind == "orbax":
-        write_orbax(target, unflatten_dict(stored(leaves_by_path(variables), dtype), sep="/"), header)
-    elif kind != "pth" and not torch_names:
-        write_arrays(target, kind, stored(leaves_by_path(variables), dtype), header)
-    else:
+    kind = format_of(target, dtype)
+    variables, named, wrapper = variables_of(identity), None, ""
+    if kind == "pth" or (torch_names and kind != "orbax"):
         try:
-            entries = stored(to_torch(identity.backbone, variables), dtype)
+            named = to_torch(identity.backbone, variables)
         except KeyError:
             raise InputError(
                 f"{target}: PyTorch has no names for {identity.backbone}; write our own: .safetensors, .npz or a "
                 "folder, with --names ours"
             ) from None
         if not identity.whole:  # ImageNet files name their entries from the encoder's root
-            entries = {name.removeprefix("backbone."): array for name, array in entries.items()}
-        if kind == "pth":
-            wrapper = "network" if identity.whole else "model" if identity.backbone.startswith("swin") else ""
-            write_torch_checkpoint(target, {wrapper: entries} if wrapper else entries)
-        else:
-            write_arrays(target, kind, entries, header)
+            named = {name.removeprefix("backbone."): array for name, array in named.items()}
+        wrapper = "network" if identity.whole else "model" if identity.backbone.startswith("swin") else ""
+    write_variables(target, variables, named, header, dtype, wrapper)
+
+
+def write_variables(
+    target: Path,
+    variables: Mapping[str, Any],
+    named: Mapping[str, np.ndarray] | None,
+    header: Mapping[str, Any],
+    dtype: str,
+    wrapper: str = "",
+) -> None:
+    """Write our variables, or what they are in PyTorch (`named`, in a `.pth` under the key `wrapper`, if any), to the
+    kind of file that the suffix says. Raises `InputError` if it cannot be written."""
+    kind, entries = format_of(target, dtype), stored(leaves_by_path(variables) if named is None else named, dtype)
+    if kind == "orbax":
+        write_orbax(target, unflatten_dict(entries, sep="/"), header)
+    elif kind == "pth":
+        write_torch_checkpoint(target, {wrapper: entries} if wrapper else entries)
+    else:
+        write_arrays(target, kind, entries, header)
 
 
 def write_orbax(target: Path, variables: Mapping[str, Any], header: Mapping[str, Any]) -> None:

@@ -1,10 +1,17 @@
-"""Names and shapes that were expected, compared with those that are there."""
+"""The arrays of a tree by name, and names and shapes that were expected compared with those that are there."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
+
+
+def leaves_by_path(tree: Any, separator: str = "/") -> dict[str, Any]:
+    """Path -> leaf, in the order of `jax.tree.leaves`; keys, fields and indices are joined by `separator`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator=separator): leaf for path, leaf in leaves}
 
 
 @dataclass(frozen=True)

@@ -6,26 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.flow_models import build_flow_model, flow_model_names
-from hmhi_jax.interop.conversion import format_of, write_orbax
+from hmhi_jax.interop.conversion import format_of, write_variables
 from hmhi_jax.interop.fit import Fit, fit, not_finite
-from hmhi_jax.interop.flow_names import COUNTER, are_authors_names, are_raft_names, from_authors_names
 from hmhi_jax.interop.flow_weights import (
+    COUNTER,
+    are_authors_names,
+    are_raft_names,
     flow_fit,
     flow_from_torch,
     flow_to_torch,
     flow_variable_shapes,
+    from_authors_names,
     network_of,
     require_flow_fit,
 )
-from hmhi_jax.interop.storage import as_float32, stored
-from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.weight_sources import Source, read_source
-from hmhi_jax.interop.weights import write_arrays
-from hmhi_jax.leaf_paths import leaves_by_path
+from hmhi_jax.interop.weights import nested_float32
 
 FLOW_NETWORK = "flow_network"  # key of our files' metadata that names the network
 
@@ -150,7 +149,7 @@ def variables_of(found: FlowSource) -> dict[str, Any]:
     """Our variables, nested, float32, of entries that fit."""
     if not found.source.ours:
         return flow_from_torch(build_flow_model(found.network), found.entries)
-    return unflatten_dict({name: as_float32(array) for name, array in found.entries.items()}, sep="/")
+    return nested_float32(found.entries)
 
 
 def write_flow_weights(
@@ -162,19 +161,11 @@ def write_flow_weights(
     is. Raises `InputError` if the entries do not fit or the target cannot be written.
     """
     require_fit(found)
-    kind = format_of(target)
-    if kind == "npz" and dtype == "bfloat16":
-        raise InputError(f"{target}: NumPy archives cannot hold bfloat16; take float16, or .safetensors")
+    kind = format_of(target, dtype)
     header = {FLOW_NETWORK: found.network}
     if not found.source.ours:
         header |= {"converted_from": found.source.path.name, "publisher": found.publisher}
     variables = variables_of(found)
-    named_by_torch = kind == "pth" or (torch_names and kind != "orbax")
-    entries = stored(flow_to_torch(variables) if named_by_torch else leaves_by_path(variables), dtype)
-    if kind == "orbax":
-        write_orbax(target, unflatten_dict(entries, sep="/"), header)
-    elif kind == "pth":
-        write_torch_checkpoint(target, entries)
-    else:
-        write_arrays(target, kind, entries, header)
+    named = flow_to_torch(variables) if kind == "pth" or (torch_names and kind != "orbax") else None
+    write_variables(target, variables, named, header, dtype)
     return header

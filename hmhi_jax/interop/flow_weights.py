@@ -1,27 +1,114 @@
-"""Weights of the flow networks: PyTorch state dicts to our variables and back, exact, strict, without PyTorch."""
+"""Weights of the flow networks: PyTorch state dicts to our variables and back, exact, strict, without PyTorch.
+
+Names of RAFT's entries, ours, torchvision's and those of the paper's authors, are tables of rules. A rule turns a path
+of ours, without its leaf, into the name of a module there; leaves and layouts are those of `torch_names`.
+"""
 
 import functools
 import hashlib
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.flow_models import RAFT, build_flow_model, flow_model_names
 from hmhi_jax.interop.fit import Fit, fit
-from hmhi_jax.interop.flow_names import (
-    COUNTER,
-    are_authors_names,
-    are_raft_names,
-    from_authors_names,
-    torchvision_name,
-)
 from hmhi_jax.interop.torch_names import layout
-from hmhi_jax.interop.torch_weights import Entry
+from hmhi_jax.interop.torch_weights import Entry, entries_of, state_dict_of, variables_from
+
+_T = TypeVar("_T")
+_ENCODER = r"(feature|context)_encoder"
+
+TORCHVISION = [
+    (rf"{_ENCODER}/stem", r"\1_encoder.convnormrelu.0"),
+    (rf"{_ENCODER}/stem_norm/batch", r"\1_encoder.convnormrelu.1"),
+    (rf"{_ENCODER}/stage(\d)_block(\d)/conv(\d)", r"\1_encoder.layer\2.\3.convnormrelu\4.0"),
+    (rf"{_ENCODER}/stage(\d)_block(\d)/norm(\d)/batch", r"\1_encoder.layer\2.\3.convnormrelu\4.1"),
+    (rf"{_ENCODER}/stage(\d)_block(\d)/downsample", r"\1_encoder.layer\2.\3.downsample.0"),
+    (rf"{_ENCODER}/stage(\d)_block(\d)/downsample_norm/batch", r"\1_encoder.layer\2.\3.downsample.1"),
+    (rf"{_ENCODER}/head", r"\1_encoder.conv"),
+    (r"motion_encoder/correlation(\d)", r"update_block.motion_encoder.convcorr\1.0"),
+    (r"motion_encoder/flow(\d)", r"update_block.motion_encoder.convflow\1.0"),
+    (r"motion_encoder/fuse", r"update_block.motion_encoder.conv.0"),
+    (r"gru(\d)/update_gate", r"update_block.recurrent_block.convgru\1.convz"),
+    (r"gru(\d)/reset_gate", r"update_block.recurrent_block.convgru\1.convr"),
+    (r"gru(\d)/candidate", r"update_block.recurrent_block.convgru\1.convq"),
+    (r"flow_head/hidden", r"update_block.flow_head.conv1"),
+    (r"flow_head/output", r"update_block.flow_head.conv2"),
+    (r"mask_head/hidden", r"mask_predictor.convrelu.0"),
+    (r"mask_head/output", r"mask_predictor.conv"),
+]
+
+# From the authors' names to torchvision's, leaf included. The small network has one GRU, whose number is left out.
+_AUTHORS = [
+    (r"fnet\.(.*)", r"feature_encoder/\1"),
+    (r"cnet\.(.*)", r"context_encoder/\1"),
+    (r"(.*)/conv1\.(\w+)", r"\1.convnormrelu.0.\2"),
+    (r"(.*)/norm1\.(\w+)", r"\1.convnormrelu.1.\2"),
+    (r"(.*)/conv2\.(\w+)", r"\1.conv.\2"),
+    (r"(.*)/(layer\d\.\d)\.conv(\d)\.(\w+)", r"\1.\2.convnormrelu\3.0.\4"),
+    (r"(.*)/(layer\d\.\d)\.norm([12])\.(\w+)", r"\1.\2.convnormrelu\3.1.\4"),
+    (r"(.*)/(layer\d\.\d\.downsample\.\d\.\w+)", r"\1.\2"),
+    (r"update_block\.encoder\.convc(\d)\.(\w+)", r"update_block.motion_encoder.convcorr\1.0.\2"),
+    (r"update_block\.encoder\.convf(\d)\.(\w+)", r"update_block.motion_encoder.convflow\1.0.\2"),
+    (r"update_block\.encoder\.conv\.(\w+)", r"update_block.motion_encoder.conv.0.\1"),
+    (r"update_block\.gru\.conv([zrq])(\d)\.(\w+)", r"update_block.recurrent_block.convgru\2.conv\1.\3"),
+    (r"update_block\.gru\.conv([zrq])\.(\w+)", r"update_block.recurrent_block.convgru1.conv\1.\2"),
+    (r"update_block\.mask\.0\.(\w+)", r"mask_predictor.convrelu.0.\1"),
+    (r"update_block\.mask\.2\.(\w+)", r"mask_predictor.conv.\1"),
+]
+_AUTHORS_ALONE = re.compile(r"(fnet|cnet)\.|update_block\.(encoder|gru|mask)\.")
+# In the authors' blocks the norm behind the projection is a member under two names; one of them is read.
+_TWICE = re.compile(r"(fnet|cnet)\.layer\d\.\d\.norm[34]\.\w+")
+COUNTER = re.compile(r".*\.num_batches_tracked")
+
+
+def torchvision_name(path: str, rank: int) -> str:
+    """torchvision's name of the array at a path of ours, without its collection; KeyError where no rule covers it."""
+    module = path.rsplit("/", 1)[0]
+    for pattern, replacement in TORCHVISION:
+        if match := re.fullmatch(pattern, module):
+            return f"{match.expand(replacement)}.{layout(path, rank).leaf}"
+    raise KeyError(f"no name rule covers {path}")
+
+
+def are_authors_names(names: Mapping[str, object]) -> bool:
+    """Whether entries are named as in the authors' files."""
+    return any(_AUTHORS_ALONE.match(name) for name in names)
+
+
+def are_raft_names(names: Mapping[str, object]) -> bool:
+    """Whether entries are those of a RAFT network, by torchvision's names or the authors'."""
+    parts = {name.split(".", 1)[0] for name in names}
+    return "update_block" in parts and bool(parts & {"feature_encoder", "context_encoder", "fnet", "cnet"})
+
+
+def from_authors_names(entries: Mapping[str, _T]) -> tuple[dict[str, _T], list[str]]:
+    """The same entries by torchvision's names, and the names of those that stand there a second time, left out.
+
+    A name that no rule covers stays as it is.
+    """
+    twice = [name for name in entries if _TWICE.fullmatch(name) and _twin(name, entries)]
+    return {_renamed(name): entry for name, entry in entries.items() if name not in twice}, twice
+
+
+def _twin(name: str, entries: Mapping[str, object]) -> bool:
+    block, leaf = name.rsplit(".", 2)[0], name.rsplit(".", 1)[1]
+    return f"{block}.downsample.1.{leaf}" in entries
+
+
+def _renamed(name: str) -> str:
+    for pattern, replacement in _AUTHORS:
+        if match := re.fullmatch(pattern, name):
+            name = match.expand(replacement)
+            if "/" not in name:
+                return name
+    return name.replace("/", ".")
 
 
 @functools.lru_cache(maxsize=4)
@@ -35,13 +122,7 @@ def flow_variable_shapes(name: str) -> dict[str, jax.ShapeDtypeStruct]:
 @functools.lru_cache(maxsize=4)
 def expected_flow_entries(name: str) -> dict[str, Entry]:
     """torchvision's name of every variable of a flow network -> its `Entry`."""
-    entries = {}
-    for path, leaf in flow_variable_shapes(name).items():
-        inside = path.split("/", 1)[1]
-        turned = layout(inside, leaf.ndim)
-        shape = turned.to_torch(np.broadcast_to(np.float32(0), leaf.shape)).shape
-        entries[torchvision_name(inside, leaf.ndim)] = Entry(path, shape, turned)
-    return entries
+    return entries_of(flow_variable_shapes(name), torchvision_name)
 
 
 def flow_from_torch(flow_model: RAFT, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -57,13 +138,8 @@ def flow_from_torch(flow_model: RAFT, state_dict: Mapping[str, np.ndarray]) -> d
     """
     network = flow_model.name_of_network
     given = flow_entries(state_dict)
-    expected = expected_flow_entries(network)
     require_flow_fit(network, given)
-    flat = {}
-    for name, entry in expected.items():
-        array = np.ascontiguousarray(entry.layout.from_torch(np.asarray(given[name])), np.float32)
-        flat[entry.path] = jnp.asarray(array)
-    return unflatten_dict(flat, sep="/")
+    return variables_from(expected_flow_entries(network), given)
 
 
 def flow_to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -71,14 +147,7 @@ def flow_to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     Batch norm's step counters, which torchvision's strict loading expects, are written as zero.
     """
-    state_dict = {}
-    for path, array in flatten_dict(dict(variables), sep="/").items():
-        inside, array = path.split("/", 1)[1], np.asarray(array)
-        name = torchvision_name(inside, array.ndim)
-        state_dict[name] = np.ascontiguousarray(layout(inside, array.ndim).to_torch(array))
-        if name.endswith(".running_mean"):
-            state_dict[name.replace("running_mean", "num_batches_tracked")] = np.zeros((), np.int64)
-    return state_dict
+    return state_dict_of(variables, torchvision_name)
 
 
 def flow_entries(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

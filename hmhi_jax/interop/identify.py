@@ -163,7 +163,7 @@ def _agree(found: Any, registered: Any) -> bool:
 
 def _family_of(backbone: str) -> str | None:
     """None for a backbone that PyTorch has no names for."""
-    from hmhi_jax.interop.torch_names_encoders import family
+    from hmhi_jax.interop.torch_names import family
 
     try:
         return family(backbone)

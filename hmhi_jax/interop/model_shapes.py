@@ -20,7 +20,7 @@ from flax.traverse_util import unflatten_dict
 
 import hmhi_jax
 from hmhi_jax.complete_files import write_text
-from hmhi_jax.leaf_paths import leaves_by_path
+from hmhi_jax.interop.fit import leaves_by_path
 from hmhi_jax.models import HMHINet
 from hmhi_jax.models.backbones import spec
 from hmhi_jax.process import cache_folder

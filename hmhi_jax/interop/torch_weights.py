@@ -1,6 +1,7 @@
 """PyTorch state dicts to our variables and back; exact, strict, without PyTorch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,13 +9,12 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.fit import fit
+from hmhi_jax.interop.fit import fit, leaves_by_path
 from hmhi_jax.interop.model_shapes import Shapes, encoder_shapes, variable_shapes
 from hmhi_jax.interop.torch_names import UNUSED, Layout, layout, torch_name
-from hmhi_jax.leaf_paths import leaves_by_path
+from hmhi_jax.kernels.windows import relative_position_index
 from hmhi_jax.models import HMHINet
 from hmhi_jax.models.backbones import spec
-from hmhi_jax.models.backbones.swin import relative_position_index
 
 
 class Entry(NamedTuple):
@@ -27,22 +27,23 @@ class Entry(NamedTuple):
 
 def expected_entries(model: HMHINet) -> dict[str, Entry]:
     """The release's name of every variable of a model -> its `Entry`."""
-    return _entries(variable_shapes(model), model.backbone)
+    return entries_of(variable_shapes(model), partial(torch_name, backbone=model.backbone))
 
 
 def expected_encoder_entries(backbone: str, flow_adapters: bool | None = None) -> dict[str, Entry]:
     """The same for an encoder alone, names with `backbone.`; `flow_adapters` None takes the backbone's default."""
     adapters = spec(backbone).flow_adapters if flow_adapters is None else flow_adapters
-    return _entries(encoder_shapes(backbone, adapters), backbone)
+    return entries_of(encoder_shapes(backbone, adapters), partial(torch_name, backbone=backbone))
 
 
-def _entries(shapes: Shapes, backbone: str) -> dict[str, Entry]:
+def entries_of(shapes: Shapes, name_of: Callable[[str, int], str]) -> dict[str, Entry]:
+    """Variables by the names that `name_of` gives for their paths (without collection) and ranks."""
     entries = {}
     for path, leaf in shapes.items():
         inside = path.split("/", 1)[1]
         turned = layout(inside, leaf.ndim)
         shape = turned.to_torch(np.broadcast_to(np.float32(0), leaf.shape)).shape
-        entries[torch_name(inside, leaf.ndim, backbone)] = Entry(path, shape, turned)
+        entries[name_of(inside, leaf.ndim)] = Entry(path, shape, turned)
     return entries
 
 
@@ -84,9 +85,15 @@ def _turned(expected: Mapping[str, Entry], given: Mapping[str, np.ndarray], netw
     found = fit(expected, {name: array for name, array in given.items() if not UNUSED.fullmatch(name)})
     if not found:
         raise InputError(f"the weights do not fit {network}. {found}")
+    return variables_from(expected, given)
+
+
+def variables_from(expected: Mapping[str, Entry], given: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The variables, nested, float32, of entries that fit."""
     flat = {}
     for name, entry in expected.items():
-        flat[entry.path] = jax.device_put(_float32(entry.layout.from_torch(given[name])), may_alias=True)
+        array = entry.layout.from_torch(np.asarray(given[name]))
+        flat[entry.path] = jax.device_put(_float32(array), may_alias=True)
     return unflatten_dict(flat, sep="/")
 
 
@@ -108,11 +115,7 @@ def to_torch(model: HMHINet | str, variables: Mapping[str, Any]) -> dict[str, np
     cross-attention that its layers use, Swin's window positions, batch norm's counters (zero).
     """
     backbone = model if isinstance(model, str) else model.backbone
-    state_dict = {}
-    for path, array in leaves_by_path(dict(variables)).items():
-        inside, array = path.split("/", 1)[1], np.asarray(array)
-        turned = layout(inside, array.ndim).to_torch(array)
-        state_dict[torch_name(inside, array.ndim, backbone)] = np.ascontiguousarray(turned)
+    state_dict = state_dict_of(variables, partial(torch_name, backbone=backbone))
     live = ".pixel_transformer.layers.0.cross_attn_image."
     for name in [name for name in state_dict if live in name]:
         state_dict[name.replace(live, ".cross_attention.")] = state_dict[name].copy()
@@ -120,6 +123,16 @@ def to_torch(model: HMHINet | str, variables: Mapping[str, Any]) -> dict[str, np
         if name.endswith(".relative_position_bias_table"):
             index = relative_position_index().astype(np.int64)
             state_dict[name.replace("bias_table", "index")] = index
+    return state_dict
+
+
+def state_dict_of(variables: Mapping[str, Any], name_of: Callable[[str, int], str]) -> dict[str, np.ndarray]:
+    """Arrays in PyTorch's layout by the names that `name_of` gives, and batch norm's counters, zero."""
+    state_dict = {}
+    for path, array in leaves_by_path(dict(variables)).items():
+        inside, array = path.split("/", 1)[1], np.asarray(array)
+        name = name_of(inside, array.ndim)
+        state_dict[name] = np.ascontiguousarray(layout(inside, array.ndim).to_torch(array))
         if name.endswith(".running_var"):
             state_dict[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     return state_dict

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop.fit import leaves_by_path
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
 from hmhi_jax.interop.weight_places import METADATA, find_weights
-from hmhi_jax.leaf_paths import leaves_by_path
 
 # Keys under which training scripts put a state dict, best first (averaged weights are what people evaluate with).
 _WRAPPERS = (

@@ -6,7 +6,8 @@
 A file of ours is a `.safetensors` that also says which network, input size and flow its weights belong to.
 Arrays are named by their path in the variables, joined with '/' ("params/encoder/..."). The file's metadata has one
 entry, `hmhi`, a JSON object: `model` (keyword arguments of `build_model`), `input_size` ([height, width] the weights
-were trained for), `flow` (a `FlowRecipe`) and `extra` (whatever the writer wants to keep, such as scores).
+were trained for), `flow` (a `FlowRecipe`) and `extra` (whatever the writer wants to keep, such as scores). In memory
+arrays are float32, but for what counts (steps, flags).
 """
 
 import dataclasses
@@ -15,19 +16,45 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.fit import by_module, fit, not_finite
+from hmhi_jax.interop.fit import by_module, fit, leaves_by_path, not_finite
 from hmhi_jax.interop.model_shapes import variable_shapes
-from hmhi_jax.interop.storage import as_float32, stored
 from hmhi_jax.interop.weight_places import METADATA, find_weights
 from hmhi_jax.interop.weight_sources import kind_of, read_source, unusable_header
-from hmhi_jax.leaf_paths import leaves_by_path
 from hmhi_jax.models import HMHINet
+
+STORED = {"float32": np.dtype("float32"), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype("float16")}
+
+
+def as_float32(array: np.ndarray) -> np.ndarray:
+    """The array in memory; a float32 array stays the one it is."""
+    return array if _counts(array) else array.astype(np.float32, copy=False)
+
+
+def nested_float32(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Our variables, nested, as they are in memory, of arrays by path."""
+    return unflatten_dict({name: as_float32(array) for name, array in arrays.items()}, sep="/")
+
+
+def stored(arrays: Mapping[str, Any], dtype: str) -> dict[str, np.ndarray]:
+    """Arrays by name, contiguous, floating-point ones as a type of `STORED`. Raises `InputError` for another."""
+    if dtype not in STORED:
+        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(STORED)}")
+    numpy = {name: np.asarray(array) for name, array in arrays.items()}
+    return {
+        name: np.asarray(array, None if _counts(array) else STORED[dtype], order="C") for name, array in numpy.items()
+    }
+
+
+def _counts(array: np.ndarray) -> bool:
+    """NumPy does not know bfloat16 as floating, so ask this way round."""
+    return array.dtype.kind in "iub"
 
 
 @dataclasses.dataclass(frozen=True)

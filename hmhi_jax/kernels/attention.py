@@ -127,7 +127,7 @@ def attend_batched(
         return (mixed / jnp.moveaxis(total, 1, 2)[..., None]).astype(v.dtype)
 
     pieces = split_queries(q, max(1, most_scores // k.shape[1]))
-    return join_queries(_map_pieces(read, pieces, key))
+    return join_queries(map_pieces(read, pieces, key))
 
 
 def attend_whole(
@@ -139,7 +139,7 @@ def attend_whole(
     return attend_batched(max(k.shape[1], GPU_SCORES // rows), dropout_rate, q, k, v, limit, key)
 
 
-def _map_pieces(read: Callable, pieces: Float[Array, "P *piece"], key: DropoutKey) -> Float[Array, "P *result"]:
+def map_pieces(read: Callable, pieces: Float[Array, "P *piece"], key: DropoutKey) -> Float[Array, "P *result"]:
     """`read(piece, key)` of one piece after the other, each recomputed where it is differentiated."""
     if pieces.shape[0] == 1:
         return read(pieces[0], key)[None]
@@ -181,4 +181,4 @@ def over_pieces(
 ) -> Float[Array, "N e"]:
     """`read(piece, key)` over pieces of one row's queries."""
     count = queries.shape[0]
-    return _map_pieces(read, queries.reshape(pieces_of(count, largest), -1, queries.shape[1]), key).reshape(count, -1)
+    return map_pieces(read, queries.reshape(pieces_of(count, largest), -1, queries.shape[1]), key).reshape(count, -1)

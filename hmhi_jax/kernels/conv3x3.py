@@ -4,10 +4,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.kernels.convolution import dense_kernel_gradient, turned
+from hmhi_jax.kernels.convolution import dense_kernel_gradient, plain_conv, turned
 from hmhi_jax.kernels.platforms import by_platform
 from hmhi_jax.kernels.precision import define_gradient
 from hmhi_jax.kernels.resampling import enlarge
@@ -34,7 +33,7 @@ def conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]) -> Floa
     precision (whose rounding the transforms would enlarge) and accelerators, whose convolutions are better fed than
     small matrix products, take the plain form.
     """
-    return by_platform(x, kernel, cpu=_transformed if _pays(x, kernel) else plain_conv3x3, accelerator=plain_conv3x3)
+    return by_platform(x, kernel, cpu=_transformed if _pays(x, kernel) else plain_conv, accelerator=plain_conv)
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -52,7 +51,7 @@ def _transformed_gradients(x: Array, kernel: Array, cotangent: Array) -> tuple[A
 
 
 def _plain_gradients(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
-    return plain_conv3x3(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
+    return plain_conv(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
 
 
 define_gradient(conv3x3, _forward, _backward)
@@ -91,16 +90,11 @@ def _plain_joined_gradients(x: Array, small: Array, kernel: Array, cotangent: Ar
 define_gradient(conv3x3_joined, _joined_forward, _joined_backward)
 
 
-def plain_conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:
-    """The plain form of `conv3x3`."""
-    return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
 def plain_conv3x3_joined(
     x: Float[Array, "B H W C"], small: Float[Array, "B h w E"], kernel: Float[Array, "3 3 _ D"]
 ) -> Float[Array, "B H W D"]:
     """The plain form of `conv3x3_joined`."""
-    return plain_conv3x3(jnp.concatenate([x, enlarge(small, 2)], -1), kernel)
+    return plain_conv(jnp.concatenate([x, enlarge(small, 2)], -1), kernel)
 
 
 def _pays(x: Array, kernel: Array) -> bool:

@@ -6,6 +6,7 @@ the native operation. Convolutions whose stride equals their kernel are one matr
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +14,27 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.kernels.platforms import by_platform, gradient_of
+from hmhi_jax.kernels.platforms import by_platform, dear, gradient_of
 from hmhi_jax.kernels.precision import define_gradient
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
+FEW = 16  # times as many input channels as outputs, or more: `few_outputs_conv` pays
 
 
 def _pad_same(x: Array, kernel: Array) -> Array:
     rows, columns = (size // 2 for size in kernel.shape[:2])
     return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+
+
+def pixel_sums(x: Float[Array, "N H W C"]) -> Float[Array, "C"]:
+    """Sums over all pixels, in float32."""
+    return x.astype(jnp.float32).sum((0, 1, 2))
+
+
+def outer_products(a: Float[Array, "N H W C"], b: Float[Array, "N H W D"]) -> Float[Array, "C D"]:
+    """Sum over all pixels of outer products, in float32."""
+    a, b = (x.reshape(-1, x.shape[-1]) for x in (a, b))
+    return jnp.matmul(a.T, b, preferred_element_type=jnp.float32)
 
 
 def _depthwise_shifted(x: Array, kernel: Array) -> Array:
@@ -88,13 +101,14 @@ def _backward(residuals, cotangent):
 define_gradient(depthwise_conv, _forward, _backward)
 
 
-def _native(x: Array, kernel: Array) -> Array:
+def plain_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> Float[Array, "B H W D"]:
+    """Stride 1, zero padding that keeps the size, in XLA's own form; the kernel's sides are odd."""
     padding = [(size // 2, size // 2) for size in kernel.shape[:2]]
     return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_NHWC)
 
 
 def _dense_gradient_native(x: Array, kernel: Array, cotangent: Array) -> Array:
-    _, pullback = jax.vjp(lambda k: _native(x, k), kernel)
+    _, pullback = jax.vjp(lambda k: plain_conv(x, k), kernel)
     return pullback(cotangent)[0]
 
 
@@ -130,17 +144,17 @@ def turned(kernel: Float[Array, "kh kw C D"]) -> Float[Array, "kh kw D C"]:
 
 @jax.custom_vjp
 def same_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> Float[Array, "B H W D"]:
-    """Convolution, stride 1, zero padding that keeps the size; the kernel's sides are odd."""
-    return _native(x, kernel)
+    """`plain_conv`, whose kernel gradient has a form of its own on CPU."""
+    return plain_conv(x, kernel)
 
 
 def _same_forward(x, kernel):
-    return _native(x, kernel), (x, kernel)
+    return plain_conv(x, kernel), (x, kernel)
 
 
 def _same_backward(residuals, cotangent):
     x, kernel = residuals
-    return _native(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
+    return plain_conv(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
 
 
 define_gradient(same_conv, _same_forward, _same_backward)
@@ -158,6 +172,28 @@ def few_outputs_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D
     products = jnp.pad(products, around)
     shifted = [products[:, i : i + height, j : j + width, i * wide + j] for i in range(high) for j in range(wide)]
     return sum(shifted[1:], start=shifted[0]).astype(x.dtype)
+
+
+def flax_same_conv(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
+    """In the place of `lax.conv_general_dilated`, whose other arguments say what it does anyway: `same_conv`, or what
+    is faster for this many outputs."""
+    return dear((few_outputs_conv if kernel.shape[3] <= kernel.shape[2] // FEW else same_conv)(x, kernel))
+
+
+def flax_conv(*arguments: Any, **settings: Any) -> Array:
+    """`lax.conv_general_dilated`, its result marked as dear."""
+    return dear(lax.conv_general_dilated(*arguments, **settings))
+
+
+def patch_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "p p C D"]) -> Float[Array, "B h w D"]:
+    """A convolution whose stride is its kernel size: patches are rows of one matrix product. A remainder at the right
+    and bottom is left out."""
+    batch, height, width, channels = x.shape
+    patch, features = kernel.shape[0], kernel.shape[3]
+    rows, columns = height // patch, width // patch
+    x = x[:, : rows * patch, : columns * patch].reshape(batch, rows, patch, columns, patch, channels)
+    patches = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, patch * patch * channels)
+    return patches @ kernel.reshape(-1, features)
 
 
 def _grouped_native(x: Array, kernel: Array, stride: int = 1) -> Array:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from hmhi_jax.kernels.convolution import outer_products, pixel_sums
 from hmhi_jax.kernels.platforms import by_platform, dear, gradient_of
 from hmhi_jax.kernels.precision import define_gradient
 
@@ -113,16 +114,12 @@ def _depthwise_gradient_shifted(cotangent: Array, x: Array, kernel: Array, strid
 define_gradient(depthwise_same_conv, _depthwise_forward, _depthwise_backward)
 
 
-def _sums(a: Array) -> Float[Array, "_"]:
-    return a.astype(jnp.float32).sum((0, 1, 2))
-
-
 def _kernel_gradient_shifted(padded: Array, cotangent: Array, size: int, stride: int) -> Float[Array, "k k 1 C"]:
     """For every tap, the sum over pixels of what it sees times the cotangent; float32."""
     rows, columns = cotangent.shape[1:3]
 
     def tap(index: int | Array) -> Array:
-        return _sums(_seen_by(padded, index // size, index % size, rows, columns, stride) * cotangent)
+        return pixel_sums(_seen_by(padded, index // size, index % size, rows, columns, stride) * cotangent)
 
     taps = size * size
     # Written out, the taps of a large kernel take long to compile.
@@ -222,11 +219,6 @@ def _part_gradient(
     right = stride * (columns - 1) + size - left - width
     inside = inside.astype(x.dtype)[None, :, None, None]
 
-    def products(a: Array, b: Array) -> Float[Array, "_ _"]:
-        """Sum over pixels of outer products."""
-        a, b = (y.reshape(-1, y.shape[-1]) for y in (a, b))
-        return jnp.matmul(a.T, b, preferred_element_type=jnp.float32)
-
     if weights.expand is None:
         hidden = x
     else:
@@ -241,14 +233,14 @@ def _part_gradient(
 
     later = (
         _kernel_gradient_shifted(padded, dmixed, size, stride),
-        _sums(dmixed),
-        products(relu6(mixed), given),
-        _sums(given),
+        pixel_sums(dmixed),
+        outer_products(relu6(mixed), given),
+        pixel_sums(given),
     )
     if weights.expand is None:
         return dhidden, BranchWeights(None, None, *later)
     dlinear = lax.optimization_barrier(dhidden * (((linear > 0) & (linear < 6)).astype(x.dtype) * inside))
-    return dlinear @ weights.expand.T, BranchWeights(products(x, dlinear), _sums(dlinear), *later)
+    return dlinear @ weights.expand.T, BranchWeights(outer_products(x, dlinear), pixel_sums(dlinear), *later)
 
 
 def _transposed_shifted_sum(

@@ -1,5 +1,5 @@
-"""Bicubic enlargement as PyTorch does it (docs/model.md 5): half-pixel centres, a = -0.75, edges clamped, no
-antialiasing."""
+"""From coarse maps to pixels (docs/model.md 5). Bicubic enlargement is PyTorch's: half-pixel centres, a = -0.75, edges
+clamped, no antialiasing."""
 
 from functools import lru_cache
 
@@ -29,3 +29,10 @@ def enlarge(x: Float[Array, "B H W C"], scale: int) -> Float[Array, "B h w C"]:
     to the matrix units of accelerators."""
     rows, columns = (jnp.asarray(cubic_matrix(size, scale), x.dtype) for size in x.shape[1:3])
     return jnp.einsum("Ww,bHwc->bHWc", columns, jnp.einsum("Hh,bhwc->bHwc", rows, x))
+
+
+def unfolded(blocks: Float[Array, "B h w S"], side: int) -> Float[Array, "B H W 1"]:
+    """Every place's `side` x `side` channels laid out as pixels."""
+    batch, height, width, _ = blocks.shape
+    pixels = blocks.reshape(batch, height, width, side, side).swapaxes(2, 3)
+    return pixels.reshape(batch, height * side, width * side, 1)

@@ -1,14 +1,20 @@
 """The k highest of many scores, exactly as `lax.top_k` chooses them: of equal scores the one that stands first.
 
 `lax.top_k` over the 20,480 scores of a query is the most expensive operation of the network: XLA's CPU kernel for it
-runs on one thread, TPUs sort each row whole. Both formulations here look at blocks first. A score among the k highest
-lies in one of the k blocks with the highest maxima, because each of the others has k scores before it; with contiguous
-blocks visited in order this holds for ties too.
+runs on one thread, GPUs sort whole rows in many kernels, TPUs sort each row whole. The forms for CPU and TPU look at
+blocks first. A score among the k highest lies in one of the k blocks with the highest maxima, because each of the
+others has k scores before it; with contiguous blocks visited in order this holds for ties too. On NVIDIA GPUs one
+Pallas (Triton) program reads each row once into its registers, finds the k-th highest score by bisection on the bits of
+the floats, which is nothing but comparing and counting, and writes what is chosen in order of index.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 BLOCK = 32  # scores per block; also the number of bits in a word of the packed masks below
@@ -96,9 +102,13 @@ def top_k_laid_out(scores: Float[Array, "R L"], k: int) -> tuple[Float[Array, "R
     return value, block * BLOCK + place % BLOCK
 
 
-def ordered_bits(x: Float[Array, "R L"]) -> Int[Array, "R L"]:
+def ordered_bits(x: Float[Array, "*n"]) -> Int[Array, "*n"]:
     """Integers that compare as the floats do (-0 before +0, as in `lax.top_k`)."""
-    bits = lax.bitcast_convert_type(x, jnp.int32)
+    return _flipped(lax.bitcast_convert_type(x, jnp.int32))
+
+
+def _flipped(bits: Int[Array, "*n"]) -> Int[Array, "*n"]:
+    """A float's bits, those of negative ones turned round; its own inverse."""
     return bits ^ ((bits >> 31) & jnp.int32(0x7FFFFFFF))
 
 
@@ -184,3 +194,105 @@ def _running(counts: Int[Array, "R W"]) -> Int[Array, "R W"]:
     """Inclusive running sum of a few numbers."""
     lower = np.tri(counts.shape[1], dtype=np.int32)
     return (counts[:, None] * lower[None]).sum(-1, dtype=jnp.int32)
+
+
+CHUNK = 4096  # scores that are compared at once; Triton's arrays have powers of two
+LONGEST = 2**17  # scores of a row that fit the registers of a multiprocessor
+_LEAST_SCORE = -2139095041  # `ordered_bits` of -inf
+
+
+@functools.cache
+def can_be_lowered() -> bool:
+    """Whether this process has a GPU. Without one, JAX from 0.11 on refuses to lower a Triton kernel, so what is
+    compiled ahead of time or exported on other machines takes a form of plain operations."""
+    try:
+        return bool(jax.devices("gpu"))
+    except RuntimeError:
+        return False
+
+
+def top_k_by_bisection(
+    scores: Float[Array, "R M"], k: int, limit: Int[Array, ""], interpret: bool = False
+) -> tuple[Float[Array, "R k"], Int[Array, "R k"]]:
+    """Values and indices of each row's k highest scores, by index; of equal scores those that stand first.
+
+    Args:
+        scores: float32, any values but NaN; M at most `LONGEST`.
+        k: at most M.
+        limit: only indices below it count as scores, the others as -inf.
+        interpret: run in plain JAX, on any platform (for tests).
+    """
+    from jax.experimental.pallas import triton
+
+    rows, count = scores.shape
+    chunk = min(CHUNK, pl.next_power_of_2(count))
+    chunks = pl.cdiv(count, chunk)
+    warps = min(16, max(4, chunks * chunk // 32 // 64))
+    best, index = pl.pallas_call(
+        functools.partial(_select, k=k, count=count, chunk=chunk, chunks=chunks),
+        grid=(rows,),
+        # One place more than is chosen, for what is not.
+        out_shape=(jax.ShapeDtypeStruct((rows, k + 1), jnp.float32), jax.ShapeDtypeStruct((rows, k + 1), jnp.int32)),
+        compiler_params=triton.CompilerParams(num_warps=pl.next_power_of_2(warps), num_stages=1),
+        interpret=interpret,
+        name="top_k_by_bisection",
+    )(limit.reshape(1), scores)
+    return best[:, :k], index[:, :k]
+
+
+def _select(limit_ref, scores_ref, best_ref, index_ref, *, k: int, count: int, chunk: int, chunks: int) -> None:
+    from jax.experimental.pallas import triton
+
+    row = pl.program_id(0)
+    limit = limit_ref[0]
+    places = [first * chunk + lax.iota(jnp.int32, chunk) for first in range(chunks)]
+    keys = []
+    for place in places:
+        keys.append(ordered_bits(triton.load(scores_ref.at[row, place], mask=place < limit, other=-jnp.inf)))
+
+    def number(flags: list[Array]) -> Array:
+        return jnp.sum(functools.reduce(jnp.add, [flag.astype(jnp.int32) for flag in flags]))
+
+    # The k-th highest score lies between `low` and `high`. The search ends early where exactly k scores are as high as
+    # `low`, which is nearly always.
+    def undecided(state: tuple[Array, Array, Array]) -> Array:
+        low, high, found = state
+        return (low < high) & (found != k)
+
+    def halve(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        low, high, found = state
+        middle = low + ((high - low) >> 1) + 1
+        above = number([key >= middle for key in keys])
+        enough = above >= k
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1), jnp.where(enough, above, found)
+
+    highest = jnp.max(functools.reduce(jnp.maximum, keys))
+    positive = number([key >= 0 for key in keys])
+    low = jnp.where(positive >= k, jnp.int32(0), jnp.int32(_LEAST_SCORE))  # so that high - low is no overflow
+    high = jnp.where(positive >= k, highest, jnp.minimum(highest, jnp.int32(-1)))
+    found = jnp.where(positive >= k, positive, jnp.int32(chunks * chunk))
+    low, high, found = lax.while_loop(undecided, halve, (low, high, found))
+
+    # Of several scores equal to the k-th highest, as many as are missing, the first ones.
+    missing = k - number([key > low for key in keys])
+
+    def unplaced(state: tuple[Array, Array]) -> Array:
+        return state[0] < state[1]
+
+    def nearer(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        first, last = state
+        middle = (first + last) >> 1
+        enough = number([(key == low) & (place <= middle) for key, place in zip(keys, places, strict=True)]) >= missing
+        return jnp.where(enough, first, middle + 1), jnp.where(enough, middle, last)
+
+    last = jnp.int32(count - 1)
+    _, last = lax.while_loop(unplaced, nearer, (jnp.where(found == k, last, jnp.int32(0)), last))
+
+    before = jnp.int32(0)
+    for key, place in zip(keys, places, strict=True):
+        chosen = (key > low) | ((key == low) & (place <= last))
+        ones = chosen.astype(jnp.int32)
+        at = jnp.where(chosen, before + jnp.cumsum(ones) - 1, k)
+        triton.store(best_ref.at[row, at], lax.bitcast_convert_type(_flipped(key), jnp.float32), mask=chosen)
+        triton.store(index_ref.at[row, at], place, mask=chosen)
+        before = before + jnp.sum(ones)

@@ -4,6 +4,7 @@ The matrix of all scores is the largest thing in the network (336 MB at 512 x 51
 pieces, used for the selection, and dropped; what remains of it are k indices and weights per query.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -13,13 +14,21 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from hmhi_jax.kernels.attention import join_queries, over_pieces, split_queries
+from hmhi_jax.kernels.attention import join_queries, map_pieces, over_pieces, split_queries
 from hmhi_jax.kernels.elementwise import DropoutKey, dropout
 from hmhi_jax.kernels.one_hot import LOWEST, pick, put, top_k_by_products
 from hmhi_jax.kernels.platforms import DEAR, by_platform
 from hmhi_jax.kernels.precision import define_gradient
-from hmhi_jax.kernels.selection import BLOCK, laid_out_index, lay_out, top_k_in_blocks, top_k_laid_out
-from hmhi_jax.kernels.selection_gpu import LONGEST, can_be_lowered, top_k_by_bisection
+from hmhi_jax.kernels.selection import (
+    BLOCK,
+    LONGEST,
+    can_be_lowered,
+    laid_out_index,
+    lay_out,
+    top_k_by_bisection,
+    top_k_in_blocks,
+    top_k_laid_out,
+)
 
 GPU_SCORES = 2**27  # of a piece on NVIDIA GPUs: half a gigabyte
 CPU_CHUNK = 256  # queries per piece on CPU: 20 MB of scores against 20,480 keys
@@ -51,8 +60,7 @@ def attend_top_k(
 def _attend(kept: int, dropout_rate: float, q: Array, k: Array, v: Array, limit: Array, key: DropoutKey) -> Array:
     if key is not None:
         return _forward(kept, dropout_rate, q, k, v, limit, key)[0]
-    forms = {name: partial(form, kept) for name, form in READS.items()}
-    return by_platform(q, k, v, limit, **forms)
+    return by_platform(q, k, v, limit, **{name: partial(form, kept) for name, form in READS.items()})
 
 
 def read_by_row(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
@@ -78,36 +86,27 @@ def read_by_row(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
 
 def read_gathered(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
     """For GPUs that have no form of their own: selection in laid out blocks, chosen values gathered."""
-
-    def read(piece: Array) -> Array:
-        best, index = _select_laid_out(kept, piece, laid_out, k.shape[1], limit)
-        weights = jnp.exp(best - best[..., :1])
-        mixed = jnp.einsum(
-            "bnk,bnkd->bnd", weights.astype(v.dtype), _gather(v, index), preferred_element_type=jnp.float32
-        )
-        return (mixed / weights.sum(-1, keepdims=True)).astype(v.dtype)
-
     laid_out = lay_out(k)
-    return join_queries(lax.map(read, split_queries(q, QUERY_CHUNK)))
+    return _read_gathered(lambda piece: _in_columns(kept, piece, laid_out, k.shape[1], limit), q, v, QUERY_CHUNK)
 
 
 def read_by_bisection(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
     """For NVIDIA GPUs: a row's scores are made once and read once."""
-    if k.shape[1] > LONGEST or not can_be_lowered():
+    if not _bisected(k):
         return read_gathered(kept, q, k, v, limit)
+    most = max(1, GPU_SCORES // (k.shape[0] * k.shape[1]))
+    return _read_gathered(lambda piece: _by_rows(top_k_by_bisection, kept, piece, k, limit), q, v, most)
 
-    def read(piece: Array) -> Array:
-        best, index = _select_by_bisection(kept, piece, k, limit)
+
+def _read_gathered(selected: Callable, q: Array, v: Array, most: int) -> Array:
+    """The weighted sum of what `selected` chooses for a piece of at most so many queries."""
+
+    def read(piece: Array, _: None) -> Array:
+        best, index = selected(piece)
         weights = jnp.exp(best - best.max(-1, keepdims=True))
-        mixed = jnp.einsum(
-            "bnk,bnkd->bnd", weights.astype(v.dtype), _gather(v, index), preferred_element_type=jnp.float32
-        )
-        return (mixed / weights.sum(-1, keepdims=True)).astype(v.dtype)
+        return (_mix_gathered(weights, index, v) / weights.sum(-1, keepdims=True)).astype(v.dtype)
 
-    pieces = split_queries(q, max(1, GPU_SCORES // (k.shape[0] * k.shape[1])))
-    if pieces.shape[0] == 1:
-        return read(pieces[0])
-    return join_queries(lax.map(read, pieces))
+    return join_queries(map_pieces(read, split_queries(q, most), None))
 
 
 def read_by_products(kept: int, q: Array, k: Array, v: Array, limit: Array) -> Array:
@@ -131,14 +130,13 @@ def read_by_products(kept: int, q: Array, k: Array, v: Array, limit: Array) -> A
 READS = {"cpu": read_by_row, "accelerator": read_gathered, "tpu": read_by_products, "cuda": read_by_bisection}
 
 
-def _scores(piece: Array, laid_out: Array, place: Array, limit: Array) -> Array:
-    scores = jnp.einsum("bnc,bmc->bnm", piece, laid_out, preferred_element_type=jnp.float32)
-    return jnp.where((place < limit)[None, None], scores, -jnp.inf)
+def _bisected(k: Array) -> bool:
+    """Whether NVIDIA GPUs have their own form of the selection here; if not, they do as other accelerators."""
+    return k.shape[1] <= LONGEST and can_be_lowered()
 
 
 def _in_tables(x: Float[Array, "B M C"]) -> Float[Array, "B 32 columns C"]:
-    laid_out = lay_out(x)
-    return laid_out.reshape(x.shape[0], BLOCK, -1, x.shape[-1])
+    return lay_out(x).reshape(x.shape[0], BLOCK, -1, x.shape[-1])
 
 
 def _places(count: int) -> Int[np.ndarray, "32 columns"]:
@@ -150,54 +148,47 @@ def _table(piece: Array, keys: Array, place: Int[np.ndarray, "32 columns"], limi
     return jnp.where((place < limit)[None, :, None], scores, LOWEST)
 
 
-def _select_laid_out(kept: int, piece: Array, laid_out: Array, count: int, limit: Array) -> tuple[Array, Array]:
-    scores = _scores(piece, laid_out, jnp.asarray(laid_out_index(count)), limit)
-    best, index = top_k_laid_out(scores.reshape(-1, scores.shape[-1]), kept)
+def _scores(piece: Array, keys: Array) -> Float[Array, "B n M"]:
+    return jnp.einsum("bnc,bmc->bnm", piece, keys, preferred_element_type=jnp.float32)
+
+
+def _rows_chosen(choose: Callable, kept: int, scores: Float[Array, "B n M"]) -> tuple[Array, Array]:
+    best, index = choose(scores.reshape(-1, scores.shape[-1]), kept)
     return best.reshape(*scores.shape[:2], kept), index.reshape(*scores.shape[:2], kept)
 
 
-def _select_by_bisection(kept: int, piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
-    scores = jnp.einsum("bnc,bmc->bnm", piece, k, preferred_element_type=jnp.float32)
-    best, index = top_k_by_bisection(scores.reshape(-1, scores.shape[-1]), kept, limit)
-    return best.reshape(*scores.shape[:2], kept), index.reshape(*scores.shape[:2], kept)
+def _by_rows(choose: Callable, kept: int, piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
+    return _rows_chosen(partial(choose, limit=limit), kept, _scores(piece, k))
+
+
+def _in_columns(kept: int, piece: Array, laid_out: Array, count: int, limit: Array) -> tuple[Array, Array]:
+    counts = jnp.asarray(laid_out_index(count)) < limit
+    return _rows_chosen(top_k_laid_out, kept, jnp.where(counts[None, None], _scores(piece, laid_out), -jnp.inf))
 
 
 def select(kept: int, piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
     """Scores kept and their indices, `[B, n, kept]`, for a piece of (scaled) queries, in the platform's form."""
 
-    def in_blocks(piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
-        scores = jnp.einsum("bnc,bmc->bnm", piece, k, preferred_element_type=jnp.float32)
-        best, index = top_k_in_blocks(scores.reshape(-1, scores.shape[-1]), kept, limit)
-        return best.reshape(*scores.shape[:2], kept), index.reshape(*scores.shape[:2], kept)
-
     def in_columns(piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
-        return _select_laid_out(kept, piece, lay_out(k), k.shape[1], limit)
+        return _in_columns(kept, piece, lay_out(k), k.shape[1], limit)
 
     def by_products(piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
         return top_k_by_products(_table(piece, _in_tables(k), _places(k.shape[1]), limit), kept)
 
-    def by_bisection(piece: Array, k: Array, limit: Array) -> tuple[Array, Array]:
-        if k.shape[1] > LONGEST or not can_be_lowered():
-            return in_columns(piece, k, limit)
-        return _select_by_bisection(kept, piece, k, limit)
-
-    return by_platform(piece, k, limit, cpu=in_blocks, accelerator=in_columns, tpu=by_products, cuda=by_bisection)
+    in_blocks, by_bisection = (partial(_by_rows, choose, kept) for choose in (top_k_in_blocks, top_k_by_bisection))
+    cuda = by_bisection if _bisected(k) else in_columns
+    return by_platform(piece, k, limit, cpu=in_blocks, accelerator=in_columns, tpu=by_products, cuda=cuda)
 
 
 def mix(weights: Float[Array, "B n k"], index: Int[Array, "B n k"], v: Float[Array, "B M D"]) -> Float[Array, "B n D"]:
     """Sum over k of weights times the values with these indices; float32."""
-
-    def gathered(weights: Array, index: Array, v: Array) -> Array:
-        return jnp.einsum(
-            "bnk,bnkd->bnd", weights.astype(v.dtype), _gather(v, index), preferred_element_type=jnp.float32
-        )
 
     def by_products(weights: Array, index: Array, v: Array) -> Array:
         values = _in_tables(v)
         table = put(weights, index, values.shape[2]).astype(v.dtype)
         return jnp.einsum("bsnm,bsmd->bnd", table, values, preferred_element_type=jnp.float32)
 
-    return by_platform(weights, index, v, cpu=gathered, accelerator=gathered, tpu=by_products)
+    return by_platform(weights, index, v, cpu=_mix_gathered, accelerator=_mix_gathered, tpu=by_products)
 
 
 def similarity(given: Float[Array, "B n D"], index: Int[Array, "B n k"], v: Float[Array, "B M D"]) -> Array:
@@ -227,6 +218,10 @@ def spread(
         return sums.reshape(rows.shape[0], -1, rows.shape[-1])[:, :count]
 
     return by_platform(weights, index, rows, cpu=scattered, accelerator=scattered, tpu=by_products)
+
+
+def _mix_gathered(weights: Array, index: Array, v: Array) -> Array:
+    return jnp.einsum("bnk,bnkd->bnd", weights.astype(v.dtype), _gather(v, index), preferred_element_type=jnp.float32)
 
 
 def _gather(x: Float[Array, "B M C"], index: Int[Array, "B n k"]) -> Float[Array, "B n k C"]:

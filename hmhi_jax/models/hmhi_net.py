@@ -19,10 +19,9 @@ from jaxtyping import Array, Float, Int
 
 from hmhi_jax.kernels.elementwise import DropoutKey
 from hmhi_jax.kernels.precision import compute_dtype, in_precision
-from hmhi_jax.kernels.resampling import enlarge
-from hmhi_jax.models.backbones import spec
+from hmhi_jax.kernels.resampling import enlarge, unfolded
+from hmhi_jax.models.backbones import FLOAT32, spec
 from hmhi_jax.models.backbones.flow_adapter import join_pairs, split_pairs
-from hmhi_jax.models.backbones.registry import FLOAT32
 from hmhi_jax.models.decoder import Decoder
 from hmhi_jax.models.interaction import PLAM, SGIM
 from hmhi_jax.models.layers import GROUPS
@@ -32,6 +31,7 @@ from hmhi_jax.models.memory import Bank, Memory, MemoryBank
 Features = tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]
 
 Clip = Float[Array | np.ndarray, "B T H W 3"]
+Logits = Float[Array, "B H W 1"]
 
 SHALLOW, DEEP = 1, 3  # the maps the banks work on: strides 8 and 32
 
@@ -88,25 +88,16 @@ class HMHINet(nn.Module):
         width = entry.decoder_width if self.decoder_width is None else self.decoder_width
         self.decoder = Decoder(width, self.subpixels**2, entry.decoder_norm, self.dtype)
         if self.shallow_memory:
-            self.shallow_bank = MemoryBank(
-                shallow, mask_stride=2, top_k=self.top_k, rotary=True, positions_in_attention=False, **shared
-            )
+            self.shallow_bank = MemoryBank(shallow, 2, self.top_k, rotary=True, positions_in_attention=False, **shared)
         if self.deep_memory:
-            self.deep_bank = MemoryBank(
-                deep, mask_stride=8, top_k=None, rotary=False, positions_in_attention=True, **shared
-            )
+            self.deep_bank = MemoryBank(deep, 8, None, rotary=False, positions_in_attention=True, **shared)
         if self.sgim:
             self.sgim_module = SGIM(shallow, deep, **shared)
         if self.plam:
             self.plam_module = PLAM(deep, self.dtype)
 
     @in_precision
-    def encode(
-        self,
-        frames: Clip,
-        flows: Clip,
-        train: bool = False,
-    ) -> Features:
+    def encode(self, frames: Clip, flows: Clip, train: bool = False) -> Features:
         """Fused maps of all frames of a clip; the encoder knows nothing of time, so they go through it in one batch.
 
         Frames and flow pictures are normalised; H and W are multiples of 32.
@@ -123,7 +114,7 @@ class HMHINet(nn.Module):
         return tuple(x.reshape(batch, time, *x.shape[1:]) for x in fused)
 
     @in_precision
-    def start(self, features: Features) -> tuple[Memory, Float[Array, "B H W 1"]]:
+    def start(self, features: Features) -> tuple[Memory, Logits]:
         """The first frame: decoded as it is, and memorised. Features `[B, h, w, C]`; logits at the input's size."""
         coarse = self.decoder(features)
 
@@ -134,7 +125,7 @@ class HMHINet(nn.Module):
         memory = Memory(empty(self.shallow_memory, SHALLOW), empty(self.deep_memory, DEEP), jnp.zeros((), jnp.int32))
         return self._memorise(memory, features, coarse), self._logits(coarse)
 
-    def step(self, memory: Memory, features: Features, train: bool = False) -> tuple[Memory, Float[Array, "B H W 1"]]:
+    def step(self, memory: Memory, features: Features, train: bool = False) -> tuple[Memory, Logits]:
         """A later frame: read both banks, let the read-outs refine each other, decode, memorise."""
         return self.finish(memory, self.read(memory, features, train))
 
@@ -147,14 +138,10 @@ class HMHINet(nn.Module):
         `written_at_most`: see `MemoryBank.read`.
         """
         maps = list(features)
-        if self.shallow_memory:
-            maps[SHALLOW] = self.shallow_bank.read(
-                memory.shallow, features[SHALLOW], memory.written, train, written_at_most
-            )
-            self.sow("intermediates", "read_shallow", maps[SHALLOW])
-        if self.deep_memory:
-            maps[DEEP] = self.deep_bank.read(memory.deep, features[DEEP], memory.written, train, written_at_most)
-            self.sow("intermediates", "read_deep", maps[DEEP])
+        for name, level, bank in self._banks():
+            stored = getattr(memory, name)
+            maps[level] = bank.read(stored, features[level], memory.written, train, written_at_most)
+            self.sow("intermediates", f"read_{name}", maps[level])
         # Both modules see the read-outs, neither the other's result.
         shallow, deep = maps[SHALLOW], maps[DEEP]
         if self.sgim:
@@ -166,17 +153,12 @@ class HMHINet(nn.Module):
         return tuple(maps)
 
     @in_precision
-    def finish(self, memory: Memory, maps: Features) -> tuple[Memory, Float[Array, "B H W 1"]]:
+    def finish(self, memory: Memory, maps: Features) -> tuple[Memory, Logits]:
         """Second half of `step`: decode the refined maps and memorise them."""
         coarse = self.decoder(maps)
         return self._memorise(memory, maps, coarse), self._logits(coarse)
 
-    def __call__(
-        self,
-        frames: Clip,
-        flows: Clip,
-        train: bool = False,
-    ) -> Float[Array, "B T H W 1"]:
+    def __call__(self, frames: Clip, flows: Clip, train: bool = False) -> Float[Array, "B T H W 1"]:
         """A clip frame by frame, the plain way. `init` needs two frames, since the first one reads no memory."""
         if self.is_initializing() and frames.shape[1] < 2:
             raise ValueError("initialisation needs a clip of at least two frames")
@@ -191,27 +173,20 @@ class HMHINet(nn.Module):
     def _memorise(self, memory: Memory, maps, coarse: Float[Array, "B H4 W4 S"]) -> Memory:
         """Write the frame's (refined) maps and its predicted mask into both banks."""
         coarse = coarse.mean(-1, keepdims=True)
-        shallow, deep = memory.shallow, memory.deep
-        if self.shallow_memory:
-            entry = self.shallow_bank.encode(maps[SHALLOW], coarse)
-            self.sow("intermediates", "mem_shallow", entry)
-            shallow = self.shallow_bank.write(shallow, entry, memory.written)
-        if self.deep_memory:
-            entry = self.deep_bank.encode(maps[DEEP], coarse)
-            self.sow("intermediates", "mem_deep", entry)
-            deep = self.deep_bank.write(deep, entry, memory.written)
-        return Memory(shallow, deep, memory.written + 1)
+        stored = {"shallow": memory.shallow, "deep": memory.deep}
+        for name, level, bank in self._banks():
+            stored[name], entry = bank.write(stored[name], maps[level], coarse, memory.written)
+            self.sow("intermediates", f"mem_{name}", entry)
+        return Memory(**stored, written=memory.written + 1)
 
-    def _logits(self, coarse: Float[Array, "B H4 W4 S"]) -> Float[Array, "B H W 1"]:
+    def _banks(self) -> list[tuple[str, int, MemoryBank]]:
+        """Name, level and weights of the banks that are on."""
+        shallow = [("shallow", SHALLOW, self.shallow_bank)] if self.shallow_memory else []
+        return shallow + ([("deep", DEEP, self.deep_bank)] if self.deep_memory else [])
+
+    def _logits(self, coarse: Float[Array, "B H4 W4 S"]) -> Logits:
         self.sow("intermediates", "coarse_logits", coarse)
         return enlarge(unfolded(coarse.astype(jnp.float32), self.subpixels), 4 // self.subpixels)
-
-
-def unfolded(blocks: Float[Array, "B h w S"], side: int) -> Float[Array, "B H W 1"]:
-    """Every place's `side` x `side` channels laid out as pixels."""
-    batch, height, width, _ = blocks.shape
-    pixels = blocks.reshape(batch, height, width, side, side).swapaxes(2, 3)
-    return pixels.reshape(batch, height * side, width * side, 1)
 
 
 def frame(features: Features, t: int | Int[Array, ""]) -> Features:
@@ -241,11 +216,7 @@ def segment_features(
 
 
 def segment_clip(
-    model: HMHINet,
-    variables: Any,
-    frames: Clip,
-    flows: Clip,
-    dropout_key: DropoutKey = None,
+    model: HMHINet, variables: Any, frames: Clip, flows: Clip, dropout_key: DropoutKey = None
 ) -> Float[Array, "B T H W 1"]:
     """Logits of a clip: encode in bulk, `start`, then `lax.scan` over `step`.
 
@@ -256,11 +227,10 @@ def segment_clip(
         flows: normalised flow pictures.
         dropout_key: turns dropout and drop path on (training).
     """
-    if dropout_key is None:
-        features = model.apply(variables, frames, flows, method="encode")
-        return segment_features(model, variables, features)
-    encode_key, step_key = jax.random.split(dropout_key)
-    features = model.apply(variables, frames, flows, True, method="encode", rngs={"dropout": encode_key})
+    train = dropout_key is not None
+    encode_key, step_key = jax.random.split(dropout_key) if train else (None, None)
+    rngs = {"dropout": encode_key} if train else None
+    features = model.apply(variables, frames, flows, train, method="encode", rngs=rngs)
     return segment_features(model, variables, features, step_key)
 
 
@@ -295,12 +265,11 @@ def _check_switches(model: HMHINet) -> None:
         raise ValueError(f"batch_norm is {model.batch_norm!r}; it must be 'frozen' or 'updated'")
     entry = spec(model.backbone)
     width = entry.decoder_width if model.decoder_width is None else model.decoder_width
-    least_one = {name: getattr(model, name) for name in ("memory_frames", "top_k", "feedforward")}
-    for name, value in (least_one | {"decoder_width": width}).items():
+    counts = {name: getattr(model, name) for name in ("memory_frames", "top_k", "feedforward")}
+    for name, value in (counts | {"decoder_width": width}).items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     if entry.decoder_norm and width % GROUPS:
         raise ValueError(
-            f"decoder_width is {width}; the decoder of {model.backbone} has group norm, so it must be a multiple of "
-            f"{GROUPS}"
+            f"decoder_width is {width}; with {model.backbone}'s group norm it must be a multiple of {GROUPS}"
         )

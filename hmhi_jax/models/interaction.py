@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.kernels.elementwise import DropoutKey
 from hmhi_jax.models.layers import CBAM, ChannelwiseConv, conv, kaiming_uniform
 from hmhi_jax.models.memory import ReadOutLayer, attend_single, torch_dense
 
@@ -28,10 +27,7 @@ class SGIM(nn.Module):
         source = jax.nn.relu(self.reduce(deep.reshape(deep.shape[0], -1, deep.shape[-1])))
         keys, values = self.layer.key_value(source)
 
-        def cross_attend(q: Array, dropout_key: DropoutKey) -> Array:
-            return attend_single(q, keys, values, dropout_key)
-
-        return self.layer(shallow, cross_attend, train)
+        return self.layer(shallow, lambda q, dropout_key: attend_single(q, keys, values, dropout_key), train)
 
 
 class PLAM(nn.Module):

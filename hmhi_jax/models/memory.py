@@ -17,10 +17,14 @@ from jaxtyping import Array, Float, Int
 
 from hmhi_jax.kernels.attention import attend
 from hmhi_jax.kernels.elementwise import DropoutKey, dropout, gelu
-from hmhi_jax.kernels.token_feed_forward import FeedForwardWeights, expanded, projected, token_feed_forward
+from hmhi_jax.kernels.feed_forward import FeedForwardWeights, expanded, projected, token_feed_forward
 from hmhi_jax.kernels.top_k_attention import attend_top_k
-from hmhi_jax.models.layers import DepthwiseConv, KernelAndBias, conv, torch_bias, torch_kernel
+from hmhi_jax.models.layers import DepthwiseConv, KernelAndBias, conv, kernel_and_bias, norm, torch_bias, torch_kernel
 from hmhi_jax.models.positions import halved, rotate_halves, sine_table
+
+Map = Float[Array, "B h w C"]
+Tokens = Float[Array, "B N C"]
+Coarse = Float[Array, "B H W 1"]  # logits at stride 4
 
 DROPOUT = 0.1
 
@@ -43,7 +47,7 @@ class Bank:
         shape = (batch, capacity, tokens, channels)
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
-    def write(self, key: Float[Array, "B N C"], value: Float[Array, "B N C"], written: Int[Array, ""]) -> "Bank":
+    def write(self, key: Tokens, value: Tokens, written: Int[Array, ""]) -> "Bank":
         """Put an entry into the slot that is free or holds the oldest one; `written` counts the entries so far."""
         slot = written % self.keys.shape[1]
         return Bank(
@@ -91,26 +95,19 @@ class ReferenceEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, features: Float[Array, "B h w C"], coarse_logits: Float[Array, "B H W 1"]
-    ) -> Float[Array, "B h w C"]:
+    def __call__(self, features: Map, coarse_logits: Coarse) -> Map:
         c, hidden = self.channels, mask_width(self.channels)
         kernel = 2 * self.mask_stride - 1
 
         def plain(features: int, size: int, fan_in: int, name: str, stride: int = 1) -> nn.Conv:
-            return conv(
-                features, size, stride=stride, padding=self.mask_stride - 1 if size > 1 else 0, dtype=self.dtype,
-                kernel_init=torch_kernel, bias_init=torch_bias(fan_in), name=name,
-            )  # fmt: skip
-
-        def norm(name: str) -> nn.LayerNorm:
-            return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)
+            drawn = {"kernel_init": torch_kernel, "bias_init": torch_bias(fan_in)}
+            return conv(features, size, stride=stride, dtype=self.dtype, **drawn, name=name)
 
         mask = jax.nn.sigmoid(coarse_logits)
         mask = plain(hidden, kernel, kernel**2, "mask_conv", self.mask_stride)(mask)
-        mask = gelu(norm("mask_norm")(mask))
+        mask = gelu(norm(1e-6, self.dtype, "mask_norm")(mask))
         mask = plain(c, 1, hidden, "mask_expand")(mask)
-        mask = gelu(norm("mask_expand_norm")(mask))
+        mask = gelu(norm(1e-6, self.dtype, "mask_expand_norm")(mask))
         x = plain(c, 1, c, "feature_proj")(features) + mask
 
         for index in range(2):
@@ -124,10 +121,10 @@ class FuserBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
+    def __call__(self, x: Map) -> Map:
         c = x.shape[-1]
         y = DepthwiseConv(7, self.dtype, torch_kernel, torch_bias(49), name="dwconv")(x)
-        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(y)
+        y = norm(1e-6, self.dtype, "norm")(y)
         y = torch_dense(4 * c, c, self.dtype, "expand")(y)
         y = torch_dense(c, 4 * c, self.dtype, "project")(gelu(y))
         gamma = self.param("gamma", nn.initializers.constant(1e-6), (c,), jnp.float32)
@@ -146,11 +143,10 @@ class HalvedDense(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N D"]:
+    def __call__(self, x: Tokens) -> Float[Array, "B N D"]:
         fan_in = x.shape[-1]
-        kernel = self.param("kernel", torch_kernel, (fan_in, self.features), jnp.float32)
-        bias = self.param("bias", torch_bias(fan_in), (self.features,), jnp.float32)
-        return x.astype(self.dtype) @ halved(kernel).astype(self.dtype) + halved(bias).astype(self.dtype)[None, None]
+        kernel, bias = kernel_and_bias(self, (fan_in, self.features), torch_kernel, torch_bias(fan_in))
+        return x.astype(self.dtype) @ halved(kernel) + halved(bias)[None, None]
 
 
 class Projections(nn.Module):
@@ -161,13 +157,9 @@ class Projections(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        def rotated() -> nn.Module:
-            return HalvedDense(self.channels, self.dtype) if self.rotary else plain()
-
-        def plain() -> nn.Module:
-            return torch_dense(self.channels, self.channels, self.dtype)
-
-        self.q, self.k, self.v, self.out = rotated(), rotated(), plain(), plain()
+        c, dtype = self.channels, self.dtype
+        self.q, self.k = (HalvedDense(c, dtype) if self.rotary else torch_dense(c, c, dtype) for _ in range(2))
+        self.v, self.out = (torch_dense(c, c, dtype) for _ in range(2))
 
 
 class ReadOutLayer(nn.Module):
@@ -190,14 +182,12 @@ class ReadOutLayer(nn.Module):
         self.project = KernelAndBias((wide, narrow), self.dtype, torch_kernel, torch_bias(wide))
         self.norm1, self.norm2, self.norm3, self.norm = (nn.LayerNorm(epsilon=1e-5, dtype=self.dtype) for _ in range(4))
 
-    def key_value(
-        self, source: Float[Array, "B N C"], positions: Float[Array, "N C"] | None = None
-    ) -> tuple[Float[Array, "B N C"], Float[Array, "B N C"]]:
+    def key_value(self, source: Tokens, positions: Float[Array, "N C"] | None = None) -> tuple[Tokens, Tokens]:
         """Cross-attention's key and value of tokens that will be read later."""
         keyed = source if positions is None else source + positions[None].astype(source.dtype)
         return self.cross_attn.k(keyed), self.cross_attn.v(source)
 
-    def __call__(self, x: Float[Array, "B h w C"], cross_attend, train: bool = False) -> Float[Array, "B h w C"]:
+    def __call__(self, x: Map, cross_attend, train: bool = False) -> Map:
         """`cross_attend(q, dropout_key)` reads the other side for projected queries `[B, N, C]`."""
         batch, height, width, channels = x.shape
         grid = (height, width)
@@ -225,12 +215,8 @@ class ReadOutLayer(nn.Module):
 
 
 def attend_single(
-    q: Float[Array, "B N C"],
-    k: Float[Array, "B M C"],
-    v: Float[Array, "B M C"],
-    key: DropoutKey,
-    limit: Int[Array, ""] | None = None,
-) -> Float[Array, "B N C"]:
+    q: Tokens, k: Float[Array, "B M C"], v: Float[Array, "B M C"], key: DropoutKey, limit: Int[Array, ""] | None = None
+) -> Tokens:
     """One-head attention over the first `limit` keys, with the layers' dropout where a key is given."""
     one_head = (x[:, :, None] for x in (q, k, v))
     return attend(*one_head, limit=limit, dropout_rate=DROPOUT, key=key)[:, :, 0]
@@ -255,31 +241,25 @@ class MemoryBank(nn.Module):
 
     def setup(self):
         self.reference_encoder = ReferenceEncoder(self.channels, self.mask_stride, self.dtype)
-        self.read_out = ReadOutLayer(
-            self.channels, self.feedforward, self.positions_in_attention, self.rotary, self.dtype
-        )
+        sizes = self.channels, self.feedforward
+        self.read_out = ReadOutLayer(*sizes, self.positions_in_attention, self.rotary, self.dtype)
 
-    def encode(
-        self, features: Float[Array, "B h w C"], coarse_logits: Float[Array, "B H W 1"]
-    ) -> Float[Array, "B h w C"]:
-        """The frame's memory entry."""
-        return self.reference_encoder(features, coarse_logits)
-
-    def write(self, bank: Bank, entry: Float[Array, "B h w C"], written: Int[Array, ""]) -> Bank:
-        """The bank with the entry in it, projected."""
+    def write(self, bank: Bank, features: Map, coarse: Coarse, written: Int[Array, ""]) -> tuple[Bank, Map]:
+        """The bank with a frame's entry in it, projected; and the entry."""
+        entry = self.reference_encoder(features, coarse)
         batch, height, width, channels = entry.shape
         positions = jnp.asarray(sine_table(height, width, channels)) if self.positions_in_attention else None
         key, value = self.read_out.key_value(entry.reshape(batch, height * width, channels), positions)
-        return bank.write(rotate_halves(key, (height, width)) if self.rotary else key, value, written)
+        return bank.write(rotate_halves(key, (height, width)) if self.rotary else key, value, written), entry
 
     def read(
         self,
         bank: Bank,
-        features: Float[Array, "B h w C"],
+        features: Map,
         written: Int[Array, ""],
         train: bool = False,
         written_at_most: int | None = None,
-    ) -> Float[Array, "B h w C"]:
+    ) -> Map:
         """The feature after reading the bank.
 
         `written_at_most` is what the caller knows of `written` beforehand: slots that cannot be filled yet need not be

@@ -24,30 +24,14 @@ def sine_table(height: int, width: int, channels: int) -> Float[np.ndarray, "N C
     return np.concatenate([rows, columns], -1).reshape(height * width, channels).astype(np.float32)
 
 
-@lru_cache(maxsize=64)
-def _rotary_table(height: int, width: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and signed sines `[N, C]`: channel 2i gets -sin, channel 2i + 1 gets +sin of the pair's angle."""
-    frequency = 10000.0 ** (-4 * np.arange(channels // 4) / channels)
-    row, column = np.divmod(np.arange(height * width), width)
-    angle = np.concatenate([column[:, None] * frequency, row[:, None] * frequency], -1).repeat(2, -1)
-    sign = np.tile([-1.0, 1.0], channels // 2)
-    return np.cos(angle).astype(np.float32), (sign * np.sin(angle)).astype(np.float32)
-
-
-def rotate(x: Float[Array, "B N C"], grid: tuple[int, int]) -> Float[Array, "B N C"]:
-    """Axial rotary code: adjacent channel pairs are complex numbers turned by the token's column and row."""
-    cosine, sine = (jnp.asarray(table, x.dtype) for table in _rotary_table(*grid, x.shape[-1]))
-    swapped = x.reshape(*x.shape[:-1], -1, 2)[..., ::-1].reshape(x.shape)
-    return x * cosine[None] + swapped * sine[None]
-
-
 def rotate_halves(x: Float[Array, "B N C"], grid: tuple[int, int]) -> Float[Array, "B N C"]:
-    """`rotate` for channels in the order of `halved`: the first of every pair, then the second of every pair.
+    """Axial rotary code: adjacent channel pairs are complex numbers turned by the token's column and row.
 
-    Swapping neighbours in the innermost axis is slow everywhere; halves are whole vectors.
+    Channels come in the order of `halved`, the first of every pair, then the second of every pair: swapping neighbours
+    in the innermost axis is slow everywhere; halves are whole vectors.
     """
     first, second = jnp.split(x, 2, -1)
-    cosine, sine = (jnp.asarray(table, x.dtype)[None] for table in _halved_table(*grid, x.shape[-1]))
+    cosine, sine = (jnp.asarray(table, x.dtype)[None] for table in _rotary_table(*grid, x.shape[-1]))
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], -1)
 
 
@@ -58,7 +42,9 @@ def halved(x: Float[Array, "*n C"]) -> Float[Array, "*n C"]:
 
 
 @lru_cache(maxsize=64)
-def _halved_table(height: int, width: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines `[N, C / 2]`, one per pair."""
-    cosine, signed_sine = _rotary_table(height, width, channels)
-    return cosine[:, ::2], signed_sine[:, 1::2]
+def _rotary_table(height: int, width: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines `[N, C / 2]` of every pair's angle."""
+    frequency = 10000.0 ** (-4 * np.arange(channels // 4) / channels)
+    row, column = np.divmod(np.arange(height * width), width)
+    angle = np.concatenate([column[:, None] * frequency, row[:, None] * frequency], -1)
+    return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)

@@ -27,8 +27,7 @@ def plan(
     chips = parse_topology(topology)
     check_installed(chips.chip)
     quiet_environment()  # before JAX is imported
-    from hmhi_jax.tools.plan.plan import make_plan
-    from hmhi_jax.tools.plan.report import as_json, as_text
+    from hmhi_jax.tools.plan.plan import as_json, as_text, make_plan
     from hmhi_jax.tools.plan.run_config import changed, load_config
 
     settings = changed(load_config(config), changes)

@@ -1,5 +1,6 @@
 """Segmenting videos: which are still to do, what flow they have, and all of them side by side on the devices."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -10,18 +11,19 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from hmhi_jax import __version__
 from hmhi_jax.data.ffmpeg import without_password
-from hmhi_jax.data.open_videos import find_videos
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.outputs import Outputs
 from hmhi_jax.interop.weight_places import find_weights
 from hmhi_jax.process import enable_compilation_cache
 from hmhi_jax.runs.segment_flow import ESTIMATORS, flow_folders, flow_weights_file, read_flow_network
 from hmhi_jax.runs.segment_masks import MaskOptions
+from hmhi_jax.runs.segment_outputs import place_outputs
+from hmhi_jax.runs.segment_sources import Sources
 
 if TYPE_CHECKING:
     from hmhi_jax.data.flow_folder import FlowFolder
@@ -45,7 +47,8 @@ def run(
     network_size: Any,
     threshold: float,
     soft: bool,
-    overlay: bool,
+    overlay: bool | None,
+    outputs: Outputs,
     memory_frames: int | None,
     dtype: str | None,
     backbone: str | None,
@@ -57,20 +60,25 @@ def run(
     resume: bool,
     overwrite: bool,
     masks: MaskOptions,
+    sources: Sources,
 ) -> bool:
     """Do what `hmhi segment` was asked for; the arguments are its options, `network_size` what `size` means.
 
     Returns whether every video came out. Raises `InputError` for what can be refused before the first frame.
     """
-    found = find_videos(inputs, frame_rate=Fraction(frame_rate).limit_denominator(1001) if frame_rate else None)
-    videos = found.videos
+    found = sources.find(inputs, frame_rate)
+    videos, mine = found.videos, sources.share(found)
     for kind, lines in (("note", found.notes), ("error", found.failures)):
         for line in lines:
             print(f"{kind}: {line}", file=sys.stderr)
+    piped = str(out) == "-"
+    out, outputs = place_outputs(out, outputs, len(videos))
+    overlay = outputs.file is None if overlay is None else overlay
     exported = (Path(weights).expanduser() / "export.json").is_file()
     source = Path(weights).expanduser() if exported else find_weights(weights)
     network = flow_weights_file(flow, flow_weights, flow_iterations)
     postprocessing = masks.postprocessing(source, learned_flow=network is not None)
+    asked = outputs.settings()
     settings = {
         "weights": _identity(source),
         "flow": flow if flow in ESTIMATORS else str(Path(flow).resolve()),
@@ -81,16 +89,23 @@ def run(
         "threshold": threshold,
         "soft": soft,
         "overlay": overlay,
+        **({"outputs": asked} if asked else {}),
         "max_frames": max_frames,
         "frame_rate": frame_rate,
         "chunk": chunk,
         **postprocessing.settings(),
+        **sources.settings(),
         "version": __version__,
     }
-    tasks = _plan(videos, inputs, out, settings, overwrite=overwrite)
+    if piped and len(mine) != 1:
+        raise InputError(f"--out -: takes the masks of one video, but there are {len(mine)}; name one")
+    if piped and (asked or postprocessing.objects):
+        raise InputError("--out -: takes masks alone; name a folder for cut-outs, objects, numbers and annotations")
+    tasks = [(mine[0], None)] if piped else _plan(videos, mine, inputs, out, settings, outputs, overwrite=overwrite)
     if not tasks and backbone is None:  # else the weights are looked at even where nothing is left to do
         return not found.failures
 
+    from hmhi_jax.inference.masks_pipe import standard_output
     from hmhi_jax.inference.segmenter import VideoSegmenter
     from hmhi_jax.inference.video_job import JobOptions
 
@@ -107,31 +122,45 @@ def run(
         segmenter.flow_network = read_flow_network(network, flow_iterations, segmenter.flow_recipe, weights)
     flows = {} if flow in ESTIMATORS else flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
     recipe = segmenter.flow_network.recipe if segmenter.flow_network else segmenter.flow_recipe
-    options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames, postprocessing)
+    options = JobOptions(
+        threshold, soft, overlay, save_every, resume, max_frames, postprocessing, outputs, sources.detect_cuts
+    )
     about = {
         "command": shlex.join(["hmhi", *map(without_password, sys.argv[1:])]),
         "settings": {**settings, "flow_recipe": recipe.fields()},
     }
     # As many lanes as the videos of the command call for, not those that are left: so it goes on exactly.
-    lanes = 1 if any_live else min(segmenter.lanes_per_device, len(videos))
-    return not _run(tasks, segmenter, lanes, options, flows, about, devices) and not found.failures
+    lanes = 1 if any_live else min(segmenter.lanes_per_device, len(mine))
+    with standard_output() if piped else contextlib.nullcontext() as pipe:
+        failed = _run(tasks, segmenter, lanes, options, flows, about, devices, pipe)
+    return not failed and not found.failures
 
 
 def _plan(
-    videos: "list[Video]", inputs: list[str], out: Path, settings: dict[str, Any], *, overwrite: bool
+    videos: "list[Video]",
+    mine: "list[Video]",
+    inputs: list[str],
+    out: Path,
+    settings: dict[str, Any],
+    outputs: Outputs,
+    *,
+    overwrite: bool,
 ) -> "list[tuple[Video, ResultFolder]]":
-    """Which videos are still to do, and where each goes. Everything that can be refused now is."""
+    """Which of the videos that are `mine` are still to do, and where each goes. All that can be refused now is."""
     from hmhi_jax.data.flow_folder import flow_fingerprint, flow_folder_of
     from hmhi_jax.inference.result_folder import ResultFolder
 
     found_inside = Path(inputs[0]).is_dir() and Path(videos[0].path) != Path(inputs[0])
-    alone = len(videos) == 1 and not found_inside
+    alone = len(videos) == 1 and (outputs.file is not None or not found_inside)
+    pictures = ("masks", *(kind for kind in ("soft", "objects") if settings[kind]), *outputs.pictures())
     tasks = []
-    for video in videos:
+    for video in mine:
         identity = {"input": video.fingerprint(), **settings}
         if settings["flow"] not in ESTIMATORS:
             identity["flow"] = flow_fingerprint(flow_folder_of(settings["flow"], video.name, len(videos) == 1))
-        folder = ResultFolder(out if alone else out / video.name, identity)
+        place = out if alone else out / video.name
+        cutout = outputs.file or (place / f"cutout.{outputs.cutout}" if outputs.cutout else None)
+        folder = ResultFolder(place, identity, pictures, cutout)
         if overwrite and folder.is_ours():
             folder.clear()
         status = folder.status()
@@ -154,13 +183,16 @@ def _run(
     flows: "dict[str, FlowFolder]",
     about: dict[str, Any],
     devices: int | None,
+    masks: BinaryIO | None = None,
 ) -> bool:
     """Do the tasks, several at once where there are several devices or a device does well with several `lanes`.
+    `masks` takes those of one video, which has no folder then.
 
     Returns whether any failed.
     """
     import jax
 
+    from hmhi_jax.inference.masks_pipe import write_masks
     from hmhi_jax.inference.video_job import Interrupted, segment_video
     from hmhi_jax.progress import VideoProgress
     from hmhi_jax.runs.devices import devices_here
@@ -180,6 +212,9 @@ def _run(
             wanted = [number for number in (video.frame_count, options.most_frames) if number]
             report = progress.video(video.name, min(wanted) if wanted else None)
             job = dataclasses.replace(options, save_every=0) if video.live else options
+            if masks is not None:
+                write_masks(video, mine.segmenter, job, flows.get(video.name), masks, report, stop)
+                return _outcome(video, video.notes, progress)
             summary = segment_video(
                 mine.segmenter, video, folder, job, flow=flows.get(video.name), about=about, on_progress=report,
                 stop=stop, lanes=mine.lanes_for(video),
@@ -201,10 +236,8 @@ def _run(
             return "stopped"
         finally:
             places.put(mine)
-        for note in summary["notes"]:
-            progress.print(f"note: {note}")
         progress.print_result(folder, summary)
-        return None
+        return _outcome(video, summary["notes"], progress)
 
     with VideoProgress() as progress, _CtrlC(stop, live=any(video.live for video, _ in tasks)):
         if places.qsize() == 1:
@@ -216,6 +249,12 @@ def _run(
         else:
             outcomes = _side_by_side(work, tasks, progress, places.qsize(), stop)
     return "failed" in outcomes
+
+
+def _outcome(video: "Video", notes: list[str], progress: "VideoProgress") -> str | None:
+    for note in notes:
+        progress.print(f"{'error' if note == video.failure else 'note'}: {note}")
+    return "failed" if video.failure else None
 
 
 class _Device:

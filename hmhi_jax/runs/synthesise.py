@@ -11,7 +11,7 @@ from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.progress import frame_progress
-from hmhi_jax.tools.synthetic.packs import contact_sheet, read_clip, write_pack
+from hmhi_jax.tools.synthetic.rendering import contact_sheet, read_clip, write_pack
 from hmhi_jax.tools.synthetic.settings import FEATURES, PRESETS
 
 

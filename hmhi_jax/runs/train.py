@@ -18,15 +18,13 @@ from hmhi_jax.process import enable_compilation_cache
 from hmhi_jax.runs.validate import Validation, best_metric
 from hmhi_jax.tools.synthetic.moving_blobs import write_moving_blobs
 from hmhi_jax.tools.synthetic.rendering import rendered_sources
-from hmhi_jax.training.assemble import assemble
+from hmhi_jax.training.assemble import assemble, sizes_of
 from hmhi_jax.training.checkpoints import Checkpoints, code_version
 from hmhi_jax.training.config import flat, is_among, to_plain
 from hmhi_jax.training.initial_weights import starting_state
-from hmhi_jax.training.interruption import Interruption
-from hmhi_jax.training.loop import Loop
+from hmhi_jax.training.loop import Interruption, Loop
 from hmhi_jax.training.mesh import make_mesh, wait_for_all
-from hmhi_jax.training.run_data import sizes_of
-from hmhi_jax.training.state import TrainState
+from hmhi_jax.training.step import TrainState
 
 
 def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tuple[str, ...] = ()) -> int:

@@ -15,14 +15,13 @@ from hmhi_jax.data.masks import read_mask
 from hmhi_jax.data.pictures import read_picture
 from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.figure_names import lower_is_better
-from hmhi_jax.evaluation.protocols import Protocol
+from hmhi_jax.evaluation.protocols import Protocol, lower_is_better
 from hmhi_jax.inference.dataset import DatasetPredictor
 from hmhi_jax.models import HMHINet
 from hmhi_jax.runs.evaluate import EvaluationSet, open_sets, score_set
+from hmhi_jax.training.assemble import checked
 from hmhi_jax.training.loop import Evaluation
-from hmhi_jax.training.run_data import checked
-from hmhi_jax.training.state import TrainState
+from hmhi_jax.training.step import TrainState
 
 _MAIN_FIGURES = {"uvos": "JF_mean", "vsod": "MAE"}
 _READING = "release"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jinja2
 from markupsafe import Markup
 
-from hmhi_jax.evaluation.figure_names import display_name
+from hmhi_jax.evaluation.protocols import display_name
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder named by its step with four parts: `state` (a `TrainState`, every array), `data` (the data
 iterator's state), `run` (config, versions, checksum), after an evaluation also `metrics`. It is written in the
-background, under a temporary name, sealed (see `seals`) and renamed when complete; `metrics` come last, when all that
-follows from the evaluation is done.
+background, under a temporary name, sealed (see `interop.checkpoint_folders`) and renamed when complete; `metrics` come
+last, when all that follows from the evaluation is done.
 
 Only a checkpoint whose damage is known (a file missing, cut short or changed, arrays that are not those that were
 saved) is set aside. One that cannot be read for any other reason stops the run and stays as it is.
@@ -33,13 +33,11 @@ from jaxtyping import Array, UInt32
 import hmhi_jax
 from hmhi_jax.complete_files import completed
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop import seals
-from hmhi_jax.interop.checkpoint_folders import stored_tree
-from hmhi_jax.interop.fit import fit
+from hmhi_jax.interop.checkpoint_folders import DATA, damage, seal, stored_tree
+from hmhi_jax.interop.fit import fit, leaves_by_path
 from hmhi_jax.interop.weight_places import CHECKPOINTS, METRICS, RUN, STATE, read_json
-from hmhi_jax.leaf_paths import leaves_by_path
 from hmhi_jax.training.mesh import wait_for_all
-from hmhi_jax.training.state import TrainState
+from hmhi_jax.training.step import TrainState
 
 CHECKSUM = "checksum"  # in a checkpoint's `run`
 _OUT_OF_SPACE = ("No space left", "File too large", "Disk quota exceeded")
@@ -155,7 +153,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             for folder in self.folder.glob(f"{self._saving}*"):
                 if folder.name.split(".")[0] == str(self._saving):
-                    seals.seal(folder)
+                    seal(folder)
 
     def record(self, step: int, figures: Mapping[str, float]) -> None:
         """Write an evaluation's figures into the checkpoint of `step`, which is waited for; called on every process.
@@ -193,7 +191,7 @@ class Checkpoints:
             if run:
                 check(run)
             try:
-                wrong = seals.damage(place)
+                wrong = damage(place)
                 if wrong is None:
                     self._check_arrays(place, like)
                     state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
@@ -209,7 +207,7 @@ class Checkpoints:
             if wrong is None and run.get(CHECKSUM) not in (None, int(checksum(state))):
                 wrong = "its arrays are not those that were saved: the checksum differs"
             if wrong is None:
-                return Restored(step, state, read_json(place / seals.DATA / "metadata"), run)
+                return Restored(step, state, read_json(place / DATA / "metadata"), run)
             self._set_aside(step, wrong)
         if broken := sorted(path.name for path in self.folder.glob("broken-*")):
             raise InputError(

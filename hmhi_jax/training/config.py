@@ -18,6 +18,8 @@ FREE = (
     "steps", "epochs",
 )  # fmt: skip
 
+INITIALISATIONS = ("published", "fan_in")
+
 
 def default_config() -> ConfigDict:
     """A config to fill in. Lengths of time are in steps or epochs, sizes in pixels (height, width)."""
@@ -28,7 +30,7 @@ def default_config() -> ConfigDict:
     # Weights file (converted backbone, whole network), the folder of another run, or "package:efficientnet-lite0", the
     # ImageNet encoder of an installed package; "": fresh weights.
     c.init_from = ""
-    c.initialisation = "published"  # of fresh weights; or "fan_in": for small networks, see training/initialisation.py
+    c.initialisation = "published"  # of fresh weights; or "fan_in": for small networks, see `fan_in_scaled`
     c.init_optimiser = "fresh"  # or "kept": that of the other run
 
     c.model = model_defaults()
@@ -107,6 +109,12 @@ def default_config() -> ConfigDict:
     c.logging.every_steps = 1
     c.logging.tensorboard = True
     return c
+
+
+def check_initialisation(name: str) -> None:
+    """Raises `InputError` for a name that is none of `INITIALISATIONS`."""
+    if name not in INITIALISATIONS:
+        raise InputError(f"config.initialisation is {name!r}, expected one of {', '.join(INITIALISATIONS)}")
 
 
 def model_defaults() -> ConfigDict:

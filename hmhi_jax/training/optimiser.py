@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.leaf_paths import leaves_by_path
+from hmhi_jax.interop.fit import leaves_by_path
 
 # Which parameters the release's weight decay leaves out, as patterns searched in paths ("encoder/.../norm1/scale"). Its
 # MiT runs decay everything; its Swin runs spare names with "norm" or the bias table, and the two norms of the mask

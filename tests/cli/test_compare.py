@@ -16,7 +16,7 @@ from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.torch_weights import expected_entries
 from hmhi_jax.models import build_model
 from hmhi_jax.tools.compare import sides as compare_sides
-from hmhi_jax.tools.compare.recipe_weights import recipe_state_dict
+from hmhi_jax.tools.compare.sides import recipe_state_dict
 
 
 def compare(*arguments, code: int = 0) -> str:

@@ -130,7 +130,7 @@ def test_a_saved_memory_is_used_only_where_it_fits(tmp_path, monkeypatch, hmhi, 
     for video in (clip, other):
         out, alone = tmp_path / f"out-{video.stem}", tmp_path / f"alone-{video.stem}"
         with monkeypatch.context() as patched:
-            patched.setattr(video_job, "_until", stopping)
+            patched.setattr(video_job, "frames_until", stopping)
             assert hmhi(clip, "-o", out, *command)[0] == 130
         assert (out / ".unfinished" / "memory.safetensors").exists()
         shutil.rmtree(out / "masks")

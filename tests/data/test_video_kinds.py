@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from small_videos import moving_square, pictures_of, save_frames, write_at, write_video
+from small_videos import moving_square, pictures_of, save_frames, write_at, write_matrix, write_video
 
 from hmhi_jax.data.ffmpeg import without_password
 from hmhi_jax.data.live_sources import Camera
@@ -17,15 +17,6 @@ from hmhi_jax.data.video_files import VideoFile
 from hmhi_jax.errors import InputError
 
 ONE = 1 << 16
-
-
-def write_matrix(path, a, b, c, d):
-    """Put a display matrix into the header of an MP4's track."""
-    data = bytearray(path.read_bytes())
-    place = data.index(b"tkhd") + 4 + 40
-    matrix = (a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    data[place : place + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize("matrix", [(s * ONE, 0, 0, t * ONE) for s in (1, -1) for t in (1, -1)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmhi_jax.evaluation import evaluate, evaluate_uvos, evaluate_vsod, parallel_scoring
+from hmhi_jax.evaluation import evaluate, evaluate_uvos, evaluate_vsod, frame_scores
 from hmhi_jax.evaluation.frame_scores import Measures
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -64,7 +64,7 @@ def test_several_protocols_and_readings_in_one_pass_equal_single_ones():
 
 
 def test_processes_change_nothing(monkeypatch):
-    monkeypatch.setattr(parallel_scoring, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(frame_scores, "_WORTH_PROCESSES", 0)
     folders = GOLDENS / "pred", GOLDENS / "gt"
     alone, together = (
         evaluate(*folders, ["davis16", "vsod"], measures=Measures(uvos=True, vsod=True), workers=workers)

@@ -252,13 +252,13 @@ def test_a_worker_that_dies_is_an_error(tree, monkeypatch):
     import os
     import signal
 
-    from hmhi_jax.evaluation import parallel_scoring
+    from hmhi_jax.evaluation import frame_scores
 
     for video in ("bear", "train"):
         for i in range(5, 15):
             write(tree / "gt" / video / f"{i:05}.png", mask())
             write(tree / "pred" / video / f"{i:05}.png", mask())
-    monkeypatch.setattr(parallel_scoring, "_WORTH_PROCESSES", 0)
-    monkeypatch.setattr(parallel_scoring, "_in_process", lambda *frame: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(frame_scores, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(frame_scores, "_in_process", lambda *frame: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(RuntimeError, match="fewer workers"):
         evaluate_uvos(tree / "pred", tree / "gt", workers=2)

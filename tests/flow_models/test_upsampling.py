@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from hmhi_jax.flow_models.upsampling import bilinear_upsampling, convex_upsampling
+from hmhi_jax.flow_models.raft import bilinear_upsampling, convex_upsampling
 
 
 def test_convex_upsampling_is_its_definition():

@@ -13,9 +13,9 @@ def test_new_unfinished_finished(tmp_path):
     assert folder.status() == "new"
     folder.check_writable()
     assert list((tmp_path / "out").iterdir()) == []
-    with folder.occupied(soft=True):
+    with folder.occupied():
         assert folder.status() == "unfinished"
-        with pytest.raises(InputError, match="another command is writing there"), folder.occupied(soft=True):
+        with pytest.raises(InputError, match="another command is writing there"), folder.occupied():
             pass
         (folder.masks / "0.png").touch()
         folder.finish({"frames": 1, "area": {"0": 0.5}})
@@ -24,14 +24,14 @@ def test_new_unfinished_finished(tmp_path):
     assert not folder.workplace.exists()
     (folder.masks / "0.png").unlink()
     assert folder.status() == "unfinished"
-    with folder.occupied(soft=False):
+    with folder.occupied():
         assert not folder.summary.exists()
 
 
 def test_results_of_another_identity(tmp_path):
     folder = ResultFolder(tmp_path, ME)
     other = ResultFolder(tmp_path, {**ME, "input": {"path": "/b.mp4", "bytes": 3}, "size": "64x64"})
-    with folder.occupied(soft=False):
+    with folder.occupied():
         pass
     assert other.status() == "new"  # nothing was made yet
     (folder.masks / "0.png").touch()
@@ -50,7 +50,7 @@ def test_results_of_another_identity(tmp_path):
 
 def test_only_what_was_written_is_removed(tmp_path):
     folder = ResultFolder(tmp_path, ME)
-    with folder.occupied(soft=False):
+    with folder.occupied():
         (folder.masks / "0.png").touch()
         folder.finish({"area": {"0": 0.5}})
     (folder.masks / "mine.png").touch()

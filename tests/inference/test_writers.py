@@ -2,42 +2,57 @@
 
 import errno
 import os
-from fractions import Fraction
 
-import av
-import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from small_videos import moving_square
 
+from hmhi_jax.data.masks import read_mask
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.writers import (
     ContactSheet,
-    OverlayWriter,
     draw_overlay,
     fit_overlay,
     overlay_size,
+    write_exr,
+    write_palette,
     write_png,
     writing,
 )
 
 
-def decode(path):
-    """(codec, frame rate and shape of a pixel; frames; times) of a video."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        frames = list(container.decode(stream))
-        times = [frame.pts * frame.time_base for frame in frames]
-        kind = stream.codec_context.name, stream.average_rate, stream.sample_aspect_ratio
-        return kind, [frame.to_ndarray(format="rgb24") for frame in frames], times
-
-
-@pytest.mark.parametrize("picture", [moving_square(1)[0], moving_square(1)[0][..., 0]])
-def test_png(tmp_path, picture):
+@pytest.mark.parametrize("shape", [(48, 80), (48, 80, 3), (48, 80, 4)])
+def test_png(tmp_path, shape):
+    picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     write_png(tmp_path / "a.png", picture, tmp_path)
-    read = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
-    assert np.array_equal(read[..., ::-1] if read.ndim == 3 else read, picture)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), picture)
     assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_labels_in_the_colours_of_davis(tmp_path):
+    labels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    write_palette(tmp_path / "a.png", labels, tmp_path)
+    image = Image.open(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(image), labels)
+    palette = np.asarray(image.getpalette()).reshape(-1, 3).tolist()
+    assert palette[:5] == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
+    assert palette[255] == [224, 224, 192]
+    assert np.array_equal(read_mask(tmp_path / "a.png")[..., 0], (labels > 0) & (labels < 255))
+
+
+def test_exr_has_a_channel_for_each_object(tmp_path):
+    OpenEXR = pytest.importorskip("OpenEXR")
+    first = np.random.default_rng(0).integers(0, 256, (48, 81), np.uint8)
+    write_exr(tmp_path / "a.exr", {"object1.A": first, "object2.A": 255 - first}, tmp_path)
+    channels = OpenEXR.File(str(tmp_path / "a.exr"), separate_channels=True).channels()
+    assert list(channels) == ["object1.A", "object2.A"]
+    # Half floats have 11 bits.
+    assert np.abs(channels["object1.A"].pixels.astype(float) - first / 255).max() <= 2**-12
+    assert set(np.unique(channels["object2.A"].pixels[first == 0])) == {1.0}
+    assert os.listdir(tmp_path) == ["a.exr"]
+    with pytest.raises(InputError, match=r"a\.exr: cannot be written \(No such file or directory\)"):
+        write_exr(tmp_path / "a.exr", {"object1.A": first}, tmp_path / "gone")
 
 
 def test_sizes_of_overlays():
@@ -61,51 +76,6 @@ def test_overlay_marks_the_mask_and_leaves_the_rest():
     assert (drawn[12:28, 22:48, 0] > picture[12:28, 22:48, 0]).mean() > 0.8  # reddened
     assert (drawn[10, 20:50] == 255).all()  # outlined
     assert np.array_equal(draw_overlay(picture, np.zeros_like(mask)), picture)
-
-
-def test_overlay_video_in_parts_plays_as_one(tmp_path):
-    pictures = moving_square(11)
-    writer = OverlayWriter(tmp_path, Fraction(30000, 1001), Fraction(4, 3))
-    for number, picture in enumerate(pictures):
-        writer.add(picture)
-        if number in (3, 6):
-            writer.cut()
-    final = tmp_path / "final.mp4"
-    writer.finish(final)
-    kind, frames, times = decode(final)
-    assert (*kind, len(frames)) == ("h264", Fraction(30000, 1001), Fraction(4, 3), 11)
-    assert times == [n * Fraction(1001, 30000) for n in range(11)]
-    for frame, picture in zip(frames, pictures, strict=True):
-        assert np.abs(frame.astype(int) - picture).mean() < 12
-    assert os.listdir(tmp_path) == ["final.mp4"]
-
-
-def test_overlay_video_goes_on_after_a_break(tmp_path):
-    pictures = moving_square(9)
-    writer = OverlayWriter(tmp_path, Fraction(25))
-    for number, picture in enumerate(pictures[:7]):
-        writer.add(picture)
-        if number == 3:
-            writer.cut()
-    writer.close()  # as if killed: frames 4 to 6 are in a part that does not count
-    (tmp_path / "overlay-000000004.mp4").write_bytes(b"half of it")
-    writer = OverlayWriter(tmp_path, Fraction(25), begin=4)
-    for picture in pictures[4:]:
-        writer.add(picture)
-    writer.finish(tmp_path / "final.mp4")
-    _, frames, _ = decode(tmp_path / "final.mp4")
-    assert len(frames) == 9
-    for frame, picture in zip(frames, pictures, strict=True):
-        assert np.abs(frame.astype(int) - picture).mean() < 12
-
-
-@pytest.mark.parametrize("size", [(16, 16), (17, 33)])
-def test_overlay_video_of_tiny_frames(tmp_path, size):
-    writer = OverlayWriter(tmp_path, Fraction(1))
-    writer.add(fit_overlay(np.full((*size, 3), 90, np.uint8)))
-    writer.finish(tmp_path / "final.mp4")
-    _, frames, _ = decode(tmp_path / "final.mp4")
-    assert frames[0].shape == (16, size[1] // 2 * 2, 3)
 
 
 @pytest.mark.parametrize("length", [1, 3, 16, 33, 500])
@@ -137,14 +107,3 @@ def test_what_disks_say(number, advice):
     line = rf"out/a\.png: cannot be written \({os.strerror(number)}\); .*{advice}"
     with pytest.raises(InputError, match=line), writing("out/a.png"):
         raise OSError(number, os.strerror(number))
-
-
-def test_encoder_errors_are_input_errors(tmp_path):
-    """The folder disappears under the writer."""
-    place = tmp_path / "gone"
-    place.mkdir()
-    writer = OverlayWriter(place, Fraction(25))
-    place.rmdir()
-    with pytest.raises(InputError, match=r"overlay\.mp4: cannot be written \(No such file or directory\)"):  # noqa: PT012
-        writer.add(moving_square(1)[0])
-        writer.cut()

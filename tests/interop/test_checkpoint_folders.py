@@ -15,7 +15,7 @@ from hmhi_jax.inference import VideoSegmenter
 from hmhi_jax.interop import load_weights
 from hmhi_jax.training.checkpoints import Checkpoints
 from hmhi_jax.training.config import default_config, to_plain
-from hmhi_jax.training.state import make_state
+from hmhi_jax.training.step import make_state
 
 RECIPE = FlowRecipe(camera="affine", size=(96, 160), normalisation="robust")
 CONFIG = to_plain(default_config())

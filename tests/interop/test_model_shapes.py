@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from hmhi_jax.interop import model_shapes
+from hmhi_jax.interop.fit import leaves_by_path
 from hmhi_jax.interop.model_shapes import abstract_variables, encoder_shapes, variable_shapes
-from hmhi_jax.leaf_paths import leaves_by_path
 from hmhi_jax.models import build_model
 
 

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop import weight_places
+from hmhi_jax.interop.fit import leaves_by_path
 from hmhi_jax.interop.weights import Weights, load_weights, save_weights
-from hmhi_jax.leaf_paths import leaves_by_path
 from hmhi_jax.models import build_model
 
 RECIPE = FlowRecipe(camera="affine", size=(96, 160), normalisation="robust")

@@ -11,7 +11,7 @@ from rounding import assert_rounded_alike, in_float64
 
 from hmhi_jax.kernels import attention, top_k_attention
 from hmhi_jax.kernels.attention import attend, attend_batched, attend_by_head
-from hmhi_jax.kernels.selection_gpu import top_k_by_bisection
+from hmhi_jax.kernels.selection import top_k_by_bisection
 from hmhi_jax.kernels.top_k_attention import READS, attend_top_k
 
 DENSE = {"by head": functools.partial(attend_by_head, 0), "batched": functools.partial(attend_batched, 40 * 24)}

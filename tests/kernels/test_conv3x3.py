@@ -10,7 +10,8 @@ from rounding import EPSILON, assert_rounded_alike, in_float64
 
 from hmhi_jax.kernels import conv3x3 as dispatch
 from hmhi_jax.kernels import winograd
-from hmhi_jax.kernels.conv3x3 import conv3x3, conv3x3_joined, plain_conv3x3, plain_conv3x3_joined
+from hmhi_jax.kernels.conv3x3 import conv3x3, conv3x3_joined, plain_conv3x3_joined
+from hmhi_jax.kernels.convolution import plain_conv
 from hmhi_jax.kernels.winograd import transform_kernel, winograd_conv, winograd_conv_joined
 from hmhi_jax.models.layers import Conv3x3
 
@@ -48,7 +49,7 @@ def _exact(x, kernel) -> np.ndarray:
 def test_every_size(shape):
     x, kernel = _arrays(shape, 6)
     found = jax.jit(winograd_conv)(x, transform_kernel(kernel))
-    _rounded_like_plain(found, plain_conv3x3(x, kernel), _exact(x, kernel))
+    _rounded_like_plain(found, plain_conv(x, kernel), _exact(x, kernel))
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 2), (8, 9)])
@@ -98,7 +99,7 @@ def test_rounding_stays_near_that_of_the_plain_sum():
     def error(outputs) -> float:
         return float(np.sqrt(np.mean((np.asarray(outputs) - exact) ** 2)) / exact.std())
 
-    plain = error(plain_conv3x3(x, kernel))
+    plain = error(plain_conv(x, kernel))
     # Terms added one after the other, each time a rounding of up to half a unit of a sum that has yet to grow: the
     # longest way of summing that any processor takes.
     terms = 9 * x.shape[-1]
@@ -120,7 +121,7 @@ def test_gradients_are_those_of_the_plain_form(monkeypatch, height, band):
     def gradients(form, *inputs):
         return jax.jit(jax.grad(lambda *inputs: jnp.sin(form(*inputs)).sum(), range(len(inputs))))(*inputs)
 
-    pairs = [(conv3x3, plain_conv3x3, (x, kernel)), (conv3x3_joined, plain_conv3x3_joined, (x[..., :2], small, kernel))]
+    pairs = [(conv3x3, plain_conv, (x, kernel)), (conv3x3_joined, plain_conv3x3_joined, (x[..., :2], small, kernel))]
     for form, plain_form, inputs in pairs:
         exact = in_float64(partial(gradients, plain_form), *inputs)
         _rounded_like_plain(gradients(form, *inputs), gradients(plain_form, *inputs), exact)
@@ -138,7 +139,7 @@ def test_where_it_is_used():
     assert _uses_convolution(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
     text = jax.jit(conv3x3).trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
     assert "stablehlo.convolution" in text
-    _rounded_like_plain(jax.jit(conv3x3)(x, kernel), plain_conv3x3(x, kernel), _exact(x, kernel))
+    _rounded_like_plain(jax.jit(conv3x3)(x, kernel), plain_conv(x, kernel), _exact(x, kernel))
 
 
 def test_the_layer_has_the_parameters_of_a_convolution():

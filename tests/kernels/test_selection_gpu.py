@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmhi_jax.kernels.selection_gpu import CHUNK, top_k_by_bisection
+from hmhi_jax.kernels.selection import CHUNK, top_k_by_bisection
 
 DRAWS = {
     "spread": lambda rng, shape: rng.normal(0, 5, shape),

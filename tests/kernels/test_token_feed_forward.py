@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from rounding import EPSILON, assert_rounded_alike, in_float64
 
-from hmhi_jax.kernels import token_feed_forward as module
+from hmhi_jax.kernels import feed_forward as module
 from hmhi_jax.kernels.elementwise import gelu
-from hmhi_jax.kernels.token_feed_forward import (
+from hmhi_jax.kernels.feed_forward import (
     FeedForwardWeights,
-    feed_forward,
     feed_forward_in_pieces,
     token_feed_forward,
+    token_feed_forward_plain,
 )
 
 
@@ -30,7 +30,7 @@ def test_pieces_equal_the_plain_form(batch, tokens, monkeypatch):
     monkeypatch.setattr(module, "PIECE", 16)
     x, weights = _inputs(batch, tokens)
     found = jax.jit(feed_forward_in_pieces)(x, weights)
-    assert_rounded_alike(found, feed_forward(x, weights), in_float64(feed_forward, x, weights))
+    assert_rounded_alike(found, token_feed_forward_plain(x, weights), in_float64(token_feed_forward_plain, x, weights))
 
 
 def test_gradients_are_those_of_the_plain_form(monkeypatch):
@@ -40,7 +40,7 @@ def test_gradients_are_those_of_the_plain_form(monkeypatch):
     def gradients(form, x, weights):
         return jax.jit(jax.grad(lambda x, w: jnp.sin(form(x, w)).sum(), (0, 1)))(x, weights)
 
-    plain = partial(gradients, feed_forward)
+    plain = partial(gradients, token_feed_forward_plain)
     assert_rounded_alike(gradients(token_feed_forward, x, weights), plain(x, weights), in_float64(plain, x, weights))
 
 

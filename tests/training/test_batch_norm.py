@@ -10,13 +10,12 @@ import pytest
 from flax import linen as nn
 
 from hmhi_jax.models import build_model
+from hmhi_jax.models.backbones import BackboneSpec, register
 from hmhi_jax.models.backbones.batch_norm import BatchNorm
-from hmhi_jax.models.backbones.registry import BackboneSpec, register
 from hmhi_jax.models.layers import PatchConv
-from hmhi_jax.training.initialisation import init_variables
+from hmhi_jax.training.initial_weights import init_variables
 from hmhi_jax.training.mesh import make_mesh
-from hmhi_jax.training.state import make_state
-from hmhi_jax.training.step import make_train_step
+from hmhi_jax.training.step import make_state, make_train_step
 
 BACKBONE = "normed_test"
 FLOAT32 = jnp.dtype("float32")

@@ -13,12 +13,12 @@ import optax
 import pytest
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop import load_weights, seals
-from hmhi_jax.interop.checkpoint_folders import read_run
+from hmhi_jax.interop import load_weights
+from hmhi_jax.interop.checkpoint_folders import SEAL, damage, read_run
 from hmhi_jax.interop.weight_places import checkpoint_of
 from hmhi_jax.training.checkpoints import Checkpoints, abstract, checksum
 from hmhi_jax.training.mesh import make_mesh, replicated
-from hmhi_jax.training.state import make_state
+from hmhi_jax.training.step import make_state
 
 PARAMS = {"encoder": {"kernel": np.arange(6000, dtype=np.float32).reshape(60, 100)}, "bias": np.ones(3, np.float32)}
 
@@ -65,8 +65,8 @@ def largest(run, step: int):
 
 def test_the_newest_comes_back_to_the_bit(run):
     for step in (3, 6):
-        assert seals.damage(run / "checkpoints" / str(step)) is None
-        assert (run / "checkpoints" / str(step) / seals.SEAL).is_file()
+        assert damage(run / "checkpoints" / str(step)) is None
+        assert (run / "checkpoints" / str(step) / SEAL).is_file()
     found, warnings = restored(run)
     assert (found.step, found.data, warnings) == (6, {"position": 6}, [])
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), found.state, state_at(6)))
@@ -121,7 +121,7 @@ def test_where_all_are_damaged_nothing_starts_afresh(run):
 
 
 def test_arrays_that_are_not_those_that_were_saved(run):
-    (run / "checkpoints" / "6" / seals.SEAL).unlink()
+    (run / "checkpoints" / "6" / SEAL).unlink()
     record = run / "checkpoints" / "6" / "run" / "metadata"
     number = str(int(checksum(state_at(6))))
     assert number in record.read_text()

@@ -11,7 +11,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.protocols import find_protocol
 from hmhi_jax.runs.evaluate import EvaluationSet
 from hmhi_jax.runs.validate import best_metric
-from hmhi_jax.training import assemble, run_data
+from hmhi_jax.training import assemble
 from hmhi_jax.training.config import check_same, default_config, differences, to_plain
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -27,7 +27,7 @@ def test_every_training_config_assembles(name, monkeypatch):
     assert "python train.py --config configs/" in module.__doc__
     config = module.get_config()
     parts = assemble.assemble(config, steps=100)
-    assert parts.sizes == run_data.pipeline_config(config).sizes
+    assert parts.sizes == assemble.pipeline_config(config).sizes
     assert parts.when.total == 100
     assert parts.evaluated_model.memory_frames == (config.evaluation.memory_frames or config.model.memory_frames)
     total, every = assemble.steps_of(config, clips_per_epoch=160)
@@ -40,11 +40,11 @@ def test_stages_differ_in_length_and_data_alone(name, monkeypatch):
     module = importlib.import_module(f"configs.{name}")
     for stage in module.STAGES:
         config = module.get_config(stage)
-        pipeline = run_data.pipeline_config(config)
+        pipeline = assemble.pipeline_config(config)
         assert pipeline.sampling.frames == (12 if "long" in stage else 6)
         assert bool(config.data.rendered) == ("rendered" in stage)
         assert config.data.sources or config.data.rendered
-        for source in run_data.sources_of(config) if config.data.sources else ():
+        for source in assemble.sources_of(config) if config.data.sources else ():
             assert source.path.name != "davis" or bool(source.without) == ("all" not in stage)
     with pytest.raises(ValueError, match=f"write configs/{name}.py:short or :long"):
         module.get_config("middle")
@@ -53,7 +53,7 @@ def test_stages_differ_in_length_and_data_alone(name, monkeypatch):
 def test_the_videos_to_choose_by_are_not_trained_on(monkeypatch):
     monkeypatch.syspath_prepend(str(CONFIGS.parent))
     config = importlib.import_module("configs.small_davis").get_config("long-rendered")
-    (davis,) = run_data.sources_of(config)
+    (davis,) = assemble.sources_of(config)
     (held_out,) = config.evaluation.sets
     assert set(davis.without) == set(held_out["videos"])
     assert len(davis.without) == 5
@@ -109,10 +109,10 @@ def test_wrong_values_are_refused_with_the_field():
         with config.ignore_type():
             config.data.sources = sources
         with pytest.raises(InputError, match=text):
-            run_data.sources_of(config)
+            assemble.sources_of(config)
     config.data.sizes = (64, 64)
     with pytest.raises(InputError, match=r"config\.data\.sizes is \(64, 64\)"):
-        run_data.sizes_of(config)
+        assemble.sizes_of(config)
     config.step.frames = "rolled"
     with pytest.raises(InputError, match=r"config\.step\.frames is 'rolled'"):
         assemble.step_arguments(config)

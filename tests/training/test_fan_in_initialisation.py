@@ -7,7 +7,7 @@ import pytest
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.models import build_model
-from hmhi_jax.training.initialisation import fan_in_scaled, init_variables
+from hmhi_jax.training.initial_weights import fan_in_scaled, init_variables
 from hmhi_jax.training.optimiser import parameter_paths
 
 

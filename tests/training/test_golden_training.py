@@ -14,7 +14,7 @@ from hmhi_jax.models import build_model
 from hmhi_jax.training import step as step_module
 from hmhi_jax.training.mesh import make_mesh
 from hmhi_jax.training.optimiser import learning_rate_schedule, make_optimiser
-from hmhi_jax.training.state import make_state
+from hmhi_jax.training.step import make_state
 
 # A bias's gradient is a sum over all pixels. One of them cancels to 6e-4 of its kernel's gradient norm: weights that
 # differ by 1e-7 of themselves move it by 2 % under either policy. As a share of the kernel's gradient norm:

@@ -34,6 +34,26 @@ def test_everything_that_does_not_fit_is_told_at_once():
         assert text in str(error.value)
 
 
+def test_an_encoder_that_ends_earlier_leaves_the_last_blocks_out():
+    def blocks(value, *names, **others):
+        return tree(value, encoder=dict.fromkeys(names, (3,)) | others, decoder={})
+
+    mine = blocks(0.0, "stage1_block0/q", "stage2_block0/q", "stage2_block1/q", **{"reduction/kernel": (2,)})
+    variables, notes = overlay(
+        mine, blocks(1.0, *(f"stage{stage}_block{block}/q" for stage in (1, 2) for block in range(4 * stage - 3))), "w"
+    )
+    assert notes == [
+        "3 of 4 arrays from w",
+        "left out, beyond this network's encoder: encoder/stage2_block2, encoder/stage2_block3, encoder/stage2_block4",
+        "fresh: flow adapters",
+    ]
+    assert variables["params"]["encoder"]["stage2_block1/q"].all()
+    assert not variables["params"]["encoder"]["reduction/kernel"].any()
+    deeper = blocks(1.0, "stage1_block0/q", "stage1_block1/q", "stage2_block0/q", "stage2_block1/q")
+    with pytest.raises(InputError, match="encoder/stage1_block1/q is not in this network"):
+        overlay(mine, deeper, "w")
+
+
 @pytest.mark.slow
 def test_another_run_gives_weights_and_if_wanted_its_optimiser(tmp_path):
     first = tmp_path / "first"

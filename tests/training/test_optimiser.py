@@ -11,7 +11,7 @@ import pytest
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.torch_names import torch_name
 from hmhi_jax.models import build_model
-from hmhi_jax.training.initialisation import init_variables
+from hmhi_jax.training.initial_weights import init_variables
 from hmhi_jax.training.optimiser import (
     BACKBONE,
     DECAY_MASKS,

@@ -16,8 +16,7 @@ from hmhi_jax.training import assemble
 from hmhi_jax.training import step as step_module
 from hmhi_jax.training.losses import segmentation_loss
 from hmhi_jax.training.mesh import FEWEST_ROWS, check_rows, make_mesh, replicated
-from hmhi_jax.training.state import make_state
-from hmhi_jax.training.step import batch_loss, make_train_step
+from hmhi_jax.training.step import batch_loss, make_state, make_train_step
 
 
 def batch(clips=4, frames=3, size=64):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from hmhi_jax.models.backbones.registry import BackboneSpec, register
+from hmhi_jax.models.backbones import BackboneSpec, register
 from hmhi_jax.models.layers import PatchConv
 from hmhi_jax.training.config import default_config
 

@@ -5,15 +5,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-BATCH_NORM = ("frozen", "updated")
-
-
-def check_batch_norm(mode: str) -> bool:
-    """Whether batch norm is updated in training; ValueError for a mode that is none of `BATCH_NORM`."""
-    if mode not in BATCH_NORM:
-        raise ValueError(f"batch_norm is {mode!r}, expected one of {', '.join(BATCH_NORM)}")
-    return mode == "updated"
-
 
 def _variables(module: nn.Module, channels: int) -> tuple[Array, Array, nn.Variable, nn.Variable]:
     """Scale, bias, running mean and running variance, float32."""
@@ -48,9 +39,9 @@ class BatchNorm(nn.Module):
             mean = wide.mean((0, 1, 2))
             var = jnp.square(wide - mean[None, None, None]).mean((0, 1, 2))
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-                kept, new = 1 - self.momentum, self.momentum
-                running_mean.value = kept * running_mean.value + new * mean
-                running_var.value = kept * running_var.value + new * var * (count / max(count - 1, 1))
+                new = self.momentum
+                running_mean.value = (1 - new) * running_mean.value + new * mean
+                running_var.value = (1 - new) * running_var.value + new * var * (count / max(count - 1, 1))
         else:
             mean, var = running_mean.value, running_var.value
         factor = scale * jax.lax.rsqrt(var + self.epsilon)

@@ -6,7 +6,6 @@ padding; both are kept, so that their weights mean here what they meant there.
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -20,10 +19,11 @@ from hmhi_jax.kernels.inverted_residual import (
     relu6,
     stem_conv,
 )
-from hmhi_jax.models.backbones.batch_norm import BatchNorm, FrozenBatchNorm, check_batch_norm
-from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows
-from hmhi_jax.models.backbones.registry import BackboneSpec, register
-from hmhi_jax.models.layers import Kernel, conv, segformer_conv, segformer_depthwise
+from hmhi_jax.kernels.normalisation import of_unit_size
+from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
+from hmhi_jax.models.backbones.batch_norm import BatchNorm, FrozenBatchNorm
+from hmhi_jax.models.backbones.flow_adapter import with_adapter
+from hmhi_jax.models.layers import Kernel, conv, drop_rates, he_depthwise, he_fan_out, stochastic_depth
 
 # What the networks of TensorFlow's reference implementation train with (its momentum .99 is the old statistics' share).
 EPSILON, MOMENTUM = 1e-3, 0.01
@@ -43,28 +43,26 @@ class InvertedResidual(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"], train: bool) -> Float[Array, "N h w D"]:
         channels, wide = x.shape[-1], self.ratio * x.shape[-1]
-        expand = None if self.ratio == 1 else Kernel((1, 1, channels, wide), segformer_conv, name="expand")()
-        depthwise = Kernel((self.kernel, self.kernel, 1, wide), segformer_depthwise, name="depthwise")()
-        project = Kernel((1, 1, wide, self.features), segformer_conv, name="project")()
+        expand = None if self.ratio == 1 else Kernel((1, 1, channels, wide), he_fan_out, name="expand")()
+        depthwise = Kernel((self.kernel, self.kernel, 1, wide), he_depthwise, name="depthwise")()
+        project = Kernel((1, 1, wide, self.features), he_fan_out, name="project")()
+        kernels = {"expand_norm": expand, "depthwise_norm": depthwise, "project_norm": project}
         if train and self.updated:
-            y = self._normalised_by_batch(x, expand, depthwise, project)
+            y = self._normalised_by_batch(x, *kernels.values())
         else:
-            weights = [
-                *self._folded(None if expand is None else expand[0, 0], "expand_norm"),
-                *self._folded(depthwise, "depthwise_norm"),
-                *self._folded(project[0, 0], "project_norm"),
-            ]
-            y = inverted_residual_branch(x, BranchWeights(*weights), self.stride)
+            folded = [array for name, kernel in kernels.items() for array in self._folded(kernel, name)]
+            y = inverted_residual_branch(x, BranchWeights(*folded), self.stride)
         if y.shape != x.shape:
             return y
-        return x + nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
+        return x + stochastic_depth(self.drop_path, train)(y)
 
     def _folded(self, kernel: Array | None, norm: str) -> tuple[Array, Array] | tuple[None, None]:
-        """A kernel and the bias behind it that do what the kernel and its frozen norm do."""
+        """A kernel (1x1: a matrix) and the bias behind it that do what the kernel and its frozen norm do."""
         if kernel is None:
             return None, None
         factor, shift = FrozenBatchNorm(EPSILON, name=norm)(kernel.shape[-1])
-        return scaled(kernel, factor).astype(self.dtype), shift.astype(self.dtype)
+        folded = (kernel * factor[None, None, None]).astype(self.dtype)
+        return folded[0, 0] if kernel.shape[:2] == (1, 1) else folded, shift.astype(self.dtype)
 
     def _normalised_by_batch(self, x: Array, expand: Array | None, depthwise: Array, project: Array) -> Array:
         """The branch in training with updated batch norm, whose factors are known after the convolutions only."""
@@ -101,56 +99,38 @@ class EfficientNetLite(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, pictures: Float[Array, "N H W 3"], *, flow_rows: int, train: bool = False
-    ) -> tuple[Float[Array, "N _ _ _"], ...]:
-        updated = check_batch_norm(self.batch_norm)
-        blocks = sum(count for stage in self.groups for *_, count in stage)
-        rates = iter(np.linspace(0, self.drop_path, blocks).tolist())
+    def __call__(self, pictures: Pictures, *, flow_rows: int, train: bool = False) -> Maps:
+        updated = self.batch_norm == "updated"
+        rates = drop_rates(self.drop_path, sum(count for stage in self.groups for *_, count in stage))
         x = _as_trained(pictures).astype(self.dtype)
-        kernel = Kernel((3, 3, 3, self.stem), segformer_conv, name="stem")()
+        kernel = Kernel((3, 3, 3, self.stem), he_fan_out, name="stem")()
         if train and updated:
             x = stem_conv(x, kernel.astype(self.dtype))
             x = BatchNorm(True, self.dtype, EPSILON, MOMENTUM, name="stem_norm")(x, True)
         else:
             factor, shift = FrozenBatchNorm(EPSILON, name="stem_norm")(self.stem)
-            x = stem_conv(x, scaled(kernel, factor).astype(self.dtype)) + shift.astype(self.dtype)[None, None, None]
+            x = stem_conv(x, (kernel * factor[None, None, None]).astype(self.dtype))
+            x = x + shift.astype(self.dtype)[None, None, None]
         x = relu6(x)
         maps = []
         for index, stage in enumerate(self.groups, start=1):
-            number = 0
-            for features, size, stride, ratio, count in stage:
-                for block in range(count):
-                    x = InvertedResidual(
-                        features, size, stride if block == 0 else 1, ratio, next(rates), updated, self.dtype,
-                        name=f"stage{index}_block{number}",
-                    )(x, train)  # fmt: skip
-                    number += 1
+            blocks = [(f, k, 1 if n else s, r) for f, k, s, r, count in stage for n in range(count)]
+            for number, (features, size, stride, ratio) in enumerate(blocks):
+                x = InvertedResidual(
+                    features, size, stride, ratio, next(rates), updated, self.dtype, name=f"stage{index}_block{number}"
+                )(x, train)
             if self.flow_adapters:
-                adapter = FlowAdapter(x.shape[-1], self.dtype, name=f"stage{index}_adapter")
-                x = add_to_flow_rows(x, x, flow_rows, adapter)
+                x = with_adapter(x, flow_rows, self.dtype, f"stage{index}_adapter")
             if self.reduction and index == len(self.groups):
-                x = conv(self.reduction, 1, dtype=self.dtype, kernel_init=segformer_conv, name="reduction")(x)
-            maps.append(_of_unit_size(x) if self.unit_maps else x)
+                x = conv(self.reduction, 1, dtype=self.dtype, kernel_init=he_fan_out, name="reduction")(x)
+            maps.append(of_unit_size(x) if self.unit_maps else x)
         return tuple(maps)
 
 
-def _of_unit_size(x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
-    """Every picture's map by its root mean square."""
-    mean_square = jnp.square(x.astype(jnp.float32)).mean((1, 2)).mean(-1)[:, None, None, None]
-    return (x * jax.lax.rsqrt(mean_square + 1e-6)).astype(x.dtype)
-
-
-def scaled(kernel: Float[Array, "*in D"], factor: Float[Array, "D"]) -> Float[Array, "*in D"]:
-    """Every output channel by its own factor."""
-    return kernel * factor.reshape((1,) * (kernel.ndim - 1) + factor.shape)
-
-
-def _as_trained(pictures: Float[Array, "N H W 3"]) -> Float[Array, "N H W 3"]:
+def _as_trained(pictures: Pictures) -> Pictures:
     """(x - 127) / 128 of 8-bit values x, out of the project's normalised ones."""
-    factor = np.asarray(IMAGENET_STD) * 255 / 128
-    shift = (np.asarray(IMAGENET_MEAN) * 255 - 127) / 128
-    factor, shift = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (factor, shift))
+    scale = np.asarray(IMAGENET_STD) * 255 / 128, (np.asarray(IMAGENET_MEAN) * 255 - 127) / 128
+    factor, shift = (jnp.asarray(x, jnp.float32)[None, None, None] for x in scale)
     return pictures.astype(jnp.float32) * factor + shift
 
 
@@ -162,19 +142,13 @@ _GROUPS = (
 )
 
 
-def _register(name: str, deepest: int, groups: tuple, reduction: int | None = None) -> None:
-    spec = BackboneSpec(
-        (24, 40, 112, deepest),
-        64,
-        EfficientNetLite,
-        decoder_norm=True,
-        batch_norm=True,
-        arguments={"stem": 32, "groups": groups, "reduction": reduction},
-    )
-    register(name, spec)
-
-
-_register("efficientnet_lite0", 320, _GROUPS)
-# Without the last block, which widens 192 channels to 320 for the classifier, and reduced: with 320 channels the
-# modules on the deepest map would have most of the network's weights.
-_register("efficientnet_lite0_160", 160, (*_GROUPS[:3], _GROUPS[3][:1]), 160)
+for _name, _groups, _reduction in (
+    ("efficientnet_lite0", _GROUPS, None),
+    # Without the last block, which widens 192 channels to 320 for the classifier, and reduced: with 320 channels the
+    # modules on the deepest map would have most of the network's weights.
+    ("efficientnet_lite0_160", (*_GROUPS[:3], _GROUPS[3][:1]), 160),
+):
+    _arguments = {"stem": 32, "groups": _groups, "reduction": _reduction}
+    _channels = (24, 40, 112, _reduction or 320)
+    _spec = BackboneSpec(_channels, 64, EfficientNetLite, arguments=_arguments, batch_norm=True, decoder_norm=True)
+    register(_name, _spec)

@@ -7,17 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.layers import transformer_linear
-
-
-def dense(features: int, dtype: jnp.dtype, name: str, use_bias: bool = True) -> nn.Dense:
-    """A linear layer as transformers start it: truncated normal .02, bias 0."""
-    return nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=transformer_linear, name=name)
-
-
-def norm(epsilon: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
-    """A layer norm over channels."""
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, name=name)
+from hmhi_jax.models.layers import dense, norm
 
 
 class FlowAdapter(nn.Module):
@@ -40,6 +30,11 @@ def add_to_flow_rows(
         return total
     frames, flows = split_pairs(total, flow_rows)
     return join_pairs(frames, flows + adapter(split_pairs(x, flow_rows)[1]))
+
+
+def with_adapter(x: Float[Array, "N ... C"], flow_rows: int, dtype: jnp.dtype, name: str) -> Float[Array, "N ... C"]:
+    """What a block or stage ends with: its own output on the flow rows through an adapter called `name`."""
+    return add_to_flow_rows(x, x, flow_rows, FlowAdapter(x.shape[-1], dtype, name=name))
 
 
 def split_pairs(x: Float[Array, "N ... C"], flow_rows: int) -> tuple[Float[Array, "n ... C"], Float[Array, "n ... C"]]:

@@ -3,20 +3,23 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.attention import attend
-from hmhi_jax.kernels.mix_feed_forward import MixWeights, mix_feed_forward
-from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, dense, norm
-from hmhi_jax.models.backbones.registry import BackboneSpec, register
+from hmhi_jax.kernels.feed_forward import MixWeights, mix_feed_forward
+from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
+from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, with_adapter
 from hmhi_jax.models.layers import (
     KernelAndBias,
     PatchConv,
     conv,
-    segformer_conv,
-    segformer_depthwise,
+    dense,
+    drop_rates,
+    he_depthwise,
+    he_fan_out,
+    norm,
+    stochastic_depth,
     transformer_linear,
 )
 
@@ -34,7 +37,7 @@ class EfficientAttention(nn.Module):
         rows, channels = x.shape[0], x.shape[-1]
         source = x
         if self.reduction > 1:
-            source = PatchConv(channels, self.reduction, self.dtype, segformer_conv, name="reduce")(x)
+            source = PatchConv(channels, self.reduction, self.dtype, he_fan_out, name="reduce")(x)
             source = norm(1e-5, self.dtype, "reduce_norm")(source)
         q = dense(channels, self.dtype, "q")(x)
         kv = dense(2 * channels, self.dtype, "kv")(source)
@@ -48,17 +51,16 @@ class EfficientAttention(nn.Module):
 
 
 class MixFeedForward(nn.Module):
-    """Linear to `ratio` times the width, depthwise 3x3, GELU, linear back."""
+    """Linear to four times the width, depthwise 3x3, GELU, linear back."""
 
-    ratio: int = 4
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
-        channels, hidden = x.shape[-1], self.ratio * x.shape[-1]
+        channels, hidden = x.shape[-1], 4 * x.shape[-1]
         layers = (
             ("expand", (channels, hidden), transformer_linear),
-            ("dwconv", (3, 3, 1, hidden), segformer_depthwise),
+            ("dwconv", (3, 3, 1, hidden), he_depthwise),
             ("project", (hidden, channels), transformer_linear),
         )
         arrays = [KernelAndBias(shape, self.dtype, init, name=name)() for name, shape, init in layers]
@@ -76,13 +78,12 @@ class MixBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"], flow_rows: int, train: bool) -> Float[Array, "N H W C"]:
-        # Stochastic depth: a whole row's branch is dropped or scaled up.
-        drop = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)
+        drop = stochastic_depth(self.drop_path, train)
         attention = EfficientAttention(self.heads, self.reduction, self.flow_adapters, self.dtype, name="attn")
         x = x + drop(attention(norm(1e-6, self.dtype, "norm1")(x), flow_rows))
-        x = x + drop(MixFeedForward(dtype=self.dtype, name="mlp")(norm(1e-6, self.dtype, "norm2")(x)))
+        x = x + drop(MixFeedForward(self.dtype, name="mlp")(norm(1e-6, self.dtype, "norm2")(x)))
         if self.flow_adapters:
-            x = add_to_flow_rows(x, x, flow_rows, FlowAdapter(x.shape[-1], self.dtype, name="adapter"))
+            x = with_adapter(x, flow_rows, self.dtype, "adapter")
         return x
 
 
@@ -98,17 +99,13 @@ class MixTransformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, pictures: Float[Array, "N H W 3"], *, flow_rows: int, train: bool = False
-    ) -> tuple[Float[Array, "N _ _ _"], ...]:
-        rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
+    def __call__(self, pictures: Pictures, *, flow_rows: int, train: bool = False) -> Maps:
+        rates = drop_rates(self.drop_path, sum(self.depths))
         x, maps = pictures.astype(self.dtype), []
         for index, (channels, depth) in enumerate(zip(self.channels, self.depths, strict=True)):
             stage, size = f"stage{index + 1}", 7 if index == 0 else 3
-            embed = conv(
-                channels, size, stride=4 if index == 0 else 2, dtype=self.dtype, kernel_init=segformer_conv,
-                name=f"{stage}_embed",
-            )  # fmt: skip
+            stride, drawn = 4 if index == 0 else 2, {"dtype": self.dtype, "kernel_init": he_fan_out}
+            embed = conv(channels, size, stride=stride, **drawn, name=f"{stage}_embed")
             x = norm(1e-5, self.dtype, f"{stage}_embed_norm")(embed(x))
             for block in range(depth):
                 x = MixBlock(
@@ -120,36 +117,16 @@ class MixTransformer(nn.Module):
         return tuple(maps)
 
 
-_WIDE = (64, 128, 320, 512)
-for _name, _channels, _depths, _width in (
-    ("mit_b0", (32, 64, 160, 256), (2, 2, 2, 2), 128),
-    ("mit_b1", _WIDE, (2, 2, 2, 2), 256),
-    ("mit_b2", _WIDE, (3, 4, 6, 3), 256),
-    ("mit_b3", _WIDE, (3, 4, 18, 3), 256),
-    ("mit_b4", _WIDE, (3, 8, 27, 3), 256),
-    ("mit_b5", _WIDE, (3, 6, 40, 3), 256),
+_WIDE, _HEADS = (64, 128, 320, 512), (1, 2, 5, 8)
+for _name, _channels, _depths, _heads, _width, _drop_path in (
+    ("mit_b0", (32, 64, 160, 256), (2, 2, 2, 2), _HEADS, 128, 0.1),
+    ("mit_b1", _WIDE, (2, 2, 2, 2), _HEADS, 256, 0.1),
+    ("mit_b2", _WIDE, (3, 4, 6, 3), _HEADS, 256, 0.1),
+    ("mit_b3", _WIDE, (3, 4, 18, 3), _HEADS, 256, 0.1),
+    ("mit_b4", _WIDE, (3, 8, 27, 3), _HEADS, 256, 0.1),
+    ("mit_b5", _WIDE, (3, 6, 40, 3), _HEADS, 256, 0.1),
+    # Small enough to be trained on a CPU; no network of the literature. (What is shipped has `conv_joint`.)
+    ("mit_tiny", (32, 64, 96, 128), (2, 2, 2, 2), (1, 2, 3, 4), 64, 0.0),
 ):
-    register(
-        _name,
-        BackboneSpec(
-            _channels,
-            _width,
-            MixTransformer,
-            flow_adapters=True,
-            drop_path=0.1,
-            arguments={"channels": _channels, "depths": _depths},
-        ),
-    )
-
-# Small enough to be trained on a CPU; no network of the literature. (What is shipped has `conv_joint`.)
-register(
-    "mit_tiny",
-    BackboneSpec(
-        (32, 64, 96, 128),
-        64,
-        MixTransformer,
-        flow_adapters=True,
-        drop_path=0.0,
-        arguments={"channels": (32, 64, 96, 128), "depths": (2, 2, 2, 2), "heads": (1, 2, 3, 4)},
-    ),
-)
+    _arguments = {"channels": _channels, "depths": _depths, "heads": _heads}
+    register(_name, BackboneSpec(_channels, _width, MixTransformer, True, _drop_path, _arguments))

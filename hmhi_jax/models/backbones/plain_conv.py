@@ -13,13 +13,12 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, split_pairs
-from hmhi_jax.models.backbones.registry import BackboneSpec, register
-from hmhi_jax.models.layers import GroupNorm, conv
+from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
+from hmhi_jax.models.backbones.flow_adapter import split_pairs, with_adapter
+from hmhi_jax.models.layers import GroupNorm, conv, drop_rates, stochastic_depth
 
 _he = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 # The branch of every block starts small, so that a deep stack starts near the identity.
@@ -38,7 +37,7 @@ class ConvBlock(nn.Module):
         y = jax.nn.relu(GroupNorm(self.dtype, name="norm")(x))
         y = jax.nn.relu(conv(channels, 3, dtype=self.dtype, kernel_init=_he, name="conv1")(y))
         y = conv(channels, 3, dtype=self.dtype, kernel_init=_small, name="conv2")(y)
-        return x + nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
+        return x + stochastic_depth(self.drop_path, train)(y)
 
 
 class PlainConvNet(nn.Module):
@@ -56,50 +55,26 @@ class PlainConvNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, pictures: Float[Array, "N H W 3"], *, flow_rows: int, train: bool = False
-    ) -> tuple[Float[Array, "M _ _ _"], ...]:
-        def adapted(x: Array, name: str) -> Array:
-            if not self.flow_adapters or self.joint:
-                return x
-            return add_to_flow_rows(x, x, flow_rows, FlowAdapter(x.shape[-1], self.dtype, name=name))
-
-        rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
+    def __call__(self, pictures: Pictures, *, flow_rows: int, train: bool = False) -> Maps:
+        rates = drop_rates(self.drop_path, sum(self.depths))
         x = pictures.astype(self.dtype)
         if self.joint:
             x = jnp.concatenate(split_pairs(x, flow_rows), -1)
-        x = conv(self.stem, 3, stride=2, dtype=self.dtype, kernel_init=_he, name="stem")(x)
-        x = jax.nn.relu(x)
+        x = jax.nn.relu(conv(self.stem, 3, stride=2, dtype=self.dtype, kernel_init=_he, name="stem")(x))
         maps = []
         for index, (channels, depth) in enumerate(zip(self.channels, self.depths, strict=True), start=1):
             x = conv(channels, 3, stride=2, dtype=self.dtype, kernel_init=_he, name=f"stage{index}_embed")(x)
             x = GroupNorm(self.dtype, name=f"stage{index}_embed_norm")(x)
             for block in range(depth):
                 x = ConvBlock(next(rates), self.dtype, name=f"stage{index}_block{block}")(x, train)
-            x = adapted(x, f"stage{index}_adapter")
+            if self.flow_adapters and not self.joint:
+                x = with_adapter(x, flow_rows, self.dtype, f"stage{index}_adapter")
             maps.append(GroupNorm(self.dtype, name=f"stage{index}_norm")(x))
         return tuple(maps)
 
 
-register(
-    "conv_tiny",
-    BackboneSpec(
-        (32, 64, 96, 128),
-        64,
-        PlainConvNet,
-        flow_adapters=True,
-        decoder_norm=True,
-        arguments={"channels": (32, 64, 96, 128), "depths": (2, 2, 2, 2), "stem": 24},
-    ),
-)
-register(
-    "conv_joint",
-    BackboneSpec(
-        (32, 64, 96, 128),
-        32,
-        PlainConvNet,
-        arguments={"channels": (32, 64, 96, 128), "depths": (1, 2, 2, 2), "stem": 16, "joint": True},
-        joins_flow=True,
-        decoder_norm=True,
-    ),
-)
+_CHANNELS = (32, 64, 96, 128)
+_tiny = {"channels": _CHANNELS, "depths": (2, 2, 2, 2), "stem": 24}
+_joint = {"channels": _CHANNELS, "depths": (1, 2, 2, 2), "stem": 16, "joint": True}
+register("conv_tiny", BackboneSpec(_CHANNELS, 64, PlainConvNet, True, arguments=_tiny, decoder_norm=True))
+register("conv_joint", BackboneSpec(_CHANNELS, 32, PlainConvNet, arguments=_joint, joins_flow=True, decoder_norm=True))

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.backbones.batch_norm import BatchNorm, check_batch_norm
-from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows
-from hmhi_jax.models.backbones.registry import BackboneSpec, register
-from hmhi_jax.models.layers import conv
+from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
+from hmhi_jax.models.backbones.batch_norm import BatchNorm
+from hmhi_jax.models.backbones.flow_adapter import with_adapter
+from hmhi_jax.models.layers import conv, drop_rates, he_fan_out, stochastic_depth
 
-_he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+def unbiased(features: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
+    """A convolution in front of a batch norm."""
+    return conv(features, kernel, stride=stride, use_bias=False, dtype=dtype, kernel_init=he_fan_out, name=name)
 
 
 class Bottleneck(nn.Module):
@@ -29,10 +31,8 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"], flow_rows: int, train: bool) -> Float[Array, "N h w D"]:
         def convolved(x: Array, features: int, kernel: int, stride: int, name: str) -> Array:
-            layer = conv(
-                features, kernel, stride=stride, use_bias=False, dtype=self.dtype, kernel_init=_he_fan_out, name=name
-            )
-            return BatchNorm(self.updated, self.dtype, name=f"{name}_norm")(layer(x), train)
+            x = unbiased(features, kernel, stride, self.dtype, name)(x)
+            return BatchNorm(self.updated, self.dtype, name=f"{name}_norm")(x, train)
 
         features = 4 * self.width
         y = jax.nn.relu(convolved(x, self.width, 1, 1, "conv1"))
@@ -40,10 +40,9 @@ class Bottleneck(nn.Module):
         y = convolved(y, features, 1, 1, "conv3")
         if x.shape[-1] != features or self.stride != 1:
             x = convolved(x, features, 1, self.stride, "shortcut")
-        drop = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)
-        x = jax.nn.relu(x + drop(y))
+        x = jax.nn.relu(x + stochastic_depth(self.drop_path, train)(y))
         if self.flow_adapters:
-            x = add_to_flow_rows(x, x, flow_rows, FlowAdapter(features, self.dtype, name="adapter"))
+            x = with_adapter(x, flow_rows, self.dtype, "adapter")
         return x
 
 
@@ -62,14 +61,10 @@ class ResNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, pictures: Float[Array, "N H W 3"], *, flow_rows: int, train: bool = False
-    ) -> tuple[Float[Array, "N _ _ _"], ...]:
-        updated = check_batch_norm(self.batch_norm)
-        rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
-        x = conv(64, 7, stride=2, use_bias=False, dtype=self.dtype, kernel_init=_he_fan_out, name="stem")(
-            pictures.astype(self.dtype)
-        )
+    def __call__(self, pictures: Pictures, *, flow_rows: int, train: bool = False) -> Maps:
+        updated = self.batch_norm == "updated"
+        rates = drop_rates(self.drop_path, sum(self.depths))
+        x = unbiased(64, 7, 2, self.dtype, "stem")(pictures.astype(self.dtype))
         x = jax.nn.relu(BatchNorm(updated, self.dtype, name="stem_norm")(x, train))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         maps = []
@@ -85,9 +80,5 @@ class ResNet(nn.Module):
 
 
 for _name, _third_depth in (("resnet50", 6), ("resnet101", 23)):
-    register(
-        _name,
-        BackboneSpec(
-            (256, 512, 1024, 2048), 256, ResNet, arguments={"depths": (3, 4, _third_depth, 3)}, batch_norm=True
-        ),
-    )
+    _arguments = {"depths": (3, 4, _third_depth, 3)}
+    register(_name, BackboneSpec((256, 512, 1024, 2048), 256, ResNet, arguments=_arguments, batch_norm=True))

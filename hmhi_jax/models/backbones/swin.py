@@ -4,51 +4,24 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.elementwise import gelu
-from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, dense, norm
-from hmhi_jax.models.backbones.registry import BackboneSpec, register
-from hmhi_jax.models.layers import PatchConv, torch_kernel, transformer_linear
+from hmhi_jax.kernels.windows import WINDOW, from_windows, relative_position_index, seam_mask, to_windows
+from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
+from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, with_adapter
+from hmhi_jax.models.layers import (
+    PatchConv,
+    dense,
+    drop_rates,
+    norm,
+    stochastic_depth,
+    torch_kernel,
+    transformer_linear,
+)
 
-WINDOW = 7
 EPSILON = 1e-5
-MASKED = -100.0  # added to scores across the seam of a shift; the release's value, which leaves e^-100 of weight
-
-
-def relative_position_index() -> Int[np.ndarray, "49 49"]:
-    """Row of the bias table for every (query, key) of a window: rows count `13 * (dy + 6) + (dx + 6)`."""
-    y, x = np.divmod(np.arange(WINDOW**2), WINDOW)
-    dy, dx = y[:, None] - y[None], x[:, None] - x[None]
-    return (dy + WINDOW - 1) * (2 * WINDOW - 1) + dx + WINDOW - 1
-
-
-def to_windows(x: Float[Array, "N H W C"]) -> Float[Array, "N n 49 C"]:
-    """Cut a grid whose sides are multiples of 7 into its n windows, row by row."""
-    rows, height, width, channels = x.shape
-    x = x.reshape(rows, height // WINDOW, WINDOW, width // WINDOW, WINDOW, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(rows, -1, WINDOW**2, channels)
-
-
-def from_windows(windows: Float[Array, "N n 49 C"], height: int, width: int) -> Float[Array, "N H W C"]:
-    """The inverse of `to_windows`."""
-    rows, channels = windows.shape[0], windows.shape[-1]
-    x = windows.reshape(rows, height // WINDOW, width // WINDOW, WINDOW, WINDOW, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(rows, height, width, channels)
-
-
-def seam_mask(height: int, width: int, shift: int) -> Float[Array, "n 49 49"]:
-    """What is added to scores after a cyclic shift: tokens that came together over the edge do not see each other."""
-
-    def band(size: int) -> Array:  # 0: untouched, 1: last window before the seam, 2: behind the seam
-        position = jnp.arange(size)
-        return (position >= size - WINDOW).astype(jnp.float32) + (position >= size - shift)
-
-    region = 3 * band(height)[:, None] + band(width)[None]
-    region = to_windows(region[None, :, :, None])[0, :, :, 0]
-    return jnp.where(region[:, :, None] == region[:, None, :], 0.0, MASKED)
 
 
 class WindowAttention(nn.Module):
@@ -70,17 +43,14 @@ class WindowAttention(nn.Module):
 
         qkv = dense(3 * channels, self.dtype, "qkv")(x)
         if self.flow_adapters:
-            q_adapter = FlowAdapter(channels, self.dtype, name="q_adapter")
-            kv_adapter = FlowAdapter(2 * channels, self.dtype, name="kv_adapter")
-            qkv = add_to_flow_rows(
-                qkv, x, flow_rows, lambda flow: jnp.concatenate([q_adapter(flow), kv_adapter(flow)], -1)
-            )
+            q = FlowAdapter(channels, self.dtype, name="q_adapter")
+            kv = FlowAdapter(2 * channels, self.dtype, name="kv_adapter")
+            qkv = add_to_flow_rows(qkv, x, flow_rows, lambda flow: jnp.concatenate([q(flow), kv(flow)], -1))
         windows = to_windows(qkv).reshape(rows, -1, WINDOW**2, 3, self.heads, depth)
         q, k, v = windows.transpose(3, 0, 1, 4, 2, 5)
 
-        table = self.param(
-            "relative_position_bias", transformer_linear, ((2 * WINDOW - 1) ** 2, self.heads), jnp.float32
-        )
+        places = (2 * WINDOW - 1) ** 2
+        table = self.param("relative_position_bias", transformer_linear, (places, self.heads), jnp.float32)
         bias = table[relative_position_index().reshape(-1)].reshape(WINDOW**2, WINDOW**2, self.heads)
         bias = bias.transpose(2, 0, 1)[None]
         if self.shift:
@@ -106,14 +76,13 @@ class SwinBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"], flow_rows: int, train: bool) -> Float[Array, "N H W C"]:
         channels = x.shape[-1]
-        # Stochastic depth: a whole row's branch is dropped or scaled up.
-        drop = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)
+        drop = stochastic_depth(self.drop_path, train)
         attention = WindowAttention(self.heads, self.shift, self.flow_adapters, self.dtype, name="attn")
         x = x + drop(attention(norm(EPSILON, self.dtype, "norm1")(x), flow_rows))
         hidden = dense(4 * channels, self.dtype, "expand")(norm(EPSILON, self.dtype, "norm2")(x))
         x = x + drop(dense(channels, self.dtype, "project")(gelu(hidden)))
         if self.flow_adapters:
-            x = add_to_flow_rows(x, x, flow_rows, FlowAdapter(channels, self.dtype, name="adapter"))
+            x = with_adapter(x, flow_rows, self.dtype, "adapter")
         return x
 
 
@@ -128,10 +97,8 @@ class SwinTransformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, pictures: Float[Array, "N H W 3"], *, flow_rows: int, train: bool = False
-    ) -> tuple[Float[Array, "N _ _ _"], ...]:
-        rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
+    def __call__(self, pictures: Pictures, *, flow_rows: int, train: bool = False) -> Maps:
+        rates = drop_rates(self.drop_path, sum(self.depths))
         x, maps = pictures.astype(self.dtype), []
         for index, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True)):
             stage, channels = f"stage{index + 1}", self.width * 2**index
@@ -157,17 +124,6 @@ for _name, _first, _third_depth, _first_heads, _drop_path, _decoder in (
     ("swin_small", 96, 18, 3, 0.3, 192),
     ("swin_base", 128, 18, 4, 0.5, 256),
 ):
-    register(
-        _name,
-        BackboneSpec(
-            tuple(_first * 2**i for i in range(4)),
-            _decoder,
-            SwinTransformer,
-            drop_path=_drop_path,
-            arguments={
-                "width": _first,
-                "depths": (2, 2, _third_depth, 2),
-                "heads": tuple(_first_heads * 2**i for i in range(4)),
-            },
-        ),
-    )
+    _channels, _heads = (tuple(first * 2**i for i in range(4)) for first in (_first, _first_heads))
+    _arguments = {"width": _first, "depths": (2, 2, _third_depth, 2), "heads": _heads}
+    register(_name, BackboneSpec(_channels, _decoder, SwinTransformer, False, _drop_path, _arguments))

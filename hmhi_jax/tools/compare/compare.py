@@ -22,8 +22,8 @@ from hmhi_jax.interop.torch_weights import expected_entries, from_torch, to_torc
 from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.models import build_model
 from hmhi_jax.tools.compare import sides as compare_sides
-from hmhi_jax.tools.compare.recipe_weights import recipe_state_dict
 from hmhi_jax.tools.compare.report import report_inference, report_training
+from hmhi_jax.tools.compare.sides import recipe_state_dict
 
 # What the release's constructor takes; our side takes every argument.
 _SWITCHES = ("backbone", "memory_frames", "shallow_memory", "deep_memory", "sgim", "plam")

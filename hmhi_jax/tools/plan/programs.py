@@ -1,5 +1,14 @@
-"""The programs a run consists of, with the shapes of their arguments: what gets compiled, nothing is ever allocated."""
+"""The programs a run consists of, traced with the shapes of their arguments (nothing is ever allocated), compiled, and
+what the compiler says of them written down."""
 
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -7,14 +16,19 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.device_batches import batch_shapes
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.network import Programs, functions_of
 from hmhi_jax.interop.model_shapes import abstract_variables
+from hmhi_jax.process import cache_folder
+from hmhi_jax.tools.plan.figures import Collective, collectives, estimate, program_flops
+from hmhi_jax.tools.plan.hlo import parse
+from hmhi_jax.tools.plan.topology import Topology
 from hmhi_jax.training.assemble import assemble
 from hmhi_jax.training.clip_forward import CheckpointPolicy
 from hmhi_jax.training.mesh import DATA, SPACE, by_process, check_rows
-from hmhi_jax.training.state import make_state
+from hmhi_jax.training.step import make_state
 
 STEPS = 1000  # of a run; only schedules see it, and their shape does not depend on it
 
@@ -80,3 +94,99 @@ def lower_inference(config: ConfigDict, devices: list[Any], lanes: int, chunk: i
 def _platform(device: Any) -> str:
     """The name lowering knows: devices that were made up without a GPU call themselves "gpu"."""
     return {"gpu": "cuda"}.get(device.platform, device.platform)
+
+
+_KINDS = ("argument", "output", "alias", "temp", "generated_code")
+_FORMAT = 3  # of stored measurements; to be raised when what they hold, or how it is counted, changes
+_REFUSED = re.compile(r"Used ([\d.]+)([KMG]?) of ([\d.]+)([KMG]?) (?:hbm|HBM)", re.IGNORECASE)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One compiled program, on one chip.
+
+    Attributes:
+        memory: bytes by kind: argument, output, alias (outputs that lie in arguments), temp, generated_code; empty if
+            the compiler refused the program for want of memory.
+        needed: bytes in all, aliased ones once; None where the compiler refused without a number.
+        refused: the compiler found no room.
+        flops: of matrix products and convolutions, in a step, recomputation included.
+        seconds: the compiler's estimate (see `tools.plan.figures`), None where it gives none.
+        sorting: part of `seconds` spent in sorts, by this package's bound.
+        places: (place in the model, seconds), the largest first.
+        collectives: everything exchanged with other chips.
+        unknown_loops: loops whose length depends on data; counted once.
+        compile_seconds: what compiling took.
+    """
+
+    memory: dict[str, int]
+    needed: int | None
+    refused: bool
+    flops: float
+    seconds: float | None
+    sorting: float | None
+    places: list[tuple[str, float]]
+    collectives: list[Collective]
+    unknown_loops: int
+    compile_seconds: float
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Measured":
+        rows = [Collective(**row) for row in fields["collectives"]]
+        places = [(place, seconds) for place, seconds in fields["places"]]
+        known: dict[str, Any] = {**fields, "collectives": rows, "places": places}
+        return cls(**known)
+
+
+def measure(lowered: Any, topology: Topology, mesh: dict[str, int]) -> Measured:
+    """Compile, or take what an earlier compilation of the same program by the same compiler left in the cache."""
+    stored = _stored_at(lowered, topology)
+    if stored.exists():
+        return Measured.from_json(json.loads(stored.read_text(encoding="utf-8")))
+    measured = _compile(lowered, topology, mesh)
+    write_text(stored, json.dumps(dataclasses.asdict(measured)))
+    return measured
+
+
+def _compile(lowered: Any, topology: Topology, mesh: dict[str, int]) -> Measured:
+    import jax
+
+    begin = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if not (match := _REFUSED.search(str(error))) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        wanted = int(float(match[1]) * _UNITS[match[2].upper()]) if match else None
+        return Measured({}, wanted, True, 0.0, None, None, [], [], 0, time.perf_counter() - begin)
+    spent = time.perf_counter() - begin
+    stats = compiled.memory_analysis()
+    memory = {kind: int(getattr(stats, f"{kind}_size_in_bytes")) for kind in _KINDS}
+    needed = sum(memory.values()) - 2 * memory["alias"]
+    program = parse(compiled.as_text())
+    cycles = estimate(program, topology.chip.clock) if topology.chip.clock else None
+    return Measured(
+        memory=memory,
+        needed=needed,
+        refused=False,
+        flops=program_flops(program),
+        seconds=cycles.seconds if cycles else None,
+        sorting=cycles.sorting if cycles else None,
+        places=cycles.places[:40] if cycles else [],
+        collectives=collectives(program, mesh),
+        unknown_loops=len(program.unknown_loops()),
+        compile_seconds=round(spent, 1),
+    )
+
+
+def _stored_at(lowered: Any, topology: Topology) -> Path:
+    versions = []
+    for package in ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin"):
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+    content = "\n".join([str(_FORMAT), str(topology), *versions, *flags, lowered.as_text()])
+    return cache_folder() / "plans" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.json"

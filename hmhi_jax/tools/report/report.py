@@ -13,8 +13,16 @@ from hmhi_jax.evaluation.pictures import READINGS
 from hmhi_jax.evaluation.scores import Scores, dump_json
 from hmhi_jax.tools.report.page import Page, render
 from hmhi_jax.tools.report.pictures import FrameRequest, Overlay, draw_overlays
-from hmhi_jax.tools.report.selection import frame_measure, lead_figure, main_scores, worst_and_best
-from hmhi_jax.tools.report.tables import Run, frames_csv, scores_csv, scores_markdown
+from hmhi_jax.tools.report.tables import (
+    Run,
+    frame_measure,
+    frames_csv,
+    lead_figure,
+    main_scores,
+    scores_csv,
+    scores_markdown,
+    worst_and_best,
+)
 
 _EXTREMES = 4
 

@@ -1,28 +1,119 @@
-"""From outlines to painted things: textured and shaded patches for objects, props and wakes."""
+"""From outlines and pictures with opacity to painted things: textured and shaded patches of objects."""
+
+import functools
+from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hmhi_jax.tools.synthetic.cut_outs import paint_cut_out
-from hmhi_jax.tools.synthetic.layers import Patch
+from hmhi_jax.tools.synthetic.layers import Patch, Waves
+from hmhi_jax.tools.synthetic.motion import log_uniform
+from hmhi_jax.tools.synthetic.pictures import load_cut_out
 from hmhi_jax.tools.synthetic.shapes import (
     Body,
     Matrix,
     Number,
-    blob,
-    curve,
+    Part,
     fill,
     part_matrices,
     scaling,
     silhouette,
     translation,
 )
-from hmhi_jax.tools.synthetic.textures import Looks, Picture, TextureMaker, noise_field, piece_of, ramp, random_colours
+from hmhi_jax.tools.synthetic.textures import (
+    Looks,
+    Picture,
+    TextureMaker,
+    jitter_colours,
+    noise_field,
+    piece_of,
+    ramp,
+    random_colours,
+)
+
+_ROUND_ABOUT = 0.15  # share of cut-outs that turn freely instead of staying upright
+
+_PLAIN = 12  # a silhouette: no colour varies more than this, of 255
+
+
+@functools.lru_cache(maxsize=512)
+def _outline(path: Path) -> Float[np.ndarray, "n 2"]:
+    """The largest outline of what is opaque, in units of the picture's longer side around its middle."""
+    opacity = load_cut_out(path)[..., 3]
+    outlines, _ = cv2.findContours((opacity > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    largest = cv2.approxPolyDP(max(outlines, key=cv2.contourArea), 0.7, True)[:, 0].astype(np.float64)
+    height, width = opacity.shape
+    return (largest + 0.5 - np.array([width / 2, height / 2])) / max(height, width)
+
+
+def cut_out_body(rng: np.random.Generator, path: Path) -> Body:
+    """The object of a picture; somewhat longer or shorter than it is there."""
+    picture, outline = load_cut_out(path), _outline(path)
+    squeeze = np.exp(rng.normal(0, 0.12))
+    height, width = picture.shape[:2]
+    picture = cv2.resize(picture, (max(8, round(width * squeeze)), height), interpolation=cv2.INTER_AREA)
+    longer = max(picture.shape[:2]) / max(height, width)
+    outline = outline * np.array([picture.shape[1] / width, 1.0]) / longer
+    return Body(path.stem, (Part(outline),), upright=bool(rng.random() >= _ROUND_ABOUT), picture=picture)
+
+
+def paint_cut_out(
+    rng: np.random.Generator,
+    textures: TextureMaker,
+    body: Body,
+    pixels: Number,
+    backdrop: Picture,
+    looks: Looks,
+) -> tuple[tuple[Patch, ...], tuple[Matrix, ...]]:
+    """The patch of a cut-out at `pixels` per object unit, and the matrix from its frame to the patch.
+
+    Where it wears a surface or a piece of the backdrop, its own light and dark show through.
+    """
+    source = body.picture
+    scale = max(min(1.15 * pixels, max(source.shape[:2])), 6) / max(source.shape[:2])
+    height, width = (max(3, round(side * scale)) for side in source.shape[:2])
+    patch = cv2.resize(source, (width, height), interpolation=cv2.INTER_AREA)
+    colour, opacity = patch[..., :3], patch[..., 3]
+    hidden, blends, dressed = rng.random(3) < (looks.camouflage, looks.blending, looks.retextured)
+    if hidden or dressed or colour[opacity > 127].std(0).max() < _PLAIN:
+        surface = piece_of(rng, backdrop, (height, width)) if hidden else textures.surface(rng, (height, width))
+        own = rng.uniform(0.0, 0.35)
+        grey = colour.astype(np.float32).mean(-1)
+        light = 1 + rng.uniform(0.3, 0.9) * (grey / max(float(grey[opacity > 127].mean()), 24) - 1)
+        shade = np.clip(light, 0.45, 1.6)[..., None]
+        painted = surface * shade * np.float32(1 - own) + colour * np.float32(own)
+    else:
+        turn = 90 if rng.random() < 0.25 else 12
+        painted = jitter_colours(rng, colour, turn).astype(np.float32)
+    if blends and not hidden:
+        inside = opacity > 127
+        painted = painted + np.float32(0.8) * (backdrop.reshape(-1, 3).mean(0) - painted[inside].mean(0))
+    # Drawn pictures are flat: a surface has some grain, and light from one side.
+    grain = noise_field(rng, (height, width), cell=max(2.0, 0.15 * height * log_uniform(rng, 0.15, 1)), roughness=0.7)
+    painted = painted + np.float32(rng.uniform(0, 45)) * (grain - 0.5)[..., None]
+    light, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.35)
+    painted = painted * (1 + slope * ramp((height, width), light))[..., None]
+    finished = np.dstack([np.clip(painted, 0, 255).astype(np.uint8), opacity])
+    side = max(source.shape[:2])
+    middle = translation(source.shape[1] / side / 2, source.shape[0] / side / 2)
+    return (finished,), (scaling(width / source.shape[1] * side, height / source.shape[0] * side) @ middle,)
+
+
+def leg_swing(rng: np.random.Generator) -> Waves:
+    """Bending, in object units, that moves what is side by side to and fro in turns, as legs go."""
+    apart = rng.uniform(0.25, 0.8)
+    return Waves(
+        np.ones((1, 1), np.float32),
+        np.array([[rng.uniform(0.03, 0.12), rng.uniform(0, 0.02)]]),
+        np.array([[2 * np.pi / apart, rng.uniform(-2, 2)]]),
+        np.array([1.0]),
+        rng.uniform(0, 2 * np.pi, 1),
+    )
+
 
 _LARGEST_PATCH = 420
 _PLAIN_COLOURS = ("dark", "light", "any", "vivid", "warm", "dry", "stone")
-_PROPS = {"pole": 0.22, "trunk": 0.25, "bush": 0.18, "fence": 0.06, "sign": 0.11, "grass": 0.08, "branch": 0.1}
 
 
 def object_materials(
@@ -177,79 +268,3 @@ def flatten_body(
     if not empty.all():
         whole[..., :3][empty] = whole[..., :3][~empty].mean(0)
     return whole.astype(np.uint8), fit
-
-
-def prop_patch(
-    rng: np.random.Generator, textures: TextureMaker, size: tuple[int, int], kind: str | None = None
-) -> Patch:
-    """A standing or hanging thing, about as high as the picture; of a random kind if none is given."""
-    height, width = int(size[0] * rng.uniform(0.7, 1.6)), size[1]
-    kind = kind or rng.choice(list(_PROPS), p=list(_PROPS.values()))
-    if kind in ("fence", "grass", "branch"):  # these go on beyond the picture
-        width *= 2
-    opacity = np.zeros((height, width), np.uint8)
-    middle = width / 2
-
-    def draw(outline) -> None:
-        cv2.fillPoly(opacity, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-
-    palette = {"bush": "leaves", "grass": "leaves", "branch": "leaves", "trunk": "soil"}.get(kind)
-    if kind in ("pole", "trunk"):
-        thick = width * np.exp(rng.uniform(np.log(0.012), np.log(0.09)))
-        lean = rng.normal(0, 0.04) * height
-        draw(
-            curve(
-                np.array([(middle, -5.0), (middle + lean * 0.3, height * 0.5), (middle + lean, height + 5.0)]),
-                thick * rng.uniform(0.7, 1),
-                thick,
-            )
-        )
-    if kind == "bush" or (kind == "trunk" and rng.random() < 0.4):
-        centre = height * rng.uniform(0.1, 0.5) if kind == "trunk" else height * 0.6
-        spread = width * rng.uniform(0.08, 0.3)
-        for _ in range(int(rng.integers(30, 160))):
-            leaf = blob(rng, 0.1, rng.uniform(0.04, 0.2) * spread * 2, rng.uniform(0.03, 0.12) * spread * 2, 10)
-            draw(np.add(leaf, (middle + rng.normal(0, spread * 0.5), centre + rng.normal(0, spread * 0.4))))
-    if kind == "branch":
-        for _ in range(int(rng.integers(2, 8))):
-            start = np.array([rng.uniform(0, width), 0.0])
-            end = np.add(start, (rng.normal(0, 60), rng.uniform(10, height * 0.5)))
-            draw(curve(np.array([start, (start + end) / 2 + rng.normal(0, 8, 2), end]), 5, 1.5))
-            for _ in range(25):
-                draw(
-                    blob(rng, 0.1, rng.uniform(4, 14), rng.uniform(3, 8), 10)
-                    + start
-                    + rng.random() * (end - start)
-                    + rng.normal(0, 7, 2)
-                )
-    if kind == "fence":
-        step, thick = rng.uniform(10, 60), rng.uniform(1.2, 5)
-        for x in np.arange(0, width, step):
-            draw(curve(np.array([(x, height * 0.3), (x, height * 0.6), (x, float(height))]), thick, thick))
-        for y in height * np.array([0.4, 0.6, 0.8]):
-            draw(curve(np.array([(0.0, y), (middle, y), (float(width), y)]), thick, thick))
-    if kind == "sign":
-        w, h = rng.uniform(0.05, 0.2) * width, rng.uniform(0.08, 0.3) * height
-        draw(np.array([(-w, -h), (w, -h), (w, h), (-w, h)]) / 2 + (middle, height * 0.45))
-        draw(curve(np.array([(middle, height * 0.45), (middle, height * 0.7), (middle, float(height))]), 4, 4))
-    if kind == "grass":
-        for _ in range(int(rng.integers(60, 200))):
-            x, tall = rng.uniform(0, width), rng.uniform(0.05, 0.3) * height
-            draw(np.array([(x - 2, height), (x + rng.normal(0, 8), height - tall), (x + 2, height)]))
-    surface = textures.surface(rng, (height, width), palette)
-    shade = rng.uniform(0.55, 1.2)
-    return np.dstack([np.clip(surface * shade, 0, 255).astype(np.uint8), opacity])
-
-
-def wake_patch(rng: np.random.Generator, pixels: Number) -> Patch:
-    """Light and dark ripples in a wedge that opens to the left."""
-    length, width = int(max(24, pixels * rng.uniform(0.6, 1.6))), int(max(12, pixels * rng.uniform(0.25, 0.7)))
-    field = noise_field(rng, (width, length), cell=rng.uniform(4, 12), roughness=0.7)
-    field = cv2.GaussianBlur(field, (0, 0), sigmaX=2.5, sigmaY=0.6)
-    x = np.linspace(0, 1, length, dtype=np.float32)[None]
-    y = np.abs(np.linspace(-1, 1, width, dtype=np.float32))[:, None]
-    wedge = np.clip((1.05 - x - y) * 3, 0, 1) * np.clip(x * 4, 0, 1) * rng.uniform(0.3, 0.95)
-    tone = rng.uniform(120, 255)
-    grey = np.clip(tone + (field - 0.5) * 160, 0, 255)
-    tint = np.clip(grey[..., None] * rng.uniform(0.8, 1.1, 3).astype(np.float32), 0, 255)
-    return np.dstack([tint, wedge * np.clip(field * 2.2 - 0.5, 0, 1) * 255]).astype(np.uint8)

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from hmhi_jax.tools.synthetic.bodies import random_body
-from hmhi_jax.tools.synthetic.casting import body_extent, flatten_body, paint_body, prop_patch, wake_patch
-from hmhi_jax.tools.synthetic.cut_outs import cut_out_body, leg_swing
+from hmhi_jax.tools.synthetic.casting import body_extent, cut_out_body, flatten_body, leg_swing, paint_body
 from hmhi_jax.tools.synthetic.layers import Actor, Backdrop, Reflection, Shadow, Sprite, Target, Waves
 from hmhi_jax.tools.synthetic.motion import Camera, ObjectMotion, Progress, Wander, draw_camera, log_uniform
 from hmhi_jax.tools.synthetic.settings import Settings
 from hmhi_jax.tools.synthetic.shapes import Body, scaling, translation
-from hmhi_jax.tools.synthetic.smoke import draw_puffs
+from hmhi_jax.tools.synthetic.surroundings import draw_puffs, prop_patch, wake_patch
 from hmhi_jax.tools.synthetic.textures import Looks, Picture, TextureMaker, noise_field
 
 _MARGIN = 0.25  # the backdrop's canvas reaches this far beyond the picture, as a fraction of its size
@@ -42,9 +41,9 @@ class Scene:
                 layer for layer in self.layers if not isinstance(layer, Actor) and getattr(layer, "fade", None) is None
             ]
             layers = tuple(dataclasses.replace(x, waves=None) if isinstance(x, Backdrop) else x for x in kept)
-            return dataclasses.replace(self, layers=layers)
+            return dataclasses.replace(self, layers=layers, traits=self.traits | {"nothing": "camera"})
         layers = tuple(dataclasses.replace(x, salient=False) if isinstance(x, Actor) else x for x in self.layers)
-        return _StillScene(self.size, layers, self.traits, moment)
+        return _StillScene(self.size, layers, self.traits | {"nothing": "still"}, moment)
 
 
 @dataclasses.dataclass(frozen=True)

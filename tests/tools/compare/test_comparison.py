@@ -5,7 +5,7 @@ import pytest
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.tools.compare import comparison
-from hmhi_jax.tools.compare import page as comparison_page
+from hmhi_jax.tools.compare import report as comparison_page
 from hmhi_jax.tools.compare.sides import Side, check_release, run_side
 from hmhi_jax.training.config import default_config, to_plain
 

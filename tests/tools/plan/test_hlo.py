@@ -7,9 +7,15 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hmhi_jax.tools.plan.arithmetic import program_flops
-from hmhi_jax.tools.plan.collectives import along, collectives, first_group, short_source
-from hmhi_jax.tools.plan.estimate import estimate, sort_cycles
+from hmhi_jax.tools.plan.figures import (
+    along,
+    collectives,
+    estimate,
+    first_group,
+    program_flops,
+    short_source,
+    sort_cycles,
+)
 from hmhi_jax.tools.plan.hlo import Instruction, parse, shapes_of
 
 # As the TPU compiler writes: a convolution in a fusion, in a loop that counts to 8, with cycles noted.

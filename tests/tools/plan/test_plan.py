@@ -11,12 +11,10 @@ from typer.testing import CliRunner
 from hmhi_jax.cli import app
 from hmhi_jax.errors import InputError
 from hmhi_jax.tools.plan import plan as planning
-from hmhi_jax.tools.plan.chips import CHIPS
-from hmhi_jax.tools.plan.measure import Measured
-from hmhi_jax.tools.plan.plan import judge, make_plan
-from hmhi_jax.tools.plan.report import as_json, as_text
+from hmhi_jax.tools.plan.plan import as_json, as_text, judge, make_plan
+from hmhi_jax.tools.plan.programs import Measured
 from hmhi_jax.tools.plan.run_config import changed, load_config
-from hmhi_jax.tools.plan.topology import Topology, parse_topology
+from hmhi_jax.tools.plan.topology import CHIPS, Topology, parse_topology
 
 ROOT = Path(__file__).parents[3]
 TINY = ROOT / "tests" / "training" / "tiny_run_config.py"
@@ -74,7 +72,7 @@ def test_the_same_per_chip_on_two_and_eight(config, monkeypatch):
     def refuse(*_):
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr("hmhi_jax.tools.plan.measure._compile", refuse)
+    monkeypatch.setattr("hmhi_jax.tools.plan.programs._compile", refuse)
     again = make_plan(config, chips(), global_batch=16, inference=False)
     assert again.tried["none"].measured == eight
 

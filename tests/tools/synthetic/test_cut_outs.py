@@ -9,9 +9,8 @@ from PIL import Image
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.tools.synthetic import pictures
-from hmhi_jax.tools.synthetic.casting import body_extent, paint_body
+from hmhi_jax.tools.synthetic.casting import body_extent, cut_out_body, paint_body, paint_cut_out
 from hmhi_jax.tools.synthetic.clips import ClipMaker
-from hmhi_jax.tools.synthetic.cut_outs import cut_out_body, paint_cut_out
 from hmhi_jax.tools.synthetic.pictures import find_backdrops, find_cut_outs, find_pictures, load_cut_out
 from hmhi_jax.tools.synthetic.scene import SceneMaker
 from hmhi_jax.tools.synthetic.settings import DEFAULTS, FEATURES, PHOTOGRAPHIC, Settings

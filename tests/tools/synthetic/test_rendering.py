@@ -12,8 +12,7 @@ from hmhi_jax.data.clips import ClipSampling
 from hmhi_jax.data.mixture import entries_of
 from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig
 from hmhi_jax.errors import InputError
-from hmhi_jax.tools.synthetic.packs import write_pack
-from hmhi_jax.tools.synthetic.rendering import rendered_dataset, rendered_sources
+from hmhi_jax.tools.synthetic.rendering import rendered_dataset, rendered_sources, write_pack
 from hmhi_jax.tools.synthetic.settings import DEFAULTS
 from hmhi_jax.training.config import default_config
 

@@ -11,7 +11,7 @@ from PIL import Image
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.tools.synthetic.clips import ClipMaker
-from hmhi_jax.tools.synthetic.packs import contact_sheet, read_clip, write_pack
+from hmhi_jax.tools.synthetic.rendering import contact_sheet, read_clip, write_pack
 from hmhi_jax.tools.synthetic.settings import Settings
 
 SMALL = Settings(size=(64, 96), recipe=FlowRecipe(camera="affine", normalisation="robust"), pictures=0.0)

@@ -1,4 +1,5 @@
-"""The feed-forward of a mix transformer block (docs/model.md 2.1): linear, depthwise 3x3, GELU, linear."""
+"""The feed-forwards: of a mix transformer block (docs/model.md 2.1) linear, depthwise 3x3, GELU, linear; of a read-out
+layer (3.2) linear, ReLU, linear, on every token by itself."""
 
 import math
 from typing import NamedTuple
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.kernels.convolution import depthwise_conv
+from hmhi_jax.kernels.attention import pieces_of
+from hmhi_jax.kernels.convolution import depthwise_conv, outer_products, pixel_sums
 from hmhi_jax.kernels.elementwise import gelu
-from hmhi_jax.kernels.platforms import by_platform, dear
+from hmhi_jax.kernels.platforms import by_platform, dear, differentiated_as
 from hmhi_jax.kernels.precision import define_gradient
 
 BAND = 32  # picture rows of a band
@@ -20,7 +22,7 @@ MOST_BANDS = 32  # each band is a copy of the program
 
 
 class MixWeights(NamedTuple):
-    """Kernels and biases in the compute dtype."""
+    """Kernels and biases in the compute dtype; or their gradients, in float32 until they are complete."""
 
     expand: Float[Array, "C D"]
     expand_bias: Float[Array, "D"]
@@ -30,7 +32,7 @@ class MixWeights(NamedTuple):
     project_bias: Float[Array, "C"]
 
 
-def feed_forward(x: Float[Array, "N H W C"], weights: MixWeights) -> Float[Array, "N H W C"]:
+def mix_feed_forward_plain(x: Float[Array, "N H W C"], weights: MixWeights) -> Float[Array, "N H W C"]:
     """The plain form."""
     hidden = x @ weights.expand + weights.expand_bias[None, None, None]
     hidden = depthwise_conv(hidden, weights.depthwise) + weights.depthwise_bias[None, None, None]
@@ -47,7 +49,7 @@ def feed_forward_in_bands(x: Float[Array, "N H W C"], weights: MixWeights, band:
     height = x.shape[1]
     hidden = x.shape[0] * height * x.shape[2] * weights.expand.shape[1]
     if hidden <= CACHED or not 2 <= -(-height // band) <= MOST_BANDS:
-        return feed_forward(x, weights)
+        return mix_feed_forward_plain(x, weights)
     outputs = []
     for first in range(0, height, band):
         top, bottom = max(first - 1, 0), min(first + band + 1, height)
@@ -55,19 +57,8 @@ def feed_forward_in_bands(x: Float[Array, "N H W C"], weights: MixWeights, band:
         if outputs:
             rows, outputs[-1] = lax.optimization_barrier((rows, outputs[-1]))
         # At the picture's edge the convolution pads as it should; inside, the row it pads wrongly is left out.
-        outputs.append(feed_forward(rows, weights)[:, first - top : first - top + band])
+        outputs.append(mix_feed_forward_plain(rows, weights)[:, first - top : first - top + band])
     return jnp.concatenate(outputs, 1)
-
-
-class _Totals(NamedTuple):
-    """A picture's part of the gradient of `MixWeights`, in float32."""
-
-    expand: Array
-    expand_bias: Array
-    depthwise: Array
-    depthwise_bias: Array
-    project: Array
-    project_bias: Array
 
 
 @jax.custom_vjp
@@ -94,7 +85,7 @@ def _recomputed_backward(residuals: tuple[Array, MixWeights], cotangent: Array) 
     padded = jnp.pad(x, ((0, 0), (2, 2 + below), (0, 0), (0, 0)))
     given = jnp.pad(cotangent, ((0, 0), (1, 1 + below), (0, 0), (0, 0)))
 
-    def one(carry: tuple[Array, _Totals], index: Array) -> tuple[tuple[Array, _Totals], None]:
+    def one(carry: tuple[Array, MixWeights], index: Array) -> tuple[tuple[Array, MixWeights], None]:
         gradient, totals = carry
         picture, first = index // bands, index % bands * band
         rows, rows_given = (
@@ -106,17 +97,15 @@ def _recomputed_backward(residuals: tuple[Array, MixWeights], cotangent: Array) 
         gradient = lax.dynamic_update_slice(gradient, lax.optimization_barrier(dx), (picture, first, 0, 0))
         return (gradient, jax.tree.map(jnp.add, totals, part)), None
 
-    zeros = _Totals(*(jnp.zeros(w.shape, jnp.float32) for w in weights))
+    zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), weights)
     empty = jnp.zeros((pictures, bands * band, *x.shape[2:]), x.dtype)
     (gradient, totals), _ = lax.scan(one, (empty, zeros), jnp.arange(pictures * bands))
-    return gradient[:, :height], MixWeights(
-        *(total.astype(w.dtype) for total, w in zip(totals, weights, strict=True))
-    )  # fmt: skip
+    return gradient[:, :height], jax.tree.map(lambda total, w: total.astype(w.dtype), totals, weights)
 
 
 def _band_gradient(
     x: Float[Array, "1 b4 W C"], given: Float[Array, "1 b2 W C"], weights: MixWeights, first: Array, height: int
-) -> tuple[Float[Array, "1 b W C"], _Totals]:
+) -> tuple[Float[Array, "1 b W C"], MixWeights]:
     """Of `x` with two rows more above and below, and the cotangent with one: the band's gradients.
 
     Barriers keep maps that several operations read from being computed anew in each of them.
@@ -144,24 +133,16 @@ def _band_gradient(
     dhidden = lax.optimization_barrier(dhidden * inside(band, 0))
     own, own_given = dmixed[:, 1:-1, 1:-1], given[:, 1:-1]
 
-    def sums(a: Array) -> Float[Array, "_"]:
-        return a.astype(jnp.float32).sum((0, 1, 2))
-
-    def products(a: Array, b: Array) -> Float[Array, "_ _"]:
-        """Sum over pixels of outer products."""
-        a, b = (y.reshape(-1, y.shape[-1]) for y in (a, b))
-        return jnp.matmul(a.T, b, preferred_element_type=jnp.float32)
-
     # The wider map stands to the right: twice as fast as the other way round.
-    return dhidden @ weights.expand.T, _Totals(
-        expand=products(x[:, 2:-2], dhidden),
-        expand_bias=sums(dhidden),
+    return dhidden @ weights.expand.T, MixWeights(
+        expand=outer_products(x[:, 2:-2], dhidden),
+        expand_bias=pixel_sums(dhidden),
         depthwise=jnp.stack(
-            [sums(hidden[:, 1 + i : 1 + i + band, j : j + width] * own) for i, j in taps]
+            [pixel_sums(hidden[:, 1 + i : 1 + i + band, j : j + width] * own) for i, j in taps]
         ).reshape(weights.depthwise.shape),
-        depthwise_bias=sums(own),
-        project=products(own_given, active).T,
-        project_bias=sums(own_given),
+        depthwise_bias=pixel_sums(own),
+        project=outer_products(own_given, active).T,
+        project_bias=pixel_sums(own_given),
     )  # fmt: skip
 
 
@@ -170,4 +151,56 @@ define_gradient(feed_forward_recomputed, _recomputed_forward, _recomputed_backwa
 
 def mix_feed_forward(x: Float[Array, "N H W C"], weights: MixWeights) -> Float[Array, "N H W C"]:
     """Linear, depthwise 3x3, GELU, linear in the platform's form."""
-    return dear(by_platform(x, weights, cpu=feed_forward_recomputed, accelerator=feed_forward))
+    return dear(by_platform(x, weights, cpu=feed_forward_recomputed, accelerator=mix_feed_forward_plain))
+
+
+PIECE = 512  # tokens whose hidden numbers stay in a core's cache
+
+
+class FeedForwardWeights(NamedTuple):
+    """Kernels and biases in the compute dtype."""
+
+    expand: Float[Array, "C F"]
+    expand_bias: Float[Array, "F"]
+    project: Float[Array, "F C"]
+    project_bias: Float[Array, "C"]
+
+
+def expanded(x: Float[Array, "*n C"], weights: FeedForwardWeights) -> Float[Array, "*n F"]:
+    """The hidden numbers."""
+    return jax.nn.relu(x @ weights.expand + _row(weights.expand_bias, x))
+
+
+def projected(hidden: Float[Array, "*n F"], weights: FeedForwardWeights) -> Float[Array, "*n C"]:
+    """The tokens that the hidden numbers give."""
+    return hidden @ weights.project + _row(weights.project_bias, hidden)
+
+
+def token_feed_forward_plain(x: Float[Array, "B N C"], weights: FeedForwardWeights) -> Float[Array, "B N C"]:
+    """The plain form."""
+    return projected(expanded(x, weights), weights)
+
+
+def feed_forward_in_pieces(x: Float[Array, "B N C"], weights: FeedForwardWeights) -> Float[Array, "B N C"]:
+    """The same, a few tokens at a time: for 4096 tokens of 2048 hidden numbers each, a CPU would otherwise wait for
+    memory as long as it computes."""
+    rows = x.reshape(-1, x.shape[-1])
+    pieces = pieces_of(rows.shape[0], PIECE)
+    if pieces == 1:
+        return token_feed_forward_plain(x, weights)
+
+    def read(piece: Array) -> Array:
+        return projected(expanded(piece, weights), weights)
+
+    return lax.map(read, rows.reshape(pieces, -1, x.shape[-1])).reshape(x.shape)
+
+
+def _in_platform_form(x: Array, weights: FeedForwardWeights) -> Array:
+    return by_platform(x, weights, cpu=feed_forward_in_pieces, accelerator=token_feed_forward_plain)
+
+
+token_feed_forward = differentiated_as(token_feed_forward_plain, _in_platform_form)
+
+
+def _row(bias: Float[Array, "D"], like: Array) -> Array:
+    return bias.reshape((1,) * (like.ndim - 1) + bias.shape)
