@@ -15,9 +15,9 @@ from hmhi_jax.inference.outputs import Outputs
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
 from hmhi_jax.inference.result_folder import ResultFolder
 from hmhi_jax.inference.result_writers import Drawn, Kept, ResultWriters
-from hmhi_jax.inference.video_job import JobOptions
 
-_NOT_KEPT = np.empty((0, 0), np.float32)  # logits, which were read long ago
+# Of a frame that the network saw long ago.
+_LOGITS, _FLOW = np.empty((0, 0), np.float32), np.empty((0, 0, 3), np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,20 +39,19 @@ class Product:
     def write(
         self, video: Video, frames: int, mask_of: Callable[[int], UInt8[np.ndarray, "H W"]], folder: Path
     ) -> Iterator[None]:
-        """Write it of the first `frames` frames to `file_name` in `folder`, giving something after each; `mask_of` gives
-        a frame's mask by its number."""
+        """Write it to `file_name` in `folder`, of the first `frames` frames, giving something after each; `mask_of`
+        gives a frame's mask by its number."""
         path, made = folder / self.file_name(Path(video.name).name), folder / "results" / self.found
         results = ResultFolder(
             made.parent, {"input": video.fingerprint()}, cutout=made if self.outputs.cutout else None
         )
-        options = JobOptions(overlay=self.overlay, outputs=self.outputs)
-        writers, stages = ResultWriters(results, options, video, 0), StageTimes()
+        writers, stages = ResultWriters(results, self.outputs, video, overlay=self.overlay, begin=0), StageTimes()
         names, times, end = [], [], 0
 
         def draw(frame: Frame) -> tuple[Frame, Kept, Drawn]:
             kept, mask = writers.keep(frame), mask_of(frame.index)
-            result = Result(frame.index, frame.name, mask.shape, _NOT_KEPT, kept)
-            return frame, kept, writers.write(result, mask, (mask > 127).view(np.uint8), None)
+            result = Result(frame.index, frame.name, mask.shape, _LOGITS, _FLOW, kept)
+            return frame, kept, writers.write(result, mask, None, None)
 
         try:
             with results.occupied(), Pipeline() as pipeline:
