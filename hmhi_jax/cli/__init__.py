@@ -12,6 +12,7 @@ from hmhi_jax.errors import InputError
 # Modules with a function of the same name, in the order the help shows them.
 _COMMANDS: tuple[str, ...] = (
     "segment",
+    "web",
     "flow",
     "inspect",
     "pack",

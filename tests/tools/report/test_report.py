@@ -184,19 +184,6 @@ def test_command_errors_are_one_line(hmhi, folders, tmp_path):
 # --- In a browser ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=chromium, args=arguments)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
 def visit(browser):
     """Open a page with some window; afterwards, nothing may have been logged or asked for from elsewhere."""

@@ -1,0 +1,258 @@
+"""The page of `hmhi web`, served by itself and used in a browser."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from small_videos import moving_square, pictures_of, save_frames, save_network, write_video
+
+from hmhi_jax.data.open_videos import open_videos
+from hmhi_jax.errors import InputError
+from hmhi_jax.inference import VideoSegmenter
+
+pytest.importorskip("gradio")
+
+from hmhi_jax.runs.web import serve
+
+FRAMES = 12
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_network(tmp_path_factory.mktemp("weights") / "net.safetensors")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", moving_square(FRAMES))
+
+
+@pytest.fixture(scope="module")
+def probabilities(weights, clip):
+    """8-bit, of every frame."""
+    frames = pictures_of(open_videos([clip])[0])
+    return list(VideoSegmenter.load(weights).stream(frames, soft=True))
+
+
+@pytest.fixture(scope="module")
+def server(weights):
+    """The page's address, and the folder with all that visitors have."""
+    with serve(weights=str(weights), port=0, max_megabytes=1, max_frames=600) as (address, _):
+        home = Path(os.environ["GRADIO_TEMP_DIR"])
+        yield address, home
+    assert not home.exists()
+
+
+@pytest.fixture
+def visit(browser, server):
+    """A visitor with a page of their own; in the end nothing may have been asked for from elsewhere, and nothing of
+    theirs is left once the page is closed."""
+    contexts, elsewhere = [], []
+    address, home = server
+
+    def go(**options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else elsewhere.append(r.url))
+        page.goto(address)
+        page.wait_for_selector("#find")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert not elsewhere
+    wait_for(lambda: not files(home))
+
+
+def files(home):
+    return [path for path in home.rglob("*") if path.is_file()]
+
+
+def wait_for(what, seconds=60):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def upload(page, path, says):
+    page.set_input_files("#file input[type=file]", path)
+    page.wait_for_function(f"document.querySelector('#status').innerText.includes({says!r})")
+
+
+def find(page):
+    page.click("#find")
+    page.wait_for_function("/^(Done|Stopped)/.test(document.querySelector('#status').innerText)", timeout=240_000)
+
+
+def shown(page):
+    """The picture right of the line."""
+    address = page.locator("#slider img").last.get_attribute("src")
+    with urllib.request.urlopen(address) as answer:
+        return np.asarray(Image.open(io.BytesIO(answer.read())).convert("RGB"))
+
+
+def download(page, product, folder):
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name=product, exact=True).click()
+    path = folder / waiting.value.suggested_filename
+    waiting.value.save_as(path)
+    return path
+
+
+def test_a_clip_is_segmented_looked_at_and_cut_out(visit, clip, probabilities, server, tmp_path):
+    page = visit()
+    upload(page, clip, "clip: 80 x 48 pixels, 12 frames, 25 a second")
+    find(page)
+    assert f"{FRAMES} frames" in page.inner_text("#status")
+
+    frame = FRAMES // 2
+    page.get_by_label("Mask", exact=True).click()
+    wait_for(lambda: (np.ptp(shown(page).astype(int), axis=-1) < 12).all())  # grey, apart from what JPEG does
+    expected = probabilities[frame] > 127
+    assert ((shown(page)[..., 0] > 127) == expected).mean() > 0.98
+
+    page.locator("#threshold input[type=number]").fill("0.8")
+    page.locator("#threshold input[type=number]").press("Enter")
+    expected = probabilities[frame] > 0.8 * 255
+    wait_for(lambda: ((shown(page)[..., 0] > 127) == expected).mean() > 0.98)
+
+    masks = [np.where(soft > 0.8 * 255, 255, 0) for soft in probabilities]
+    with zipfile.ZipFile(download(page, "Masks", tmp_path)) as archive:
+        assert archive.namelist() == [f"{number:05d}.png" for number in range(FRAMES)]
+        for name, mask in zip(archive.namelist(), masks, strict=True):
+            assert (np.asarray(Image.open(archive.open(name))) == mask).all()
+    with zipfile.ZipFile(download(page, "Cut-out, PNG", tmp_path)) as archive:
+        picture = Image.open(archive.open("00003.png"))
+        assert picture.mode == "RGBA"
+        assert (np.asarray(picture)[..., 3] == masks[3]).all()
+    with av.open(str(download(page, "Cut-out, MOV", tmp_path))) as video:
+        frames = list(video.decode(video=0))
+    assert [frame.format.name for frame in frames] == ["yuva444p10le"] * FRAMES
+    for decoded, mask in zip(frames, masks, strict=True):
+        alpha = np.frombuffer(decoded.planes[3], np.uint16).reshape(48, -1)[:, :80]
+        assert (alpha == np.where(mask, 1023, 0)).all()
+    for product in ("Matte", "Overlay", "Cut-out, WebM"):
+        with av.open(str(download(page, product, tmp_path))) as video:
+            assert sum(1 for _ in video.decode(video=0)) == FRAMES
+    assert len({path.parts[len(server[1].parts)] for path in files(server[1])}) == 2  # the visitor's, and the upload
+
+    made = page.locator("#slider img").last.get_attribute("src")
+    page.close()
+    wait_for(lambda: not files(server[1]))
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(made)
+
+
+def test_two_visitors_do_not_meet(visit, clip, weights, tmp_path):
+    """Each sees their own, and a zip of frames serves as well as a video."""
+    save_frames(tmp_path / "walk", moving_square(5))
+    with zipfile.ZipFile(tmp_path / "walk.zip", "w") as archive:
+        for path in sorted((tmp_path / "walk").iterdir()):
+            archive.write(path, f"walk/{path.name}")
+        archive.write(path, "../../../outside.png")
+    one, two = visit(), visit()
+    upload(one, clip, "clip:")
+    upload(two, tmp_path / "walk.zip", "holds 2 videos")  # what led outside is a second folder of frames
+    with zipfile.ZipFile(tmp_path / "walk.zip", "w") as archive:
+        for path in sorted((tmp_path / "walk").iterdir()):
+            archive.write(path, f"walk/{path.name}")
+    upload(two, tmp_path / "walk.zip", "walk: 80 x 48 pixels, 5 frames, 24 a second")
+    one.click("#find")
+    find(two)
+    one.wait_for_function("document.querySelector('#status').innerText.startsWith('Done')", timeout=240_000)
+    assert "12 frames" in one.inner_text("#status")
+    assert "5 frames" in two.inner_text("#status")
+    sources = [page.locator("#slider img").last.get_attribute("src") for page in (one, two)]
+    assert len({Path(source).parts[-3] for source in sources}) == 2
+
+
+def test_a_page_that_is_closed_stops_its_work(visit, server, tmp_path):
+    _, home = server
+    long = write_video(tmp_path / "long.mp4", moving_square(600), options={"movflags": "+faststart"})
+    page = visit()
+    upload(page, long, "600 frames")
+    page.click("#find")
+    wait_for(lambda: len(list(home.rglob("soft-0/*.png"))) > 3, 240)
+    page.close()
+    counts = []
+    wait_for(lambda: counts.append(len(list(home.rglob("soft-0/*.png")))) or not files(home))
+    assert max(counts) < 600
+
+
+def test_bad_uploads_are_one_line(visit, clip, server, tmp_path):
+    page = visit()
+    (tmp_path / "broken.mp4").write_bytes(clip.read_bytes()[:60] + b"nothing" * 100)
+    upload(page, tmp_path / "broken.mp4", "broken.mp4")
+    (tmp_path / "broken.zip").write_bytes(b"PK\3\4" + bytes(40) + b"PK\5\6" + bytes(18))
+    upload(page, tmp_path / "broken.zip", "broken.zip")
+    write_video(tmp_path / "endless.mp4", moving_square(601))
+    upload(page, tmp_path / "endless.mp4", "endless.mp4: has 601 frames, this page takes at most 600; cut it")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("0.png", bytes(5_000_000))
+    upload(page, tmp_path / "bomb.zip", "bomb.zip: holds 5 MB, this page takes at most 4 MB unpacked")
+    alert = page.get_by_role("alert")
+    assert "\n" not in alert.inner_text().strip()
+    assert str(server[1]) not in alert.inner_text()
+    assert not page.locator("#find").is_enabled()
+    (tmp_path / "heavy.mp4").write_bytes(bytes(1_100_000))
+    page.set_input_files("#file input[type=file]", tmp_path / "heavy.mp4")
+    page.get_by_text("exceed the maximum allowed size of 1").wait_for()
+
+
+def test_a_phone(visit, clip):
+    page = visit(viewport={"width": 360, "height": 740}, has_touch=True, color_scheme="dark")
+    upload(page, clip, "clip:")
+    find(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    for name in ("Masks", "Cut-out, MOV"):
+        box = page.get_by_role("button", name=name, exact=True).bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 360
+
+
+def test_only_this_computer_under_its_own_name(server):
+    address, _ = server
+    with urllib.request.urlopen(address) as answer:
+        policy = answer.headers["content-security-policy"]
+        page = answer.read().decode()
+    assert re.match(r"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:;", policy)
+    assert '"analytics_enabled":false' in page.replace(" ", "")
+    assert address.startswith("http://127.0.0.1:")
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "elsewhere.example"}))
+
+
+def test_the_command(tmp_path):
+    """Says its address, refuses a port that is taken in one line, and leaves nothing after Ctrl-C."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    start = [sys.executable, "-c", "from hmhi_jax.cli import main; main()", "web", "--no-browser", "--port"]
+    with subprocess.Popen([*start, "0"], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        address = process.stdout.readline().split()[0]
+        assert list(tmp_path.glob("hmhi-web-*"))
+        port = address.rpartition(":")[2]
+        done = subprocess.run([*start, port], env=environment, capture_output=True, text=True, check=False)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    assert done.returncode == 2
+    assert re.fullmatch(rf"error: --port {port}: cannot be had .*\n", done.stderr)
+    assert not list(tmp_path.glob("hmhi-web-*"))
+
+
+def test_weights_that_are_not_there():
+    with pytest.raises(InputError, match="nowhere"), serve(weights="nowhere", port=0, max_megabytes=1, max_frames=1):
+        pass
