@@ -53,7 +53,8 @@ def main() -> None:
     mask, frame = masks[options.frame], frames[options.frame]
     failing = [*masks[: options.frame], np.zeros_like(mask)]
     *_, steady = clean_up(failing, CleanUp(steady=0.6), frames[: options.frame + 1])
-    shown = {"steady": side_by_side(frame, failing[-1], steady)}
+    small = [cv2.resize(x, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA) for x in (frame, failing[-1], steady)]
+    shown = {"steady": side_by_side(*small)}
     for step, change in {
         "min_area": CleanUp(min_area=2000),
         "fill_holes": CleanUp(fill_holes=2000),
