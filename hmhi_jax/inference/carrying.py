@@ -12,7 +12,7 @@ from hmhi_jax.data.flow import FlowRecipe, estimate_flow
 _SIDE = 384  # pixels on the longer side, at which motion is estimated: 5 ms a frame
 _LEAST = 12  # that the estimator takes
 _RECIPE = FlowRecipe(preset="fast")
-_ALIKE = 24.0  # grey levels by which a place may change and be the same place
+_ALIKE = 32.0  # grey levels by which a place may change and perhaps be the same place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Follower:
             return Motion(np.zeros((*size, 2), np.float32), np.zeros(size, np.float32), colour)
         flow = estimate_flow(colour, before, _RECIPE)
         change = cv2.absdiff(colour, _carried(before, flow, cv2.INTER_LINEAR)).max(-1).astype(np.float32)
-        trust = np.exp(-((cv2.blur(change, (3, 3)) / np.float32(_ALIKE)) ** 2))
+        trust = np.exp(-((cv2.blur(change, (5, 5)) / np.float32(_ALIKE)) ** 4))
         return Motion(flow, trust, colour)
 
     def state(self) -> dict[str, np.ndarray]:
