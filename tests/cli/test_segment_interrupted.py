@@ -20,6 +20,8 @@ import pytest
 from segment_results import frames_of, masks_of, refused, same_masks
 from small_videos import moving_square, write_video
 
+from hmhi_jax.data.ffmpeg import Decoder
+
 TESTS = Path(__file__).resolve().parents[1]
 
 
@@ -141,6 +143,30 @@ def test_a_saved_memory_is_used_only_where_it_fits(tmp_path, monkeypatch, hmhi, 
         assert (out / "overlay.mp4").read_bytes() == (alone / "overlay.mp4").read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["mov", "webm"])
+def test_videos_interrupted_go_on_to_the_same_bytes(tmp_path, monkeypatch, hmhi, weights, clip, kind):
+    from hmhi_jax.inference import video_job
+
+    def stopping(video, frames, *arguments):
+        for frame in frames:
+            if frame.index == 9:
+                raise KeyboardInterrupt
+            yield frame
+
+    for name in ("broken", "whole"):
+        command = (clip, "-o", tmp_path / f"{name}.{kind}", "--weights", weights, "--save-every", 4, "--matte")
+        if name == "broken":
+            with monkeypatch.context() as patched:
+                patched.setattr(video_job, "_until", stopping)
+                assert hmhi(*command)[0] == 130
+            assert not (tmp_path / f"broken.{kind}").exists()
+        assert hmhi(*command)[0] == 0
+        summary = json.loads((tmp_path / f"{name}.{kind}.results/summary.json").read_text())
+        assert (summary["resumed_at"] > 0) == (name == "broken")
+    for name in (f"broken.{kind}", f"broken.{kind}.results/matte.mp4"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("broken", "whole")).read_bytes()
+
+
 def test_two_commands_on_one_folder(tmp_path, hmhi, weights):
     clip = write_video(tmp_path / "long.mp4", moving_square(150))
     out = tmp_path / "out"
@@ -174,17 +200,21 @@ def test_full_disk(tmp_path, small_disk, hmhi, weights):
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 255, (96, 160, 3), dtype=np.uint8) for _ in range(40)]
     clip = write_video(tmp_path / "clip.mkv", noise)
-    out = small_disk / "out"
-    command = (clip, "-o", out, "--weights", weights, "--save-every", 10)
-    (small_disk / "ballast").write_bytes(b"0" * 250_000)
+    cut, out = small_disk / "cut.mov", small_disk / "cut.mov.results"
+    command = (clip, "-o", cut, "--weights", weights, "--save-every", 10)
+    (small_disk / "ballast").write_bytes(b"0" * 100_000)
     refused(hmhi(*command), r"cannot be written \(No space left on device\); free some space")
+    assert not cut.exists()
     assert not (out / "summary.json").exists()
+    (part,) = (out / ".unfinished").glob("cutout-*.mov")  # in the middle of a container: what was written plays
+    with av.open(str(part)) as container:
+        assert sum(1 for _ in Decoder(container, container.streams.video[0]).frames()) >= 1
     for path in (out / "masks").iterdir():
         assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (96, 160)
     (small_disk / "ballast").unlink()
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
     assert hmhi(*command)[0] == 0
-    assert len(masks_of(out)) == 40
+    assert len(masks_of(out)) == frames_of(cut) == 40
 
 
 def test_a_disk_that_fills_up(tmp_path, monkeypatch, hmhi, weights, clip):
