@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import io
 import queue
 import shlex
 import signal
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hmhi_jax import __version__
 from hmhi_jax.data.ffmpeg import without_password
@@ -66,6 +67,9 @@ def run(
     for kind, lines in (("note", found.notes), ("error", found.failures)):
         for line in lines:
             print(f"{kind}: {line}", file=sys.stderr)
+    if not mine:
+        print(f"shard {sources.shard}: has none of the {len(videos)} videos that can be segmented")
+        return not found.failures
     exported = (Path(weights).expanduser() / "export.json").is_file()
     source = Path(weights).expanduser() if exported else find_weights(weights)
     network = flow_weights_file(flow, flow_weights, flow_iterations)
@@ -164,7 +168,7 @@ def _run(
     flows: "dict[str, FlowFolder]",
     about: dict[str, Any],
     devices: int | None,
-    masks: BinaryIO | None = None,
+    masks: io.BufferedIOBase | None = None,
 ) -> bool:
     """Do the tasks, several at once where there are several devices or a device does well with several `lanes`.
     `masks` takes those of one video, which has no folder then.
