@@ -15,12 +15,14 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.data.shots import LEAST_LIKENESS, likeness
 
 BIKES = (30, 76, 137, 187, 242)  # frames with which a shot begins, found by eye
+SIZE = (428, 240)  # (width, height) of what is put together
 CLIPS = ("bigbuckbunny.mp4", "carphone_pristine.mp4")  # one shot each
 
 Pictures = list[np.ndarray]
@@ -34,22 +36,19 @@ def pictures_of(path: Path) -> Pictures:
 def put_together(shots: Sequence[Pictures], count: int, seed: int, step: int = 1) -> tuple[Pictures, list[int]]:
     """Pieces of 4 to 30 frames, never two of one shot in turn, and the frames with which they begin."""
     draw, film, cuts, last = random.Random(seed), [], [], None
-    size = shots[0][0].shape[:2]
     for _ in range(count):
         shot = draw.choice([each for each in range(len(shots)) if each != last])
         pictures = shots[shot][::step]
         length = min(len(pictures), draw.randint(4, 30))
         begin = draw.randint(0, len(pictures) - length)
         cuts.append(len(film))
-        film += [fitted(picture, size) for picture in pictures[begin : begin + length]]
+        film += [fitted(picture) for picture in pictures[begin : begin + length]]
         last = shot
     return film, cuts[1:]
 
 
-def fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    import cv2
-
-    return picture if picture.shape[:2] == size else cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
+def fitted(picture: np.ndarray) -> np.ndarray:
+    return cv2.resize(picture, SIZE, interpolation=cv2.INTER_AREA)
 
 
 def lit(film: Iterable[np.ndarray], gain: Callable[[int], float], noise: float = 0) -> Pictures:

@@ -1,10 +1,17 @@
-"""What tests of `hmhi segment` ask of a finished or refused command."""
+"""What tests of `hmhi segment` ask of a finished or refused command, and how they start one."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import av
 import cv2
+import jax
 import numpy as np
+
+TESTS = Path(__file__).resolve().parent
 
 
 def refused(outcome, message):
@@ -27,3 +34,17 @@ def same_masks(one, other):
 def frames_of(path):
     with av.open(str(path)) as container:
         return sum(1 for _ in container.decode(video=0))
+
+
+def start(*arguments, text=True, **streams):
+    """The command in a process of its own."""
+    code = (
+        # Whoever runs the tests in the background may have them ignore SIGINT, which children inherit.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"import sys; sys.path.insert(0, {str(TESTS)!r}); import small_network; from hmhi_jax.cli import main; main()"
+    )
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "segment", *map(str, arguments)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=text, **streams,
+    )  # fmt: skip

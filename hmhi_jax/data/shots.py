@@ -6,10 +6,10 @@ from jaxtyping import Float, UInt8
 
 _SIZE = (64, 96)  # (height, width) at which pictures are compared; noise is averaged away, moving things are still seen
 _DETAIL = 4.0  # deviation in pixels of what counts as detail; light that changes at large scale does not
-_NOISE = 24.0  # variance of detail, in grey levels, below which there is nothing to compare
+_NOISE = 4.0  # variance of detail, in grey levels, below which there is nothing to compare
 _CHANNELS = np.float32([1, 2, 2])  # weights of luma and the two chromas, which vary less
-# By benchmarks/cuts.py: pictures of different shots reach 0.29, neighbours in a shot are at least 0.75 alike, and at
-# least 0.43 where two of three frames are left out.
+# By benchmarks/cuts.py: pictures on either side of a cut reach 0.29, neighbours in a shot are at least 0.73 alike, and
+# at least 0.40 where two of three frames are left out.
 LEAST_LIKENESS = 0.4
 
 

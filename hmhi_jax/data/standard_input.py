@@ -1,10 +1,11 @@
 """Videos on standard input: raw pictures without a header, and what FFmpeg knows by its header, such as YUV4MPEG2."""
 
 import dataclasses
+import io
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -58,17 +59,16 @@ class StandardInput(Video):
 class _Raw:
     sample_aspect_ratio = Fraction(1)
 
-    def __init__(self, stream: BinaryIO, raw: RawPictures) -> None:
+    def __init__(self, stream: io.BufferedIOBase, raw: RawPictures) -> None:
         self.size, self.frame_rate, self._stream = raw.size, raw.rate, stream
         check_size(raw.size, f"--size: a picture on {PATH}")
         self._bytes = 3 * raw.size[0] * raw.size[1]
         self._data = stream.read(self._bytes)
-        of_size = f"{self._bytes} bytes of {raw.size[1]} x {raw.size[0]} pixels of 8-bit RGB"
+        self._of_size = f"{self._bytes} bytes, {raw.size[1]} x {raw.size[0]} pixels of 8-bit RGB"
         if self._data.startswith(b"YUV4MPEG2"):
             raise InputError(f"{PATH}: is YUV4MPEG2, which says its size and rate itself; leave --rate out")
         if len(self._data) < self._bytes:
-            raise InputError(f"{PATH}: holds {len(self._data)} bytes, expected at least a frame, {of_size}")
-        self._of_size = of_size
+            raise InputError(f"{PATH}: holds {len(self._data)} bytes, expected at least a frame, {self._of_size}")
 
     def pictures(self) -> Iterator[np.ndarray]:
         while len(self._data) == self._bytes:
@@ -78,11 +78,11 @@ class _Raw:
     def ending(self) -> str | None:
         if not self._data:
             return None
-        return f"ends in the middle of a frame, after {len(self._data)} of {self._of_size}; is --size right?"
+        return f"ends in the middle of a frame, after {len(self._data)} of {self._of_size} (is --size right?)"
 
 
 class _Contained:
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: io.BufferedIOBase) -> None:
         self._bytes = _Counted(stream)
         self._container = open_container(PATH, opened=self._bytes)
         stream = video_stream(self._container, PATH)
@@ -116,7 +116,7 @@ class _Counted:
     """A stream as FFmpeg reads it: what is there so far, not waiting for more. Counts the bytes, and those of its first
     line."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream = stream
         self.count = self.header = 0
 

@@ -1,11 +1,11 @@
 """Masks as raw frames on standard output, for the next program of a pipe."""
 
 import contextlib
+import io
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from hmhi_jax.inference.writers import fit_overlay
 
 
 @contextlib.contextmanager
-def standard_output() -> Iterator[BinaryIO]:
+def standard_output() -> Iterator[io.BufferedIOBase]:
     """Standard output for masks alone: whatever else is printed while the block runs goes to standard error."""
     sys.stdout.flush()
     kept = os.dup(1)
@@ -41,7 +41,7 @@ def write_masks(
     segmenter: VideoSegmenter,
     options: JobOptions,
     flow: FlowFolder | None,
-    masks: BinaryIO,
+    masks: io.BufferedIOBase,
     on_progress: Callable[[int], None],
     stop: threading.Event,
 ) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import io
 import queue
 import shlex
 import signal
@@ -12,7 +13,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hmhi_jax import __version__, kept_programs
 from hmhi_jax.data.ffmpeg import without_password
@@ -74,6 +75,9 @@ def run(
     for kind, lines in (("note", found.notes), ("error", found.failures)):
         for line in lines:
             print(f"{kind}: {line}", file=sys.stderr)
+    if not mine:
+        print(f"shard {sources.shard}: has none of the {len(videos)} videos that can be segmented")
+        return 1 if found.failures else 0
     piped = str(out) == "-"
     out, outputs = place_outputs(out, outputs, len(videos))
     overlay = outputs.file is None if overlay is None else overlay
@@ -194,7 +198,7 @@ def _run(
     flows: "dict[str, FlowFolder]",
     about: dict[str, Any],
     devices: int | None,
-    masks: BinaryIO | None = None,
+    masks: io.BufferedIOBase | None = None,
 ) -> list[str | None]:
     """Do the tasks, several at once where there are several devices or a device does well with several `lanes`.
     `masks` takes those of one video, which has no folder then.

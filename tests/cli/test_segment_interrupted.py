@@ -7,36 +7,18 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import av
 import cv2
-import jax
 import numpy as np
 import pytest
-from segment_results import frames_of, masks_of, refused, same_masks
+from segment_results import frames_of, masks_of, refused, same_masks, start
 from small_videos import moving_square, write_video
 
 from hmhi_jax.data.ffmpeg import Decoder
-
-TESTS = Path(__file__).resolve().parents[1]
-
-
-def start(*arguments):
-    """The command in a process of its own."""
-    code = (
-        # Whoever runs the tests in the background may have them ignore SIGINT, which children inherit.
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f"import sys; sys.path.insert(0, {str(TESTS)!r}); import small_network; from hmhi_jax.cli import main; main()"
-    )
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "segment", *map(str, arguments)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
 
 
 def test_ctrl_c_finishes_a_camera(tmp_path, weights):
