@@ -66,7 +66,7 @@ print(json.dumps({"import": imported, "rounds": rounds, "peak": peak}))
 
 def recipe_checkpoint(path: Path) -> None:
     """Recipe weights of mit_b1 as the release saves them."""
-    from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
+    from hmhi_jax.interop.conversion import write_torch_checkpoint
     from hmhi_jax.interop.torch_weights import expected_entries, from_torch, to_torch
     from hmhi_jax.models import build_model
     from hmhi_jax.tools.compare.sides import recipe_state_dict

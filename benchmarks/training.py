@@ -171,7 +171,7 @@ def _release(arguments: argparse.Namespace, folder: Path, clip: dict, model: dic
     """The release's side, with weights of this project's own initialisation."""
     from hmhi_jax.data.preprocessing import normalise
     from hmhi_jax.interop import to_torch
-    from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
+    from hmhi_jax.interop.conversion import write_torch_checkpoint
     from hmhi_jax.models import build_model
 
     write_torch_checkpoint(folder / "weights.pth", {"network": to_torch(build_model(**model), variables)})

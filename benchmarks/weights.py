@@ -25,7 +25,7 @@ from rich.progress import track
 from hmhi_jax import process
 from hmhi_jax.data.layouts import Dataset, open_dataset
 from hmhi_jax.evaluation import evaluate_uvos
-from hmhi_jax.evaluation.region_and_boundary import jaccard
+from hmhi_jax.evaluation.measures import jaccard
 from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.interop.weights import load_weights
 from hmhi_jax.models import build_model

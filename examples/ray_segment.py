@@ -59,7 +59,7 @@ def main() -> None:
             fn_constructor_args=(given.weights, str(given.out.resolve())),
             concurrency=given.workers,
             num_gpus=given.gpus,
-        )  # fmt: skip
+        )
         .take_all()
     )
     errors = [row["error"] for row in done if row["error"]] + found.failures

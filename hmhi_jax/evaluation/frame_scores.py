@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float, UInt8
 from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.data.pictures import Picture
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation import saliency
+from hmhi_jax.evaluation import measures as formulas
+from hmhi_jax.evaluation.measures import boundary_f, jaccard
 from hmhi_jax.evaluation.pictures import (
     FOREGROUND_ABOVE,
     read_as,
@@ -26,7 +27,6 @@ from hmhi_jax.evaluation.pictures import (
     resize_prediction,
     understand_prediction,
 )
-from hmhi_jax.evaluation.region_and_boundary import boundary_f, jaccard
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def score_arrays(
     if measures.vsod or measures.extra:
         half = grey >= 128
         if measures.vsod:
-            histograms = saliency.quadrant_histograms(prediction, half)
+            histograms = formulas.quadrant_histograms(prediction, half)
             histogram = histograms.sum(axis=0)
-            values["MAE"] = saliency.mean_absolute_error(histogram)
-            values["S"] = saliency.s_measure(histograms, half.shape, saliency.centroid(half))
-            f_curve = saliency.f_curve(histogram).astype(np.float32)
-            e_curve = saliency.e_curve(histogram).astype(np.float32)
+            values["MAE"] = formulas.mean_absolute_error(histogram)
+            values["S"] = formulas.s_measure(histograms, half.shape, formulas.centroid(half))
+            f_curve = formulas.f_curve(histogram).astype(np.float32)
+            e_curve = formulas.e_curve(histogram).astype(np.float32)
         if measures.extra:
-            values |= saliency.extra_measures(prediction, half)
+            values |= formulas.extra_measures(prediction, half)
     return FrameScore(values, f_curve, e_curve)
 
 

@@ -256,9 +256,13 @@ def _partner_videos(truths: Sequence[str], predictions: dict[str, list[Path]]) -
 
 def _shift(frames: Sequence[str], predictions: Sequence[str]) -> int:
     """By how much the predictions' numbers are all off those of the frames; 0 if they are not, or not all by one."""
-    pairs = [(last_number(frame), last_number(name)) for frame, name in zip(frames, predictions, strict=False)]
-    shifts = {None if None in pair else pair[1] - pair[0] for pair in pairs}
-    return (shifts.pop() or 0) if len(frames) == len(predictions) and len(shifts) == 1 else 0
+    if len(frames) != len(predictions):
+        return 0
+    shifts = set()
+    for frame, name in zip(frames, predictions, strict=True):
+        number, other = last_number(frame), last_number(name)
+        shifts.add(0 if number is None or other is None else other - number)
+    return shifts.pop() if len(shifts) == 1 else 0
 
 
 def _pair_frames(video: str, annotated: _Truths, predictions: list[Path]) -> tuple[VideoPair, list[Remark]]:

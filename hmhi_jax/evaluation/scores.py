@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from hmhi_jax.evaluation.measures import decay, recall
 from hmhi_jax.evaluation.pairing import FramePair, Remark, VideoPair
 from hmhi_jax.evaluation.protocols import Protocol
-from hmhi_jax.evaluation.region_and_boundary import decay, recall
 
 
 @dataclass(frozen=True)

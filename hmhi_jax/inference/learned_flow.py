@@ -24,8 +24,7 @@ from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.flow_models import RAFT, build_flow_model
 from hmhi_jax.flow_models.estimation import check_sizes, cropped, draw_pictures, prepared, shorter_flow, without_camera
-from hmhi_jax.interop.flow_files import load_flow_weights
-from hmhi_jax.interop.flow_weights import weights_digest
+from hmhi_jax.interop.flow_weights import load_flow_weights, weights_digest
 from hmhi_jax.kernels.precision import DTYPES
 
 ITERATIONS = 12
@@ -81,7 +80,7 @@ class LearnedFlow:
         """A flow network from weights: a file, or a name that stands for one in PyTorch's hub cache.
 
         Args:
-            weights: see `interop.flow_files.find_flow_weights`.
+            weights: see `interop.flow_weights.find_flow_weights`.
             recipe: what to follow. Of the estimator raft, weights of another checksum are refused; of another
                 estimator, everything but the estimator is kept.
             iterations: instead of the recipe's; 12 where it says none.

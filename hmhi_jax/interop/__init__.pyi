@@ -1,5 +1,4 @@
-from .flow_files import load_flow_weights
-from .flow_weights import flow_from_torch, flow_to_torch
+from .flow_weights import flow_from_torch, flow_to_torch, load_flow_weights
 from .torch_weights import from_torch, to_torch
 from .weights import load_weights, save_weights
 

@@ -26,7 +26,7 @@ def flow_weights_file(flow: str, weights: str | None, iterations: int | None) ->
             if value is not None:
                 raise InputError(f"{option} {value}: is for '--flow raft', but flow is {flow!r}")
         return None
-    from hmhi_jax.interop.flow_files import find_flow_weights
+    from hmhi_jax.interop.flow_weights import find_flow_weights
 
     return find_flow_weights(weights or "raft_large")
 

@@ -10,7 +10,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import write_export
 from hmhi_jax.inference.segmenter import checked_size
 from hmhi_jax.interop.conversion import format_of, header_of, write_weights
-from hmhi_jax.interop.flow_files import FlowSource, find_flow_weights, identify_flow, is_flow_name, write_flow_weights
+from hmhi_jax.interop.flow_weights import FlowSource, find_flow_weights, identify_flow, is_flow_name, write_flow_weights
 from hmhi_jax.interop.identify import Identity, identify
 from hmhi_jax.interop.shapes import Fit, not_finite
 from hmhi_jax.interop.weight_sources import read_source

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from hmhi_jax.cli import app
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
+from hmhi_jax.interop.conversion import write_torch_checkpoint
 from hmhi_jax.interop.torch_weights import expected_entries
 from hmhi_jax.models import build_model
 from hmhi_jax.tools.compare import sides as compare_sides

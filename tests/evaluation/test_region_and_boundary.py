@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmhi_jax.evaluation.region_and_boundary import boundary_f, boundary_map, decay, jaccard, recall
+from hmhi_jax.evaluation.measures import boundary_f, boundary_map, decay, jaccard, recall
 
 masks = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(lambda shape: arrays.arrays(bool, shape))
 pairs = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(

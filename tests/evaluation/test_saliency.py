@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hmhi_jax.evaluation import saliency
-from hmhi_jax.evaluation.saliency import EXTRA_MEASURES, extra_measures
+from hmhi_jax.evaluation import measures as saliency
+from hmhi_jax.evaluation.measures import EXTRA_MEASURES, extra_measures
 
 shapes = st.tuples(st.integers(2, 12), st.integers(2, 12))
 frames = shapes.flatmap(lambda shape: st.tuples(arrays.arrays(np.uint8, shape), arrays.arrays(bool, shape)))

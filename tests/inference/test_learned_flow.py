@@ -20,7 +20,7 @@ from hmhi_jax.flow_models import estimate_flow as network_flow
 from hmhi_jax.inference.dataset import DatasetPredictor
 from hmhi_jax.inference.learned_flow import LearnedFlow
 from hmhi_jax.inference.segmenter import VideoSegmenter
-from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
+from hmhi_jax.interop.conversion import write_torch_checkpoint
 
 SIZE = (128, 136)
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from hmhi_jax.cli import app
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop import load_weights
+from hmhi_jax.interop.conversion import write_torch_checkpoint
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
-from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.torch_weights import UNUSED, expected_encoder_entries, expected_entries, from_torch, to_torch
 from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.models import build_model

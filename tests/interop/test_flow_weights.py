@@ -12,9 +12,8 @@ from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.flow_models import build_flow_model
 from hmhi_jax.interop import flow_from_torch, flow_to_torch, load_flow_weights
-from hmhi_jax.interop.flow_files import find_flow_weights
-from hmhi_jax.interop.flow_weights import expected_flow_entries, weights_digest
-from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
+from hmhi_jax.interop.conversion import write_torch_checkpoint
+from hmhi_jax.interop.flow_weights import expected_flow_entries, find_flow_weights, weights_digest
 
 BLOCK = r"layer\d\.\d"
 

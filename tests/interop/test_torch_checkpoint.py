@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.interop.conversion import write_torch_checkpoint
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
-from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.torch_pickle import TorchDtype
 
 DATA = Path(__file__).parent / "data"

@@ -13,9 +13,9 @@ from small_videos import ARGUMENTS, network, save_network
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop import load_weights, to_torch
+from hmhi_jax.interop.conversion import write_torch_checkpoint
 from hmhi_jax.interop.identify import identify
 from hmhi_jax.interop.shapes import not_finite
-from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.weight_sources import read_source
 
 NET = {"decode_head.cbam1.conv1.conv.weight": np.float32([[1, 2]]), "backbone.norm1.weight": np.float32([3])}

@@ -15,9 +15,8 @@ from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, resize_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.learned_flow import flow_source, picture_from
-from hmhi_jax.interop.conversion import variables_of
+from hmhi_jax.interop.conversion import variables_of, write_torch_checkpoint
 from hmhi_jax.interop.identify import identify
-from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
 from hmhi_jax.interop.torch_weights import expected_entries, from_torch, to_torch
 from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.models import build_model

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
+from hmhi_jax.interop.conversion import write_torch_checkpoint
 from hmhi_jax.interop.torch_weights import from_torch, to_torch, torch_name
 from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.models import build_model, frame
