@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hmhi_jax.evaluation.region_and_boundary import jaccard
+from hmhi_jax.evaluation.measures import jaccard
 from hmhi_jax.inference.refinement import LIMIT, RADIUS, guide_of, refine
 
 SMALL, FULL = (48, 80), (192, 320)
