@@ -56,10 +56,10 @@ def available_memory() -> float:
     free = float("inf")
     try:
         meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(meminfo["MemAvailable"].split()[0]) * 1024
+        free = 1024.0 * int(meminfo["MemAvailable"].split()[0])
         group = Path("/sys/fs/cgroup")
         used = int((group / "memory.current").read_text())
-        free = min(free, int((group / "memory.max").read_text()) - used)
+        free = min(free, float((group / "memory.max").read_text()) - used)
     except (OSError, ValueError, KeyError):  # no such file, or "max"
         pass
     return free
