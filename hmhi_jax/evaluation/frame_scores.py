@@ -159,15 +159,8 @@ def score_all(
         ) from error
 
 
-def _scored(
-    index: int,
-    prediction: Picture,
-    truth: Picture,
-    readings: tuple[str, ...],
-    measures: Measures,
-    void_label: VoidLabel,
-) -> tuple[int, FrameResult]:
-    return index, score_files(prediction, truth, readings, measures, void_label)
+def _scored(index: int, *arguments) -> tuple[int, FrameResult]:
+    return index, score_files(*arguments)
 
 
 def _in_process(*arguments) -> tuple[int, FrameResult]:

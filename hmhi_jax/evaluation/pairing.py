@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hmhi_jax.complete_files import readable
 from hmhi_jax.data.layout_rules import LAYOUTS
 from hmhi_jax.data.layouts import Dataset, open_dataset
 from hmhi_jax.data.natural_order import last_number, natural_key
@@ -215,10 +216,8 @@ def _result_pictures(folder: Path) -> list[Path]:
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    try:
+    with readable(folder):
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"{folder}: the folder cannot be read ({error.strerror})") from error
 
 
 def _pictures_in(folder: Path) -> list[Path]:

@@ -34,16 +34,13 @@ def write_torch_checkpoint(path: str | os.PathLike[str], value: Mapping[str, Any
     storages: list[np.ndarray] = []
     pickle = b"\x80\x02" + b"".join(_pickled(value, storages)) + b"."
     root = "archive"
-    try:
-        with completed(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            archive.writestr(f"{root}/data.pkl", pickle)
-            archive.writestr(f"{root}/byteorder", b"little")
-            for index, array in enumerate(storages):
-                little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-                _write_aligned(archive, f"{root}/data/{index}", memoryview(little.reshape(-1).view(np.uint8)))
-            archive.writestr(f"{root}/version", b"3\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    with completed(path, advice="") as partial, zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
+        archive.writestr(f"{root}/data.pkl", pickle)
+        archive.writestr(f"{root}/byteorder", b"little")
+        for index, array in enumerate(storages):
+            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            _write_aligned(archive, f"{root}/data/{index}", memoryview(little.reshape(-1).view(np.uint8)))
+        archive.writestr(f"{root}/version", b"3\n")
 
 
 def _pickled(value: Any, storages: list[np.ndarray]) -> Iterator[bytes]:
@@ -220,8 +217,5 @@ def write_orbax(target: Path, variables: Mapping[str, Any], header: Mapping[str,
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: exists already; name a folder that does not, or remove it")
     parts = {ORBAX_VARIABLES: ocp.args.StandardSave(dict(variables)), ORBAX_HEADER: ocp.args.JsonSave(dict(header))}
-    try:
-        with completed(target) as partial, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            checkpointer.save(partial, args=ocp.args.Composite(**parts))
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from error
+    with completed(target, advice="") as partial, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(partial, args=ocp.args.Composite(**parts))

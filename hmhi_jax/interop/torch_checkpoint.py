@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from hmhi_jax.complete_files import readable
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.torch_pickle import (
     Constant,
@@ -168,12 +169,9 @@ def read_torch_checkpoint(path: str | os.PathLike[str], *, verify: bool = False)
 
 def _mapped(path: Path) -> mmap.mmap | bytes:
     """The file's content; an empty file cannot be mapped."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    with readable(path), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
 
 
 class _Archive:

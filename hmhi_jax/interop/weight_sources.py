@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hmhi_jax.complete_files import readable
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.shapes import leaves_by_path
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
@@ -81,11 +82,8 @@ def kind_of(path: Path) -> str:
     """ "folder", "safetensors", "npz" or "torch", by the first bytes. Raises `InputError`."""
     if path.is_dir():
         return "folder"
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    with readable(path), path.open("rb") as file:
+        head = file.read(16)
     if head[8:9] == b"{":
         return "safetensors"
     if head.startswith(b"\x89HDF"):

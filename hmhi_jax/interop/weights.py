@@ -120,7 +120,7 @@ def save_weights(
     `InputError` if the file cannot be written.
     """
     header = {
-        "model": {name: _plain(value) for name, value in model_arguments.items()},
+        "model": dict(model_arguments),
         "input_size": list(input_size),
         "flow": json.loads(flow_recipe.to_json()),
         "extra": dict(extra or {}),
@@ -132,14 +132,12 @@ def write_arrays(path: Path, kind: str, arrays: Mapping[str, np.ndarray], header
     """Write named arrays and what they say about themselves as "safetensors" or "npz". Raises `InputError`."""
     from safetensors.numpy import save
 
-    try:
-        with completed(path) as partial, partial.open("wb") as file:
-            if kind == "npz":
-                np.savez(file, **{METADATA: np.asarray(json.dumps(header))}, **arrays)
-            else:
-                file.write(save(dict(arrays), metadata={"hmhi": json.dumps(header)}))
-    except OSError as error:
-        raise InputError(f"{path}: weights cannot be written ({error.strerror or error})") from error
+    text = json.dumps(header, default=lambda value: np.dtype(value).name)  # a model's `dtype` by its name
+    with completed(path, advice="") as partial, partial.open("wb") as file:
+        if kind == "npz":
+            np.savez(file, **{METADATA: np.asarray(text)}, **arrays)
+        else:
+            file.write(save(dict(arrays), metadata={"hmhi": text}))
 
 
 def load_weights(name_or_path: str | Path) -> Weights:
@@ -177,12 +175,3 @@ def load_weights(name_or_path: str | Path) -> Weights:
         raise InputError(f"{path}: {error}") from error
     arrays = {name: as_float32(array) for name, array in source.entries.items()}
     return Weights(model, arrays, size, recipe, dict(source.header.get("extra", {})), path)
-
-
-def _plain(value: Any) -> Any:
-    """A model argument as JSON: dtypes by their names."""
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return np.dtype(value).name

@@ -91,12 +91,7 @@ def attend_by_head(
 
 
 def _attend_matrix(
-    dropout_rate: float,
-    q: Float[Array, "N d"],
-    k: Float[Array, "M d"],
-    v: Float[Array, "M e"],
-    limit: Array | None,
-    key: DropoutKey,
+    dropout_rate: float, q: Array, k: Array, v: Array, limit: Array | None, key: DropoutKey
 ) -> Float[Array, "N e"]:
     """One head of one row."""
     q = q * q.shape[-1] ** -0.5

@@ -192,12 +192,7 @@ def _enlarged_source(small: Float[Array, "B h w C"]) -> _Source:
 
 
 def _enlarged_tiles(
-    high_weights: Float[np.ndarray, "6 6 _"],
-    wide_weights: Float[np.ndarray, "6 6 _"],
-    padded: Float[Array, "B h w C"],
-    first: int,
-    rows: int,
-    columns: int,
+    high_weights: np.ndarray, wide_weights: np.ndarray, padded: Array, first: int, rows: int, columns: int
 ) -> list[Float[Array, "6 T C"]]:
     def evaluate(weights: np.ndarray, taps: list[Array], axis: int) -> list[Array]:
         shape = [1] * taps[0].ndim

@@ -142,16 +142,8 @@ def make_train_step(
 
     def gradients(params: Any, batch_stats: Any, batch: Batch, key: Array | None):
         def loss(params: Any):
-            return batch_loss(
-                model,
-                held(params, frozen),
-                batch_stats,
-                batch,
-                key,
-                checkpoint=checkpoint,
-                unroll=unroll,
-                map_weight=map_weight,
-            )
+            how = {"checkpoint": checkpoint, "unroll": unroll, "map_weight": map_weight}
+            return batch_loss(model, held(params, frozen), batch_stats, batch, key, **how)
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 

@@ -28,7 +28,9 @@ def test_halved_order():
 
 def test_rotating_halves_is_rotating_pairs():
     x = jax.random.normal(jax.random.key(0), (2, 15, 8))
-    np.testing.assert_allclose(rotate_halves(halved(x), (3, 5)), halved(pairs_turned(np.asarray(x), (3, 5))), atol=1e-6)
+    np.testing.assert_allclose(
+        rotate_halves(halved(x), (3, 5)), halved(jnp.asarray(pairs_turned(np.asarray(x), (3, 5)))), atol=1e-6
+    )
 
 
 def test_rotation_is_relative():

@@ -151,9 +151,6 @@ def _write(runs: Sequence[Run], folder: Path, page: Page) -> Path:
         "scores.md": scores_markdown(runs),
         "report.html": render(page),
     }
-    try:
-        for name, text in files.items():
-            write_text(folder / name, text)
-    except OSError as error:
-        raise InputError(f"{folder}: the report cannot be written ({error.strerror}); choose another folder") from error
+    for name, text in files.items():
+        write_text(folder / name, text, advice="choose another folder")
     return folder / "report.html"

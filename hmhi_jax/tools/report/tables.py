@@ -11,6 +11,7 @@ import numpy as np
 
 from hmhi_jax.evaluation.protocols import better, display_name
 from hmhi_jax.evaluation.scores import Scores, VideoScores
+from hmhi_jax.tools.pages import six_digits
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,22 @@ def scores_csv(runs: Sequence[Run]) -> str:
     rows = []
     for run, found in all_scores:
         start = run.name, found.protocol.name, found.reading
-        rows.append([*start, "data set", "", found.frame_count, *(_csv(found.figures.get(name)) for name in figures)])
+        rows.append(
+            [
+                *start,
+                "data set",
+                "",
+                found.frame_count,
+                *(six_digits(found.figures.get(name, math.nan)) for name in figures),
+            ]
+        )
         for name, values in found.classes.items():
-            rows.append([*start, "class", name, "", *(_csv(values.get(figure)) for figure in figures)])
+            rows.append([*start, "class", name, "", *(six_digits(values.get(figure, math.nan)) for figure in figures)])
         for name, video in found.videos.items():
             count = int(video.scored.sum())
-            rows.append([*start, "video", name, count, *(_csv(video.figures.get(figure)) for figure in figures)])
+            rows.append(
+                [*start, "video", name, count, *(six_digits(video.figures.get(figure, math.nan)) for figure in figures)]
+            )
     return _write_csv(["run", "protocol", "reading", "level", "name", "frames", *figures], rows)
 
 
@@ -54,12 +65,8 @@ def frames_csv(runs: Sequence[Run]) -> str:
                     row = frames.setdefault((run.name, found.reading, name, frame), {})
                     row |= {measure: float(values[i]) for measure, values in video.per_frame.items()}
     measures = list(dict.fromkeys(measure for row in frames.values() for measure in row))
-    rows = [[*key, *(_csv(row.get(measure)) for measure in measures)] for key, row in frames.items()]
+    rows = [[*key, *(six_digits(row.get(measure, math.nan)) for measure in measures)] for key, row in frames.items()]
     return _write_csv(["run", "reading", "video", "frame", *measures], rows)
-
-
-def _csv(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.6f}"
 
 
 def _write_csv(header: list[str], rows: list[list]) -> str:
@@ -81,7 +88,7 @@ def scores_markdown(runs: Sequence[Run]) -> str:
             + (f" (incomplete: {', '.join(gaps)})" if gaps else "")
             + "\n"
         )
-        figures = [name for name in (*first.protocol.headline, *_other_figures(first)) if name in first.figures]
+        figures = [n for n in ordered_figures(first) if n in first.protocol.headline or "class" not in n]
         parts.append(_markdown_table("method", [(run.name, found.figures) for run, found in members], figures))
         if first.classes:
             names = list(first.classes)
@@ -94,10 +101,6 @@ def scores_markdown(runs: Sequence[Run]) -> str:
     return "\n".join(parts)
 
 
-def _other_figures(scores: Scores) -> list[str]:
-    return [name for name in scores.figures if name not in scores.protocol.headline and "class" not in name]
-
-
 def _markdown_table(corner: str, rows: Sequence[tuple[str, dict[str, float]]], figures: Sequence[str]) -> str:
     lines = [
         "| " + " | ".join([corner, *map(display_name, figures)]) + " |",
@@ -106,11 +109,9 @@ def _markdown_table(corner: str, rows: Sequence[tuple[str, dict[str, float]]], f
     for name, values in rows:
         cells = []
         for figure in figures:
-            value = values.get(figure, math.nan)
+            value, column = values.get(figure, math.nan), [other.get(figure, math.nan) for _, other in rows]
             text = "" if math.isnan(value) else f"{value:.3f}"
-            others = [other.get(figure, math.nan) for label, other in rows if label != name]
-            beaten = any(better(figure, other, value) for other in others)
-            cells.append(f"**{text}**" if len(rows) > 1 and text and not beaten else text)
+            cells.append(f"**{text}**" if is_best(figure, value, column) else text)
         lines.append("| " + " | ".join([name.replace("|", "\\|"), *cells]) + " |")
     return "\n".join(lines) + "\n"
 

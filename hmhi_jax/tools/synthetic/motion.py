@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from hmhi_jax.tools.synthetic.shapes import Matrix, rotation, scaling, translation
+from hmhi_jax.tools.synthetic.shapes import Matrix, Number, rotation, scaling, translation
 
 Vector = Float[np.ndarray, "2"]
 
 
-def log_uniform(rng: np.random.Generator, low: float | int, high: float | int) -> float:
+def log_uniform(rng: np.random.Generator, low: Number, high: Number) -> float:
     """A number between the two whose logarithm is uniform."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
@@ -24,14 +24,7 @@ class Wander:
     phases: Float[np.ndarray, "k c"]
 
     @classmethod
-    def draw(
-        cls,
-        rng: np.random.Generator,
-        strength: float | int,
-        slowest: float | int,
-        fastest: float | int,
-        coordinates: int = 2,
-    ):
+    def draw(cls, rng: np.random.Generator, strength: Number, slowest: Number, fastest: Number, coordinates: int = 2):
         """Periods between `fastest` and `slowest` frames."""
         rates = 2 * np.pi / np.exp(rng.uniform(np.log(fastest), np.log(slowest), 3))
         amplitudes = rng.normal(0, strength * 0.8, (3, coordinates))
@@ -134,11 +127,7 @@ class Camera:
 
 
 def draw_camera(
-    rng: np.random.Generator,
-    size: tuple[int, int],
-    middle: float,
-    follows: ObjectMotion | None,
-    disparity: float,
+    rng: np.random.Generator, size: tuple[int, int], middle: float, follows: ObjectMotion | None, disparity: float
 ) -> Camera:
     """A tripod, a hand, a pan, a dolly or a follow shot. Speeds scale with the picture's width."""
     height, width = size

@@ -15,15 +15,9 @@ _SMOKE = ("smoke", "dust", "spray")
 
 
 def draw_puffs(
-    rng: np.random.Generator,
-    motion: ObjectMotion,
-    camera: Camera,
-    depth: float,
-    base: float,
-    backdrop: Picture,
-    first: float,
-    last: float,
-) -> tuple[Sprite, ...]:
+    rng: np.random.Generator, motion: ObjectMotion, camera: Camera, depth: float, base: float, backdrop: Picture,
+    first: float, last: float,
+) -> tuple[Sprite, ...]:  # fmt: skip
     """Puffs that begin at the object's foot (`base`, y in its frame) at moments between `first` and `last`."""
     kind = str(rng.choice(_SMOKE))
     colour = {
@@ -38,10 +32,28 @@ def draw_puffs(
     strength = float(rng.uniform(0.4, 1.0))
     wind = (rng.normal(0, 0.012, 2) - np.array([0, rng.uniform(0, 0.02)])) * motion.unit
     moments = np.sort(rng.uniform(first - life, last, count))
-    return tuple(
-        _sprite(rng, patches[rng.integers(4)], motion, camera, depth, base, wind, float(moment), life, strength)
-        for moment in moments
-    )
+
+    def sprite(patch: Patch, moment: float) -> Sprite:
+        behind = -np.sign(motion.velocity[0] or 1.0) * rng.uniform(0.1, 0.5) * motion.unit
+        foot = motion.position(moment) + np.array([behind, base * motion.unit * rng.uniform(0.5, 1.0)])
+        drift = wind + rng.normal(0, 0.006, 2) * motion.unit
+        turn, half = rng.uniform(0, 2 * np.pi), patch.shape[0] / 2
+
+        def age(time: float) -> float:
+            return (time - moment) / life
+
+        def pose(time: float):
+            x, y = foot + drift * (time - moment)
+            size = 0.4 + 0.8 * max(age(time), 0.0) ** 0.6
+            around = rotation(turn + 0.3 * age(time)) @ scaling(size, size) @ translation(-half, -half)
+            return camera.matrix(time, depth) @ translation(x, y) @ around
+
+        def fade(time: float) -> float:
+            return float(np.clip(6 * age(time), 0, 1) * np.clip(1.2 * (1 - age(time)), 0, 1))
+
+        return Sprite(patch, pose, strength, fade)
+
+    return tuple(sprite(patches[rng.integers(4)], float(moment)) for moment in moments)
 
 
 def _puff(rng: np.random.Generator, colour: Float[np.ndarray, "3"], size: float, *, sharp: bool) -> Patch:
@@ -53,30 +65,6 @@ def _puff(rng: np.random.Generator, colour: Float[np.ndarray, "3"], size: float,
     opacity = cv2.GaussianBlur(opacity, (0, 0), 0.6)
     tint = colour * (0.8 + 0.35 * field[..., None])
     return np.dstack([np.clip(tint, 0, 255), 255 * np.clip(opacity, 0, 1)]).astype(np.uint8)
-
-
-def _sprite(
-    rng: np.random.Generator, patch: Patch, motion: ObjectMotion, camera: Camera, depth: float, base: float,
-    wind: Float[np.ndarray, "2"], moment: float, life: float, strength: float,
-) -> Sprite:  # fmt: skip
-    behind = -np.sign(motion.velocity[0] or 1.0) * rng.uniform(0.1, 0.5) * motion.unit
-    foot = motion.position(moment) + np.array([behind, base * motion.unit * rng.uniform(0.5, 1.0)])
-    drift = wind + rng.normal(0, 0.006, 2) * motion.unit
-    turn, half = rng.uniform(0, 2 * np.pi), patch.shape[0] / 2
-
-    def age(time: float) -> float:
-        return (time - moment) / life
-
-    def pose(time: float):
-        x, y = foot + drift * (time - moment)
-        size = 0.4 + 0.8 * max(age(time), 0.0) ** 0.6
-        around = rotation(turn + 0.3 * age(time)) @ scaling(size, size) @ translation(-half, -half)
-        return camera.matrix(time, depth) @ translation(x, y) @ around
-
-    def fade(time: float) -> float:
-        return float(np.clip(6 * age(time), 0, 1) * np.clip(1.2 * (1 - age(time)), 0, 1))
-
-    return Sprite(patch, pose, strength, fade)
 
 
 def prop_patch(
