@@ -89,7 +89,8 @@ def segment_video(
     times = StageTimes()
     with folder.occupied(options.soft):
         masks = options.masks
-        if flow and flow.difference:  # the confidence was measured with flow pictures as the weights want them
+        # The confidence was measured with flow pictures as the weights want them; of a single frame there is no motion.
+        if (flow and flow.difference) or video.frame_count == 1:
             masks = dataclasses.replace(masks, calibration=None)
         postprocessor = Postprocessor(masks, options.threshold)
         progress = _Progress.restore(folder, options, postprocessor) or _Progress()
