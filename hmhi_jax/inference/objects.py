@@ -19,7 +19,7 @@ from hmhi_jax.inference.carrying import Follower, Motion
 
 MOST_OBJECTS = 200  # of 255 labels; the others are for what may become an object
 _LEAST = 0.0005  # share of the picture that an object has at least when it appears
-_AT_ONCE = 0.01  # share from which a part is an object at once, unless it may be one that was lost
+_AT_ONCE = 0.004  # share from which a part is an object at once, unless it may be one that was lost
 _LASTS = 4  # frames that other parts must last to be objects
 _OVERLAP = 0.2  # of the smaller of the two: less is a neighbour's rim
 _APART = 0.5  # of an object's side: parts farther apart are not one object

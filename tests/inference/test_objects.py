@@ -75,7 +75,7 @@ def test_an_object_that_was_out_of_sight_is_known_again():
 def test_noise_gets_no_number():
     pictures, truths = crossing(8)
     seen = masks_of(truths)
-    seen[3][5:14, 140:150] = 255  # 90 pixels, for one frame
+    seen[3][5:10, 140:150] = 255  # 50 pixels of 15,360, for one frame
     tracker, follow = ObjectTracker(5), Follower()
     for mask, picture in zip(seen, pictures, strict=True):
         tracker(mask, follow(picture))
