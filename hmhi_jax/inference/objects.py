@@ -94,7 +94,7 @@ class ObjectTracker:
         inside = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA) > 127
         looks = (motion.colour // np.uint8(256 // _BINS + 1)) @ np.array([_BINS * _BINS, _BINS, 1])
         before = np.zeros(size, np.uint8)
-        if self._labels is not None:
+        if self._labels is not None and motion.trust.any():  # else a new shot begins
             before = motion.carry(self._labels, cv2.INTER_NEAREST)
         labels, regions = self._taken_over(inside, before, looks)
         regions += self._apart(labels, before)

@@ -107,7 +107,7 @@ def run(
         segmenter.flow_network = read_flow_network(network, flow_iterations, segmenter.flow_recipe, weights)
     flows = {} if flow in ESTIMATORS else flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
     recipe = segmenter.flow_network.recipe if segmenter.flow_network else segmenter.flow_recipe
-    options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames, postprocessing)
+    options = JobOptions(threshold, soft, overlay, save_every, resume, max_frames, masks=postprocessing)
     about = {
         "command": shlex.join(["hmhi", *map(without_password, sys.argv[1:])]),
         "settings": {**settings, "flow_recipe": recipe.fields()},
