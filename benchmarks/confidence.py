@@ -108,21 +108,8 @@ def plot(path: Path, name: str, sure: np.ndarray, there: np.ndarray, kind: np.nd
     figure.savefig(path, dpi=80)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights")
-    parser.add_argument("--clips", type=int, default=60, help="of each kind")
-    parser.add_argument("--seed", type=int, default=7001, help="one that no training used; the next one is used too")
-    parser.add_argument("--davis", type=Path)
-    parser.add_argument("--plot", type=Path)
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
-    process.enable_compilation_cache()
-    weights = find_weights(options.weights)
-    segmenter = VideoSegmenter.load(weights)
-    made = Clips()
-    for clip in made_up(options.clips, options.seed):
-        made.add(segmenter, *clip)
+def calibrate(made: Clips) -> tuple[Calibration, dict, np.ndarray]:
+    """The constants, how good they are, and the confidence of every frame by constants that did not see its clip."""
     clip, kind, there = np.array(made.clip), np.array(made.kind), np.array(made.there)
     measures, region = np.stack(made.measures), np.array(made.region)
 
@@ -140,8 +127,7 @@ def main() -> None:
         tuple(round(float(value), 5) for value in coefficients), round(intercept, 5), round(float(below), 2)
     )
     measured = {
-        "clips": f"{options.clips} with something that moves (seed {options.seed}), {options.clips} without "
-        f"(seed {options.seed + 1}), {len(clip)} frames",
+        "frames": len(clip),
         "area_under_curve": round(float(roc_auc_score(there, sure)), 4),
         "brier": round(float(brier_score_loss(there, sure)), 4),
         "j_of_moving_frames_lost": round(float(region[late < below].sum() / region[there].sum()), 5),
@@ -150,9 +136,29 @@ def main() -> None:
             for name, chosen in (("moving", there), ("still", kind == "still"), ("camera", kind == "camera"))
         },
     }
+    return calibration, measured, sure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights")
+    parser.add_argument("--clips", type=int, default=60, help="of each kind")
+    parser.add_argument("--seed", type=int, default=7001, help="one that no training used; the next one is used too")
+    parser.add_argument("--davis", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    process.enable_compilation_cache()
+    weights = find_weights(options.weights)
+    segmenter = VideoSegmenter.load(weights)
+    made = Clips()
+    for clip in made_up(options.clips, options.seed):
+        made.add(segmenter, *clip)
+    calibration, measured, sure = calibrate(made)
+    measured = {"clips": f"{options.clips} of each kind, seeds {options.seed} and {options.seed + 1}", **measured}
     print(calibration.to_json(weights, measured))
     if options.plot:
-        plot(options.plot, weights.stem, sure, there, kind)
+        plot(options.plot, weights.stem, sure, np.array(made.there), np.array(made.kind))
     if options.write:
         write_text(calibration_file(weights), calibration.to_json(weights, measured))
         print(f"{calibration_file(weights)}: written")

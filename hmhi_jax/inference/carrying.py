@@ -51,6 +51,10 @@ class Follower:
         trust = np.exp(-((cv2.blur(change, (5, 5)) / np.float32(_ALIKE)) ** 4))
         return Motion(flow, trust, colour)
 
+    def cut(self) -> None:
+        """The next frame begins a new shot: it has no motion from the one before, and nothing is trusted."""
+        self._before = None
+
     def state(self) -> dict[str, np.ndarray]:
         """What `restore` needs."""
         return {} if self._before is None else {"before": self._before}

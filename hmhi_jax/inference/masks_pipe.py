@@ -51,7 +51,7 @@ def write_masks(
     written.
     """
 
-    postprocessor = Postprocessor(options.masks_for(flow), options.threshold)
+    postprocessor = Postprocessor(options.masks_for(video, flow), options.threshold)
 
     def read(result: Result) -> Read:
         return postprocessor.read(result, result.kept)

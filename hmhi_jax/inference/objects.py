@@ -19,7 +19,7 @@ from hmhi_jax.inference.carrying import Follower, Motion
 
 MOST_OBJECTS = 200  # of 255 labels; the others are for what may become an object
 _LEAST = 0.0005  # share of the picture that an object has at least when it appears
-_AT_ONCE = 0.01  # share from which a part is an object at once, unless it may be one that was lost
+_AT_ONCE = 0.004  # share from which a part is an object at once, unless it may be one that was lost
 _LASTS = 4  # frames that other parts must last to be objects
 _OVERLAP = 0.2  # of the smaller of the two: less is a neighbour's rim
 _APART = 0.5  # of an object's side: parts farther apart are not one object
@@ -94,7 +94,7 @@ class ObjectTracker:
         inside = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA) > 127
         looks = (motion.colour // np.uint8(256 // _BINS + 1)) @ np.array([_BINS * _BINS, _BINS, 1])
         before = np.zeros(size, np.uint8)
-        if self._labels is not None:
+        if self._labels is not None and motion.trust.any():  # else a new shot begins
             before = motion.carry(self._labels, cv2.INTER_NEAREST)
         labels, regions = self._taken_over(inside, before, looks)
         regions += self._apart(labels, before)

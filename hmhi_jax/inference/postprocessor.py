@@ -77,6 +77,11 @@ class Postprocessor:
                 labels = self._objects(mask, motion)
         return Finished(result, mask, labels, confidence, nothing, self._state() if result.state else None)
 
+    def cut(self) -> None:
+        """The next frame to follow begins a new shot, in which only objects may be known again."""
+        self._lately = Lately()
+        self._follow.cut()
+
     def objects(self, names: list[str]) -> list[dict[str, Any]]:
         """A line for each object, with `names` of all frames so far; none where none are numbered."""
         return (

@@ -57,9 +57,11 @@ class JobOptions:
     detect_cuts: bool = True
     refine: bool | None = None
 
-    def masks_for(self, flow: FlowFolder | None) -> Postprocessing:
-        """`masks` where the flow is given: confidence was measured with flow pictures as the weights want them."""
-        return dataclasses.replace(self.masks, calibration=None) if flow and flow.difference else self.masks
+    def masks_for(self, video: Video, flow: FlowFolder | None) -> Postprocessing:
+        """`masks` for a video with given flow. Confidence was measured with flow pictures as the weights want them; of a
+        single frame there is no motion."""
+        told = not (flow and flow.difference) and video.frame_count != 1
+        return self.masks if told else dataclasses.replace(self.masks, calibration=None)
 
 
 class Interrupted(Exception):
@@ -99,7 +101,7 @@ def segment_video(
     stop = stop or threading.Event()
     times = StageTimes()
     with folder.occupied():
-        masks = options.masks_for(flow)
+        masks = options.masks_for(video, flow)
         postprocessor = Postprocessor(masks, options.threshold)
         progress = _Progress.restore(folder, options, postprocessor) or _Progress()
         if not progress.frames:

@@ -72,10 +72,26 @@ def test_an_object_that_was_out_of_sight_is_known_again():
     assert numbers(labels[11], truths[11], 1) == one
 
 
+def test_a_cut_carries_nothing_over():
+    """In the new shot each box is where the other one was; whoever is known again is known by its looks."""
+    pictures, truths = crossing(8)
+    shot = [slice(None, None, 1 if t < 4 else -1) for t in range(8)]
+    tracker, follow, labels = ObjectTracker(4), Follower(), []
+    for t, turn in enumerate(shot):
+        if t == 4:
+            follow.cut()
+        labels.append(tracker(masks_of(truths)[t][:, turn], follow(np.ascontiguousarray(pictures[t][:, turn]))))
+    first = [numbers(labels[3], truths[3], number) for number in (1, 2)]
+    then = [numbers(labels[7], truths[7][:, ::-1], number) for number in (1, 2)]
+    assert all(then)
+    assert then[0] != first[1]
+    assert then[1] != first[0]
+
+
 def test_noise_gets_no_number():
     pictures, truths = crossing(8)
     seen = masks_of(truths)
-    seen[3][5:14, 140:150] = 255  # 90 pixels, for one frame
+    seen[3][5:10, 140:150] = 255  # 50 pixels of 15,360, for one frame
     tracker, follow = ObjectTracker(5), Follower()
     for mask, picture in zip(seen, pictures, strict=True):
         tracker(mask, follow(picture))

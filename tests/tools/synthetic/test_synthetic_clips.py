@@ -173,7 +173,7 @@ def test_an_avenue_stands_in_the_way():
 def test_every_feature_can_be_had_alone_and_left_out(feature):
     for settings in (dataclasses.replace(BARE, **{feature: 1.0}), dataclasses.replace(SMALL, **{feature: 0.0})):
         clip = ClipMaker(settings)(3, 1)
-        assert clip.masks.any()
+        assert clip.masks.any() == (settings.nothing == 0)
         assert clip.frames.std() > 1
 
 
@@ -233,3 +233,17 @@ def test_settings_go_through_json_and_are_checked():
         Settings(least_frames=6, most_frames=5)
     with pytest.raises(InputError, match="at least 64"):
         Settings(size=(32, 96))
+
+
+def test_clips_in_which_nothing_moves_by_itself():
+    """Half of them stand still, to the pixel without noise; in the others the camera moves, and no object is left."""
+    nothing = ClipMaker(dataclasses.replace(BARE, nothing=1.0))
+    clips = [nothing(4, index) for index in range(6)]
+    assert {clip.traits["nothing"] for clip in clips} == {"still", "camera"}
+    for clip in clips:
+        assert not clip.masks.any()
+        if clip.traits["nothing"] == "still":
+            assert (clip.frames == clip.frames[:1]).all()
+    with_object = ClipMaker(BARE)(4, 0)
+    assert with_object.masks.any()
+    assert "nothing" not in with_object.traits
