@@ -58,8 +58,8 @@ class JobOptions:
     refine: bool | None = None
 
     def masks_for(self, video: Video, flow: FlowFolder | None) -> Postprocessing:
-        """`masks` for a video with given flow. Confidence was measured with flow pictures as the weights want them; of a
-        single frame there is no motion."""
+        """`masks` for a video with given flow. Confidence was measured with flow pictures as the weights want them; a
+        single frame shows no motion."""
         told = not (flow and flow.difference) and video.frame_count != 1
         return self.masks if told else dataclasses.replace(self.masks, calibration=None)
 
