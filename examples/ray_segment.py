@@ -59,12 +59,15 @@ def main() -> None:
             fn_constructor_args=(given.weights, str(given.out.resolve())),
             concurrency=given.workers,
             num_gpus=given.gpus,
-        )  # fmt: skip
+        )
         .take_all()
     )
-    errors = [row["error"] for row in done if row["error"]] + found.failures
     for row in sorted(done, key=lambda row: row["name"]):
-        print(row["error"] or f"{row['name']}: {row['frames']} frames in {given.out / row['name']}")
+        if not row["error"]:
+            print(f"{row['name']}: {row['frames']} frames in {given.out / row['name']}")
+    errors = found.failures + [row["error"] for row in done if row["error"]]
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
     sys.exit(2 if errors else 0)
 
 
