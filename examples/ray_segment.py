@@ -62,9 +62,12 @@ def main() -> None:
         )
         .take_all()
     )
-    errors = [row["error"] for row in done if row["error"]] + found.failures
     for row in sorted(done, key=lambda row: row["name"]):
-        print(row["error"] or f"{row['name']}: {row['frames']} frames in {given.out / row['name']}")
+        if not row["error"]:
+            print(f"{row['name']}: {row['frames']} frames in {given.out / row['name']}")
+    errors = found.failures + [row["error"] for row in done if row["error"]]
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
     sys.exit(2 if errors else 0)
 
 

@@ -204,6 +204,25 @@ def test_going_on_from_a_saved_state(tmp_path, segmenter, variables, frames, sof
     assert list(elsewhere.stream([], state=stream.state)) == []
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_a_cut_that_is_told_begins_anew(segmenter, frames, live):
+    """Both shots have the masks they have alone, wherever the chunks lie; without it the second one has others."""
+
+    def edited():
+        yield from frames[:5]
+        stream.cut()
+        yield from frames[5:]
+
+    options = {"soft": True, "live": live, "detect_cuts": False}
+    stream = segmenter.stream(edited(), **options)
+    masks = [(mask, stream.begins_shot) for mask in stream]
+    alone = [*segmenter.stream(frames[:5], **options), *segmenter.stream(frames[5:], **options)]
+    assert [begins for _, begins in masks] == [index == 5 for index in range(9)]
+    for (mask, _), expected in zip(masks, alone, strict=True):
+        assert np.abs(mask.astype(int) - expected).max() <= 1  # the rounding of another place in a chunk
+    assert np.abs(masks[6][0].astype(int) - list(segmenter.stream(frames, **options))[6]).max() > 1
+
+
 def test_states_of_another_network_are_refused(segmenter, variables, frames):
     stream = segmenter.stream(frames[:2])
     assert stream.state is None
