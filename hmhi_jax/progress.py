@@ -20,7 +20,7 @@ _Bars = TypeVar("_Bars", bound="Bars")
 @runtime_checkable
 class Report(Protocol):
     """To be called with how many parts are done and what to show beside (the rate, if empty). None for the number
-    leaves it as it is, and the text is told at once."""
+    leaves it as it is: what comes before the first part is told on terminals."""
 
     def __call__(self, done: int | None, /, text: str = "") -> None: ...
 
@@ -128,7 +128,6 @@ class _PlainLines:
 
     def __call__(self, done: int | None, text: str = "") -> None:
         if done is None:
-            self._say(f"{self._name}: {text}")
             return
         now = time.monotonic()
         self._calls += 1

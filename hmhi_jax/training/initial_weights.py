@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from hmhi_jax import kept_programs
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.checkpoint_folders import read_run
 from hmhi_jax.interop.conversion import variables_of
@@ -78,11 +79,16 @@ def starting_state(
         return restored.state, restored, [f"going on from step {restored.step}"]
     # Hundreds of small random draws that run once: on CPU, optimising them costs more than all the rest of it.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    draw = jax.jit(
+    drawn = jax.jit(
         lambda: init_variables(parts.model, config.seed, config.initialisation),
         out_shardings=place,
         compiler_options=options,
     )
+
+    def draw() -> dict[str, Any]:
+        what = parts.what and f"weights {parts.what} {config.seed} {config.initialisation} {mesh}"
+        return kept_programs.program(what, (), drawn.lower, list(mesh.devices.flat))()
+
     made = jax.jit(made, out_shardings=place)
     if not config.init_from:
         with ThreadPoolExecutor(1) as beside:  # most of it is compiling, for which XLA needs no Python
