@@ -13,13 +13,7 @@ from PIL import Image
 from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.data.pictures import Picture, PictureError, read_picture
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.frame_scores import (
-    FOREGROUND_ABOVE,
-    read_as,
-    read_prediction,
-    read_truth,
-    resize_prediction,
-)
+from hmhi_jax.evaluation.frame_scores import FOREGROUND_ABOVE, read_as, read_prediction, read_truth, resize_prediction
 from hmhi_jax.evaluation.pairing import FramePair
 from hmhi_jax.tools.pages import data_address
 
