@@ -10,6 +10,11 @@ class InputError(Exception):
     """
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, on one line and not too long."""
+    return " ".join(str(error).split())[:200]
+
+
 def first_of(names: Sequence[str], most: int = 3) -> str:
     """The first names of a list that may be long: `a, b, c, ...`."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

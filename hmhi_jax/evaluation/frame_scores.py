@@ -95,11 +95,7 @@ def _without_void(picture: UInt8[np.ndarray, "H W"], void: Bool[np.ndarray, "H W
 
 
 def score_files(
-    prediction_file: Picture,
-    truth_file: Picture,
-    readings: tuple[str, ...],
-    measures: Measures,
-    void_label: VoidLabel,
+    prediction_file: Picture, truth_file: Picture, readings: tuple[str, ...], measures: Measures, void_label: VoidLabel
 ) -> FrameResult:
     """Score one frame from its files; a file that cannot be read becomes the result's `problem`."""
     try:

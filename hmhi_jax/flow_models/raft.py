@@ -112,10 +112,7 @@ class RAFT(nn.Module):
 
     @in_precision
     def start(
-        self,
-        first: Float[Array, "B h w C"],
-        second: Float[Array, "B h w C"],
-        context: Float[Array, "B h w D"],
+        self, first: Float[Array, "B h w C"], second: Float[Array, "B h w C"], context: Float[Array, "B h w D"]
     ) -> tuple[Match, FlowState]:
         """From both pictures' features and the first one's context to a flow of zero."""
         hidden = jnp.tanh(context[..., : self.hidden].astype(jnp.float32))

@@ -73,10 +73,7 @@ class ConvGRU(nn.Module):
         return gate_conv(context.astype(self.dtype), part) + bias[None, None, None]
 
     def __call__(
-        self,
-        hidden: Float[Array, "B h w D"],
-        of_context: Float[Array, "B h w _"],
-        motion: Float[Array, "B h w M"],
+        self, hidden: Float[Array, "B h w D"], of_context: Float[Array, "B h w _"], motion: Float[Array, "B h w M"]
     ) -> Float[Array, "B h w D"]:
         kernel, _ = self._kernels()
         state, width = hidden.astype(self.dtype), self.hidden

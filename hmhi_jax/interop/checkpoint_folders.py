@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.errors import InputError
+from hmhi_jax.errors import InputError, reason_of
 from hmhi_jax.interop.weight_places import ORBAX_HEADER, ORBAX_VARIABLES, RUN, STATE, checkpoint_of, read_json
 
 SEAL = "seal.json"
@@ -120,9 +120,8 @@ def read_arrays(folder: Path) -> dict[str, Any]:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
             return reader.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=numpy))
     except Exception as error:  # whatever a damaged file makes the reader raise
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{folder}: this checkpoint cannot be read ({type(error).__name__}: {reason}); take another of "
+            f"{folder}: this checkpoint cannot be read ({type(error).__name__}: {reason_of(error)}); take another of "
             "the run, or a weights file"
         ) from error
 

@@ -158,12 +158,7 @@ def header_of(
 
 
 def write_weights(
-    identity: Identity,
-    target: Path,
-    header: Mapping[str, Any],
-    *,
-    torch_names: bool = False,
-    dtype: str = "float32",
+    identity: Identity, target: Path, header: Mapping[str, Any], *, torch_names: bool = False, dtype: str = "float32"
 ) -> None:
     """Write recognised weights to `target`, whose suffix says how (see `format_of`).
 

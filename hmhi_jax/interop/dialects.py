@@ -136,10 +136,7 @@ _SWIN_BLOCK = (
 
 
 def _swin_embedding(projection: str, norm: str) -> list[Rule]:
-    return [
-        Rule(rf"{projection}{_LEAF}", r"patch_embed.proj.\1"),
-        Rule(rf"{norm}{_LEAF}", r"patch_embed.norm.\1"),
-    ]
+    return [Rule(rf"{projection}{_LEAF}", r"patch_embed.proj.\1"), Rule(rf"{norm}{_LEAF}", r"patch_embed.norm.\1")]
 
 
 def _swin_timm(i: int) -> list[Rule]:

@@ -31,6 +31,8 @@ WHOLE = "decode_head.cbam1."  # only HMHI-Net's decoder has it
 _STORED = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 # Weights hardly compress. An archive that unpacks to more than this, and to that many times its size, is none.
 _LARGEST_UNSEEN, _MOST_TIMES = 2**28, 100
+# What NumPy raises for an archive that is none, or damaged.
+_OF_DAMAGE = (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 @dataclass(frozen=True)
@@ -157,16 +159,7 @@ def _read_npz(path: Path) -> Source:
         with np.load(path, allow_pickle=False) as file:
             metadata = str(file[METADATA]) if METADATA in file.files else ""
             entries = {name: file[name] for name in file.files if name != METADATA}
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        MemoryError,
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-    ) as error:
+    except _OF_DAMAGE as error:
         raise InputError(f"{path}: is no readable NumPy archive of plain arrays ({error})") from None
     return _named(path, "NumPy archive", entries, metadata)
 

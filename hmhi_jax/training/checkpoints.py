@@ -32,7 +32,7 @@ from jaxtyping import Array, UInt32
 
 import hmhi_jax
 from hmhi_jax.complete_files import completed
-from hmhi_jax.errors import InputError
+from hmhi_jax.errors import InputError, reason_of
 from hmhi_jax.interop.checkpoint_folders import DATA, damage, seal, stored_tree
 from hmhi_jax.interop.shapes import fit, leaves_by_path
 from hmhi_jax.interop.weight_places import CHECKPOINTS, METRICS, RUN, STATE, read_json
@@ -200,9 +200,9 @@ class Checkpoints:
                 raise
             except Exception as error:  # memory, rights, another Orbax, a mistake of ours: none of it is its fault
                 raise InputError(
-                    f"{place}: cannot be read here ({type(error).__name__}: {_reason(error)}), though nothing is known "
-                    f"to be wrong with its files; it was left as it is. It was written by {_versions(run)}, read by "
-                    f"{_versions()}"
+                    f"{place}: cannot be read here ({type(error).__name__}: {reason_of(error)}), though nothing is "
+                    f"known to be wrong with its files; it was left as it is. It was written by {_versions(run)}, read "
+                    f"by {_versions()}"
                 ) from error
             if wrong is None and run.get(CHECKSUM) not in (None, int(checksum(state))):
                 wrong = "its arrays are not those that were saved: the checksum differs"
@@ -293,10 +293,6 @@ def checksum(tree: Any) -> UInt32[Array, ""]:
         return lax.bitcast_convert_type(x, bits).astype(jnp.uint32).sum(dtype=jnp.uint32)
 
     return sum((one(x) for x in jax.tree.leaves(tree)), start=jnp.uint32(0))
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def out_of_space(error: BaseException | None) -> bool:

@@ -55,9 +55,7 @@ def clip_losses(
 
 
 def segmentation_loss(
-    logits: Float[Array, "B T H W 1"],
-    masks: Masks,
-    valid: Bool[Array | np.ndarray, "B T"] | None = None,
+    logits: Float[Array, "B T H W 1"], masks: Masks, valid: Bool[Array | np.ndarray, "B T"] | None = None
 ) -> Float[Array, ""]:
     """`20 * (focal + bce / 2) + dice` per frame, summed over the frames of a clip, mean over the batch.
 

@@ -198,16 +198,10 @@ def compare_parameters(
         apart = np.inf if mine is None or mine.shape != wide.shape else float(np.square(wide - mine).sum())
         drift[module] = drift.get(module, 0.0) + apart
         moved[module] = moved.get(module, 0.0) + float(np.square(wide - initial[name]).sum())
-    norms = [_by_module(side.report["gradient_norms"][0]) for side in sides]
+    theirs, mine = (_by_module(side.report["gradient_norms"][0]) for side in sides)
     return [
-        ModuleRow(
-            module,
-            norms[0].get(module, 0.0),
-            norms[1].get(module, 0.0),
-            float(np.sqrt(drift[module])),
-            float(np.sqrt(moved[module])),
-        )
-        for module in drift
+        ModuleRow(m, theirs.get(m, 0.0), mine.get(m, 0.0), float(np.sqrt(drift[m])), float(np.sqrt(moved[m])))
+        for m in drift
     ]
 
 
@@ -237,20 +231,12 @@ def parameters_outside(rows: list[ModuleRow]) -> str | None:
 def summary(rows: list[StageRow]) -> list[dict[str, Any]]:
     """Each stage over all frames: largest and mean deviation, 99 % quantile (the worst frame's), scale."""
     table = []
+    combined = {"largest": np.max, "mean": np.mean, "quantile": np.max, "scale": np.mean}
     for name in STAGES:
-        of_stage = [row for row in rows if row.stage == name]
-        if of_stage:
-            table.append(
-                {
-                    "stage": name,
-                    "frames": len(of_stage),
-                    "largest": float(np.max([row.largest for row in of_stage])),
-                    "mean": float(np.mean([row.mean for row in of_stage])),
-                    "quantile": float(np.max([row.quantile for row in of_stage])),
-                    "scale": float(np.mean([row.scale for row in of_stage])),
-                    "within": all(row.within for row in of_stage),
-                }
-            )
+        if of_stage := [row for row in rows if row.stage == name]:
+            figures = {key: float(over([getattr(row, key) for row in of_stage])) for key, over in combined.items()}
+            within = all(row.within for row in of_stage)
+            table.append({"stage": name, "frames": len(of_stage), **figures, "within": within})
     return table
 
 

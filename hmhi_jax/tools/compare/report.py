@@ -4,6 +4,7 @@ pictures of where the two sides differ."""
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +23,36 @@ from hmhi_jax.tools.compare.sides import Side
 from hmhi_jax.tools.pages import data_address, render, shown
 
 
-def render_page(
-    title: str,
-    facts: str,
-    verdict: str,
-    good: bool,
-    tables: Sequence[tuple[str, str, list[dict[str, Any]]]],
-    chart: bytes | None,
-    strips: Sequence[tuple[str, Sequence[tuple[str, UInt8[np.ndarray, "H W 3"]]]]],
-) -> str:
-    """A comparison as HTML.
+@dataclass(frozen=True)
+class Findings:
+    """What a comparison says.
 
-    Args:
-        title, facts: headline and the line below it.
-        verdict, good: the sentence in the box and its colour.
-        tables: (heading, note, rows); a row with `within` False is marked, a table without rows left out.
-        chart: a PNG.
-        strips: (heading, pictures with captions), one strip per frame.
+    verdict, good  the sentence in the box and its colour
+    tables         (heading, note, rows); a row with `within` False is marked, a table without rows left out
+    chart          a PNG
+    strips         (heading, pictures with captions), one strip per frame
     """
+
+    verdict: str
+    good: bool
+    tables: Sequence[tuple[str, str, list[dict[str, Any]]]]
+    chart: bytes | None = None
+    strips: Sequence[tuple[str, Sequence[tuple[str, UInt8[np.ndarray, "H W 3"]]]]] = ()
+
+
+def render_page(title: str, facts: str, found: Findings) -> str:
+    """A comparison as HTML, with a headline and the line below it."""
     return render(
         "compare.html",
         title=title,
         facts=facts,
-        verdict=verdict,
-        good=good,
-        tables=[(heading, note, columns(rows), rows) for heading, note, rows in tables if rows],
-        chart=chart and data_address(chart, "png"),
+        verdict=found.verdict,
+        good=found.good,
+        tables=[(heading, note, columns(rows), rows) for heading, note, rows in found.tables if rows],
+        chart=found.chart and data_address(found.chart, "png"),
         strips=[
             (heading, [(caption, data_address(_png(picture), "png")) for caption, picture in pictures])
-            for heading, pictures in strips
+            for heading, pictures in found.strips
         ],
     )
 
@@ -162,11 +164,10 @@ def report_inference(
         "stages": stages,
         "frames": comparison.as_json(rows),
         "masks": comparison.as_json(masks),
-        "release": release.report,
-        "ours": ours.report,
     }
     chart = deviation_chart(data["frames"], facts["tolerance"])
-    _publish(folder, facts, data, verdict, outside is None, tables, chart, _strips(release, ours, pictures))
+    found = Findings(verdict, outside is None, tables, chart, _strips(release, ours, pictures))
+    _publish(folder, facts, data, (release, ours), found)
     return outside is None
 
 
@@ -220,10 +221,8 @@ def report_training(
         "verdict": {"within": problem is None, "text": verdict},
         "steps": comparison.as_json(steps),
         "modules": comparison.as_json(modules),
-        "release": release.report,
-        "ours": ours.report,
     }
-    _publish(folder, facts, data, verdict, problem is None, tables, None, [])
+    _publish(folder, facts, data, (release, ours), Findings(verdict, problem is None, tables))
     return problem is None
 
 
@@ -250,44 +249,34 @@ def _strips(release: Side, ours: Side, pictures: list[np.ndarray]) -> list[tuple
     for t in chosen:
         difference, full = difference_picture(theirs[t], mine[t])
         flipped = int(((theirs[t] > 0.5) != (mine[t] > 0.5)).sum())
-        strips.append(
-            (
-                f"frame {t}",
-                [
-                    ("frame", resize_picture(pictures[t], theirs[t].shape)),
-                    ("release", probability_picture(theirs[t])),
-                    ("ours", probability_picture(mine[t])),
-                    (f"difference, full colour is {full:.1e}; {flipped} pixels on the other side of 0.5", difference),
-                ],
-            )
-        )
+        shown_pictures = [
+            ("frame", resize_picture(pictures[t], theirs[t].shape)),
+            ("release", probability_picture(theirs[t])),
+            ("ours", probability_picture(mine[t])),
+            (f"difference, full colour is {full:.1e}; {flipped} pixels on the other side of 0.5", difference),
+        ]
+        strips.append((f"frame {t}", shown_pictures))
     return strips
 
 
 def _publish(
-    folder: Path,
-    facts: dict[str, Any],
-    data: dict[str, Any],
-    verdict: str,
-    good: bool,
-    tables: list[tuple[str, str, list[dict[str, Any]]]],
-    chart: bytes | None,
-    strips: list[Any],
+    folder: Path, facts: dict[str, Any], data: dict[str, Any], sides: tuple[Side, Side], found: Findings
 ) -> None:
     line = (
         f"{facts['backbone']}, memory of {facts['memory_frames']} frames, {facts['size']} x {facts['size']}, "
         f"{facts['video']} ({facts['frames']} frames), weights: {facts['weights']}, {joblib.cpu_count()} cores"
     )
-    page = render_page("HMHI-Net: JAX and PyTorch", line, verdict, good, tables, chart, strips)
+    page = render_page("HMHI-Net: JAX and PyTorch", line, found)
+    data |= {name: side.report for name, side in zip(("release", "ours"), sides, strict=True)}
     write_text(folder / "report.json", json.dumps(data, indent=1))
     write_text(folder / "report.html", page)
-    _print(line, verdict, good, tables)
+    _print(line, found)
 
 
-def _print(line: str, verdict: str, good: bool, tables: list[tuple[str, str, list[dict[str, Any]]]]) -> None:
+def _print(line: str, found: Findings) -> None:
     console = Console()
     console.print(line, highlight=False)
-    for heading, _, rows in tables:
+    for heading, _, rows in found.tables:
         if not rows:
             continue
         names = columns(rows)
@@ -298,4 +287,4 @@ def _print(line: str, verdict: str, good: bool, tables: list[tuple[str, str, lis
             style = None if row.get("within", True) else "bold red"
             table.add_row(*(shown(row[key]) for key in names), style=style)
         console.print(table)
-    console.print(verdict, style="green" if good else "bold red", highlight=False)
+    console.print(found.verdict, style="green" if found.good else "bold red", highlight=False)

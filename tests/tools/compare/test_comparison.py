@@ -215,10 +215,9 @@ def test_the_page_is_whole_and_escapes_what_it_is_given(tmp_path, maps):
     chart = comparison_page.deviation_chart(rows, 1e-3)
     assert chart.startswith(b"\x89PNG")
     picture = np.zeros((8, 8, 3), np.uint8)
-    page = comparison_page.render_page(
-        "a <b>", "x & y", "fine", True, [("T", "note", [{"stage": "fused1", "within": False, "largest": 1e-7}])],
-        chart, [("frame 0", [("one", picture)])],
-    )  # fmt: skip
+    tables = [("T", "note", [{"stage": "fused1", "within": False, "largest": 1e-7}])]
+    found = comparison_page.Findings("fine", True, tables, chart, [("frame 0", [("one", picture)])])
+    page = comparison_page.render_page("a <b>", "x & y", found)
     assert "a &lt;b&gt;" in page
     assert "x &amp; y" in page
     assert "<tr class=bad><td>fused1</td><td>1.0e-07</td></tr>" in page
