@@ -137,8 +137,7 @@ class Clock:
             elif ticks <= last:
                 ticks = last + 1
             last = ticks
-            duration = getattr(frame, "duration", 0)  # older PyAV does not tell
-            yield frame, ticks * self.time_base, duration * self.time_base if duration else None
+            yield frame, ticks * self.time_base, frame.duration * self.time_base if frame.duration else None
 
 
 def stores_rgb(frame: av.VideoFrame) -> bool:

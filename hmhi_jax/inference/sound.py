@@ -40,7 +40,7 @@ class SoundTracks:
         self._containers: list[Any] = []
         self._tracks: list[tuple[Any, Any]] = []
         self._begin = span.begin + (sound.origin if sound else 0)
-        self._end = None if span.end is None else span.end - span.begin
+        self._end = float("inf") if span.end is None else span.end - span.begin
         self._whole = not span.begin
         for number in range(_count(sound)):
             container = open_container(sound.path)
@@ -75,16 +75,15 @@ class SoundTracks:
             for stream, track in self._tracks
         ]
 
-    def _wanted(self, time: Fraction) -> bool:
-        return (self._whole or time >= 0) and (self._end is None or time < self._end)
-
     def _copied(self, stream: Any, track: Any) -> Iterator[av.Packet]:
         last = None
         for packet in _packets(stream):
             if packet.pts is None or not packet.size:
                 continue
             ticks = packet.pts - round(self._begin / packet.time_base)
-            if not self._wanted(ticks * packet.time_base) or (last is not None and ticks <= last):
+            if ticks * packet.time_base >= self._end:
+                return
+            if (ticks < 0 and not self._whole) or (last is not None and ticks <= last):
                 continue
             last = packet.pts = packet.dts = ticks
             packet.stream = track
@@ -94,9 +93,13 @@ class SoundTracks:
         context = track.codec_context
         resampler = av.AudioResampler(context.format, context.layout, context.sample_rate, context.frame_size or None)
         for decoded in Decoder(stream.container, stream).frames():
-            if decoded.pts is None or not self._wanted(decoded.pts * decoded.time_base - self._begin):
+            if decoded.pts is None:
                 continue
             decoded.pts -= round(self._begin / decoded.time_base)
+            if decoded.pts * decoded.time_base >= self._end:
+                break
+            if decoded.pts < 0 and not self._whole:
+                continue
             for frame in resampler.resample(decoded):
                 yield from track.encode(frame)
         for frame in resampler.resample(None):

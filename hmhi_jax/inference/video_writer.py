@@ -153,7 +153,7 @@ class VideoWriter:
                 stream = output.add_stream_from_template(part.streams.video[0], opaque=True)
             stream.time_base = self._time_base
             stream.codec_context.sample_aspect_ratio = self._video.sample_aspect_ratio
-            if self._codec.pixel_format.startswith("yuva4"):
+            if self._codec.container == "webm":
                 stream.metadata["alpha_mode"] = "1"
             with SoundTracks(self._video.sound, output, self._codec.container, span) as sound:
                 output.start_encoding()
