@@ -34,14 +34,17 @@ def segment(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Video files, folders of frames, folders of either, a camera's number, or a URL.",
+            help="Video files, folders of frames, folders of either, a camera's number, a URL, or `-`.",
             show_default=False,
         ),
     ],
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", help="Folder for the results; several videos get a folder each in it.", show_default=False
+            "--out",
+            "-o",
+            help="Folder for the results; several videos get a folder each in it. `-`: masks on standard output.",
+            show_default=False,
         ),
     ],
     weights: Annotated[
@@ -185,7 +188,8 @@ def segment(
             "--flow none: the network sees motion through the flow picture, and its weights were trained with one; "
             "without it the masks would be arbitrary. Take 'dis', or a folder of flow pictures"
         )
-    _check_outside(out, inputs)
+    if str(out) != "-":
+        _check_outside(out, inputs)
     try:
         done = run(
             inputs, out, weights=weights, flow=flow, flow_weights=flow_weights, flow_iterations=flow_iterations,
