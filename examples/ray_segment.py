@@ -52,8 +52,7 @@ def main() -> None:
     found = find_videos(given.videos)
     rows = [{"name": video.name, "path": str(Path(video.path).resolve())} for video in found.videos]
     done = (
-        ray.data.from_items(rows)
-        .repartition(len(rows))  # a video is what a worker is handed at a time
+        ray.data.from_items(rows, override_num_blocks=len(rows))  # a video is what a worker is handed at a time
         .map(
             Segmenter,
             fn_constructor_args=(given.weights, str(given.out.resolve())),

@@ -36,7 +36,7 @@ def segment(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Video files, folders of frames, folders of either, a camera's number, or a URL.",
+            help="Video files, folders of frames, folders of either, a camera's number, a URL, or `-`.",
             show_default=False,
         ),
     ],
@@ -47,7 +47,7 @@ def segment(
             "-o",
             show_default=False,
             help="Folder for the results; several videos get a folder each in it. Or a .mov or .webm file for the "
-            "cut-out of one video; its other results go into a folder beside it.",
+            "cut-out of one video; its other results go into a folder beside it. `-`: masks on standard output.",
         ),
     ],
     weights: Annotated[
@@ -304,7 +304,8 @@ def segment(
             "--flow none: the network sees motion through the flow picture, and its weights were trained with one; "
             "without it the masks would be arbitrary. Take 'dis', or a folder of flow pictures"
         )
-    _check_outside(out, inputs)
+    if str(out) != "-":
+        _check_outside(out, inputs)
     outputs = Outputs(
         cutout=cutout, matte=matte, rgba=rgba, exr=exr, palette=palette, coco=coco, youtube_vis=youtube_vis,
         start_number=start_number, padding=padding, prefix=prefix,

@@ -71,7 +71,7 @@ class VideoFile(FileVideo):
     def frame_at(self, seconds: Fraction) -> int:
         """By the frames' own times, which need not be steady; reads packets up to that time, undecoded."""
         times: list[Fraction] = []
-        with open_container(self.path) as container:
+        with open_container(self.path) as container, contextlib.suppress(av.FFmpegError):  # a damaged file's end
             stream = video_stream(container, self.path)
             tick = stream.time_base  # some containers round times to it
             for packet in container.demux(stream):

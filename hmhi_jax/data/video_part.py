@@ -89,11 +89,11 @@ class VideoPart(Video):
         for frame in self.source.frames(0 if self.live else first + start):
             index = frame.index
             if index >= first:
-                yield dataclasses.replace(frame, index=index - first, begins_shot=index in self.cuts)
+                yield dataclasses.replace(frame, index=index - first, begins_shot=index > first and index in self.cuts)
             if index + 1 == self.stop:
                 return
-        if index < first and self.live:
-            raise InputError(f"{self.path}: ended after {index + 1} frames, before the first that is wanted, {first}")
+        if index < first and not start:
+            raise InputError(f"{self.path}: ended before frame {first}, the first that is wanted")
 
     def end(self) -> None:
         self.source.end()

@@ -22,13 +22,13 @@ from hmhi_jax.inference.writers import fit_overlay
 
 
 @contextlib.contextmanager
-def standard_output() -> Iterator[io.BufferedIOBase]:
+def standard_output() -> Iterator[io.RawIOBase]:
     """Standard output for masks alone: whatever else is printed while the block runs goes to standard error."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
-        with os.fdopen(os.dup(kept), "wb") as masks:
+        with os.fdopen(os.dup(kept), "wb", buffering=0) as masks:
             yield masks
     finally:
         sys.stdout.flush()
@@ -41,7 +41,7 @@ def write_masks(
     segmenter: VideoSegmenter,
     options: JobOptions,
     flow: FlowFolder | None,
-    masks: io.BufferedIOBase,
+    masks: io.RawIOBase,
     on_progress: Callable[[int], None],
     stop: threading.Event,
 ) -> None:
@@ -72,8 +72,9 @@ def write_masks(
         followed = map(postprocessor.follow, pipeline.map(read, results, WORKERS))
         for number, mask in enumerate(map(finish, followed), 1):
             try:
-                masks.write(mask)
-                masks.flush()
+                left = memoryview(mask.tobytes())
+                while left:
+                    left = left[masks.write(left) :]
             except OSError as error:
                 reason = error.strerror or error
                 raise InputError(f"standard output: takes no more masks ({reason}), after {number - 1}") from error

@@ -198,7 +198,7 @@ def _run(
     flows: "dict[str, FlowFolder]",
     about: dict[str, Any],
     devices: int | None,
-    masks: io.BufferedIOBase | None = None,
+    masks: io.RawIOBase | None = None,
 ) -> list[str | None]:
     """Do the tasks, several at once where there are several devices or a device does well with several `lanes`.
     `masks` takes those of one video, which has no folder then.

@@ -42,8 +42,8 @@ class Noted(Network):
 
 def prepared(video, length):
     for t in range(length):
-        picture = np.full((1, 1, 3), (video, t, 0), np.uint8)
-        yield Prepared(t, str(t), (1, 1), picture, picture, last=t + 1 == length)
+        picture = np.full((1, 2, 3), (video, t, 0), np.uint8)
+        yield Prepared(t, str(t), (1, 2), picture, picture, last=t + 1 == length)
 
 
 def through_lanes(lengths, lanes, chunk, source=prepared, seconds=0.0):
