@@ -1,5 +1,6 @@
 """One step: recomputation and accumulation change nothing but memory."""
 
+import dataclasses
 from unittest import mock
 
 import jax
@@ -98,6 +99,22 @@ def test_recomputing_gives_the_gradients_of_the_plain_clip(plain):
         largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(expected))
         for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5 * largest)
+
+
+@pytest.mark.slow
+def test_a_step_that_was_kept_trains_to_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setenv("HMHI_CACHE", str(tmp_path))
+    mesh = make_mesh(1, 1, jax.devices()[:1])
+    parts = dataclasses.replace(assemble.assemble(tiny_run_config.get_config(), steps=12), what="the step of this test")
+    state = jax.device_get(make_state(random_variables(parts.model), parts.optimiser, 0))
+
+    def trained():
+        given = jax.device_put((state, batch(2, size=32)), (replicated(mesh), batch_shardings(mesh)))
+        return jax.device_get(parts.step_compiler(mesh)(*given)(*given))
+
+    made = trained()
+    monkeypatch.setattr(assemble, "make_train_step", None)  # not needed any more
+    jax.tree.map(np.testing.assert_array_equal, made, trained())
 
 
 @pytest.mark.slow
