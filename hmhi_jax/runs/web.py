@@ -64,7 +64,7 @@ def serve(*, weights: str, port: int, max_megabytes: int, max_frames: int) -> It
     Raises:
         InputError: where Gradio is not installed, weights are not found, or the port cannot be had.
     """
-    source = str(find_weights(weights))
+    source, port = str(find_weights(weights)), _free_port(port)
     os.environ |= _SETTINGS
     try:
         import gradio as gr
@@ -75,7 +75,6 @@ def serve(*, weights: str, port: int, max_megabytes: int, max_frames: int) -> It
     from hmhi_jax.tools.web.page import CSS, Page
     from hmhi_jax.tools.web.visitor import Limits
 
-    port = _free_port(port)
     enable_compilation_cache()
     with tempfile.TemporaryDirectory(prefix="hmhi-web-", ignore_cleanup_errors=True) as home:
         os.environ["GRADIO_TEMP_DIR"] = home
