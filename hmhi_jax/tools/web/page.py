@@ -26,7 +26,7 @@ class Page:
         """`home` is the folder that visitors' folders are made in."""
         self._home, self._weights, self._limits = home, weights, limits
         self._visitors: dict[str, Visitor] = {}
-        self.blocks = self._build()
+        self.blocks = self._build().queue(default_concurrency_limit=None)
 
     def close(self) -> None:
         """Stop everybody's work and delete everybody's files."""
@@ -179,7 +179,7 @@ class Page:
     def _show(self, request: gr.Request, number: Any, view: str, *look: Any) -> Any:
         """A control moved: draw the frame anew, from what the network said of it."""
         visitor = self._visitor(request)
-        return visitor.show(number, _look(visitor, *look), view) if visitor.known > number else gr.skip()
+        return visitor.show(int(number), _look(visitor, *look), view) if visitor.known > number else gr.skip()
 
     def _halt(self, request: gr.Request) -> None:
         self._visitor(request).stop()

@@ -180,7 +180,7 @@ class Visitor:
         return _read(self._soft / f"{number:05d}.png")
 
     def show(self, number: int, look: Look, view: str) -> tuple[str, str]:
-        """Files with a frame and with what is made of it, one of `VIEWS`; the files of the call before are gone."""
+        """Files with a frame and with what is made of it, one of `VIEWS`."""
         before = self._preview(number)
         if number >= self.known:
             return str(before), str(before)
@@ -197,9 +197,8 @@ class Visitor:
         folder = self.folder / "shown"
         folder.mkdir(exist_ok=True)
         self._shown += 1
-        for old in folder.iterdir():
-            old.unlink(missing_ok=True)
         after = folder / f"{self._shown}.jpg"
+        (folder / f"{self._shown - 8}.jpg").unlink(missing_ok=True)  # no browser still waits for it
         Image.fromarray(drawn).save(after, quality=90)
         return str(before), str(after)
 

@@ -99,7 +99,8 @@ def visit(browser, server):
 
 
 def files(home):
-    return [path for path in home.rglob("*") if path.is_file()]
+    """All but the empty ones that Gradio leaves of uploads."""
+    return [Path(place) / name for place, _, names in os.walk(home) for name in names if not name.startswith("tmp")]
 
 
 def wait_for(what, seconds=240):
