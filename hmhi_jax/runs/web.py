@@ -1,11 +1,9 @@
 """The page in the browser, served to this computer alone."""
 
-import contextlib
 import os
 import socket
 import tempfile
 import webbrowser
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,66 +41,57 @@ class _Headers:
 
 
 def web(*, weights: str, port: int, max_megabytes: int, max_frames: int, browser: bool) -> None:
-    """Do what `hmhi web` was asked for until Ctrl-C; the arguments are its options, the others those of `serve`."""
-    with serve(weights=weights, port=port, max_megabytes=max_megabytes, max_frames=max_frames) as (address, blocks):
-        print(f"{address}   (Ctrl-C ends it and deletes what was uploaded)", flush=True)
-        if browser:
-            webbrowser.open(address)
-        blocks.block_thread()
+    """Do what `hmhi web` was asked for until Ctrl-C, then delete all that was uploaded; the arguments are its options.
 
-
-@contextlib.contextmanager
-def serve(*, weights: str, port: int, max_megabytes: int, max_frames: int) -> Iterator[tuple[str, Any]]:
-    """Serve the page while the block runs: its address, and Gradio's `Blocks`. All that was uploaded is deleted then.
-
-    Args:
-        weights: a shipped name or a path, see `VideoSegmenter.load`.
-        port: of the address; 0 takes a free one.
-        max_megabytes: of an upload.
-        max_frames: of a video.
-
-    Raises:
-        InputError: where Gradio is not installed, weights are not found, or the port cannot be had.
+    Raises `InputError` where Gradio is not installed, weights are not found, or the port cannot be had.
     """
     source = str(find_weights(weights))
     os.environ |= _SETTINGS
-    try:
-        import gradio as gr
-        from starlette.middleware import Middleware
-        from starlette.middleware.trustedhost import TrustedHostMiddleware
-    except ImportError as error:
-        raise InputError(f"the page is made with Gradio ({error}): pip install 'hmhi-jax[web]'") from error
-    from hmhi_jax.tools.web.page import CSS, Page
-    from hmhi_jax.tools.web.visitor import Limits
-
-    port = _free_port(port)
-    enable_compilation_cache()
-    with tempfile.TemporaryDirectory(prefix="hmhi-web-", ignore_cleanup_errors=True) as home:
+    folder = tempfile.TemporaryDirectory(prefix="hmhi-web-", ignore_cleanup_errors=True)
+    with _listening(port) as listener, folder as home:
         os.environ["GRADIO_TEMP_DIR"] = home
+        try:
+            import gradio as gr
+            import uvicorn
+            from fastapi import FastAPI
+            from starlette.middleware import Middleware
+            from starlette.middleware.trustedhost import TrustedHostMiddleware
+        except ImportError as error:
+            raise InputError(f"the page is made with Gradio ({error}): pip install 'hmhi-jax[web]'") from error
+        from hmhi_jax.tools.web.page import CSS, Page
+        from hmhi_jax.tools.web.visitor import Limits
+
+        enable_compilation_cache()
         page = Page(Path(home), source, Limits(max_megabytes, max_frames))
         # Other names of this address are another site's, whose scripts must not get in by renaming themselves.
         hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[_ADDRESS, "localhost"])
         theme = gr.themes.Default(
             primary_hue="blue", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["monospace"]
         )
-        blocks = page.blocks.queue(default_concurrency_limit=None)
+        # Served without Gradio's own `launch`, which looks for proxies and ways to share.
+        app = gr.mount_gradio_app(
+            FastAPI(middleware=[hosts, Middleware(_Headers)], openapi_url=None), page.blocks, path="/",
+            server_name=_ADDRESS, max_file_size=f"{max_megabytes}mb", footer_links=[], run_history=False,
+            ssr_mode=False, show_error=False, css=CSS, theme=theme,
+        )  # fmt: skip
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        address = f"http://{_ADDRESS}:{listener.getsockname()[1]}"
+        print(f"{address}   (Ctrl-C ends it and deletes what was uploaded)", flush=True)
+        if browser:
+            webbrowser.open(address)
         try:
-            blocks.launch(
-                server_name=_ADDRESS, server_port=port, share=False, inbrowser=False, quiet=True, footer_links=[],
-                max_file_size=f"{max_megabytes}mb", prevent_thread_lock=True, ssr_mode=False, css=CSS, theme=theme,
-                app_kwargs={"middleware": [hosts, Middleware(_Headers)]},
-            )  # fmt: skip
-            yield f"http://{_ADDRESS}:{port}", blocks
+            server.run(sockets=[listener])
         finally:
             page.close()
-            blocks.close(verbose=False)
 
 
-def _free_port(wanted: int) -> int:
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((_ADDRESS, wanted))
-        except OSError as error:
-            raise InputError(f"--port {wanted}: cannot be had ({error.strerror}); choose another, or 0") from error
-        return trial.getsockname()[1]
+def _listening(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((_ADDRESS, port))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise InputError(f"--port {port}: cannot be had ({error.strerror}); choose another, or 0 for any") from error
+    return listener

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 
 from hmhi_jax.errors import InputError
@@ -20,7 +20,7 @@ class Job:
     stopped  whether it was asked to stop
     """
 
-    def __init__(self, work: Callable[["Job"], Iterator[object]], total: int) -> None:
+    def __init__(self, work: Callable[["Job"], Generator[object]], total: int) -> None:
         """Starts at once. `work` gives anything after each part; between two parts it can be stopped."""
         self.doing, self.done, self.total, self.failure = "", 0, total, ""
         self._work, self._stop = work, threading.Event()

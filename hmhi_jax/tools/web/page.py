@@ -2,7 +2,7 @@
 
 import html
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from hmhi_jax.tools.web.visitor import SIZES, VIEWS, Limits, Look, Visitor
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 _EVERY = 0.5  # seconds between two looks at what is being done
-_GONE = "the video is no longer here, as the page was away for a while; drop it again"
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
 
@@ -27,7 +26,7 @@ class Page:
         """`home` is the folder that visitors' folders are made in."""
         self._home, self._weights, self._limits = home, weights, limits
         self._visitors: dict[str, Visitor] = {}
-        self.blocks = self._build()
+        self.blocks = self._build().queue(default_concurrency_limit=None)
 
     def close(self) -> None:
         """Stop everybody's work and delete everybody's files."""
@@ -94,13 +93,15 @@ class Page:
             blocks.unload(self._leave)
         return blocks
 
+    def _visitor(self, request: gr.Request) -> Visitor:
+        made = Visitor(self._home, self._weights, self._limits)
+        return self._visitors.setdefault(request.session_hash or "", made)
+
     def _open(self, request: gr.Request, upload: str | None) -> Iterator[dict[Any, Any]]:
         """A file came: show its first frame."""
         if upload is None:
             return
-        visitor = self._visitors.get(request.session_hash)
-        if visitor is None:
-            visitor = self._visitors[request.session_hash] = Visitor(self._home, self._weights, self._limits)
+        visitor = self._visitor(request)
         hidden = gr.update(visible=False)
         yield {self._status: _line("reading"), self._after: hidden, self._ready: hidden}
         place = {self._file: None}
@@ -120,12 +121,13 @@ class Page:
 
     def _find(self, request: gr.Request, size: str, number: Any, view: str, *look: Any) -> Iterator[dict[Any, Any]]:
         """Compute, and show the newest frame now and then."""
-        visitor = self._visitors.get(request.session_hash)
+        visitor = self._visitor(request)
         hidden = gr.update(visible=False)
-        if visitor is None or visitor.video is None:
-            yield {self._status: _alert(_GONE)}
+        try:
+            visitor.segment(size)
+        except InputError as error:
+            yield {self._status: _alert(error)}
             return
-        visitor.segment(size)
         yield {self._after: hidden, self._ready: hidden, self._stop: gr.update(visible=True)}
         shown = 0
 
@@ -150,11 +152,12 @@ class Page:
 
     def _make(self, request: gr.Request, kind: str, *look: Any) -> Iterator[dict[Any, Any]]:
         """Write a file to download."""
-        visitor = self._visitors.get(request.session_hash)
-        if visitor is None or not visitor.known:
-            yield {self._status: _alert(_GONE)}
+        visitor = self._visitor(request)
+        try:
+            path = visitor.make(kind, _look(visitor, *look))
+        except InputError as error:
+            yield {self._status: _alert(error)}
             return
-        path = visitor.make(kind, _look(visitor, *look))
         yield {self._ready: gr.update(visible=False), self._stop: gr.update(visible=True)}
         if not (yield from self._watch(visitor.job, dict)) and path.exists():
             size = f"{path.stat().st_size / 1e6:.1f} MB"
@@ -163,7 +166,7 @@ class Page:
                 self._ready: gr.update(value=str(path), label=f"Save {path.name} ({size})", visible=True),
             }
 
-    def _watch(self, job: Job | None, more: Callable[[], dict[Any, Any]]) -> Iterator[dict[Any, Any]]:
+    def _watch(self, job: Job | None, more: Callable[[], dict[Any, Any]]) -> Generator[dict[Any, Any], None, bool]:
         """Tell how far a job is until it ends, each time with what `more` gives; returns whether it failed."""
         begin = time.monotonic()
         while job and job.running:
@@ -175,16 +178,15 @@ class Page:
 
     def _show(self, request: gr.Request, number: Any, view: str, *look: Any) -> Any:
         """A control moved: draw the frame anew, from what the network said of it."""
-        visitor = self._visitors.get(request.session_hash)
-        return visitor.show(number, _look(visitor, *look), view) if visitor and visitor.known > number else gr.skip()
+        visitor = self._visitor(request)
+        return visitor.show(int(number), _look(visitor, *look), view) if visitor.known > number else gr.skip()
 
     def _halt(self, request: gr.Request) -> None:
-        if visitor := self._visitors.get(request.session_hash):
-            visitor.stop()
+        self._visitor(request).stop()
 
     def _leave(self, request: gr.Request) -> None:
         """The page was closed, or loaded anew."""
-        if visitor := self._visitors.pop(request.session_hash, None):
+        if visitor := self._visitors.pop(request.session_hash or "", None):
             visitor.close()
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ class Product:
 
     def write(
         self, video: Video, frames: int, mask_of: Callable[[int], UInt8[np.ndarray, "H W"]], folder: Path
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """Write it to `file_name` in `folder`, of the first `frames` frames, giving something after each; `mask_of`
         gives a frame's mask by its number."""
         path, made = folder / self.file_name(Path(video.name).name), folder / "results" / self.found
@@ -62,7 +62,7 @@ class Product:
                     times.append(kept.begin)
                     end = kept.end
                     yield
-                writers.finish(names, [*times, end], 0, stages)
+                writers.finish(names, [*times, end], stages)
         finally:
             writers.close()
         if made.is_dir():

@@ -8,12 +8,13 @@ import shutil
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from hmhi_jax.complete_files import readable
 from hmhi_jax.data.open_videos import open_videos
@@ -68,11 +69,18 @@ class Visitor:
     def __init__(self, home: Path, weights: str, limits: Limits) -> None:
         self.folder = home / secrets.token_urlsafe(24)
         self.job: Job | None = None
-        self.video: Video | None = None
+        self._video: Video | None = None
         self.known = 0  # frames whose probabilities are there
         self._weights, self._limits = weights, limits
         self._uploaded: Path | None = None
         self._shown = 0
+
+    @property
+    def video(self) -> Video:
+        """Raises `InputError` where there is none."""
+        if self._video is None:
+            raise InputError("the video is no longer here, as the page was away for a while; drop it again")
+        return self._video
 
     def open(self, upload: str) -> Video:
         """Take an uploaded video, or a zip of its frames, in place of the one before. Raises `InputError`, and then
@@ -80,13 +88,13 @@ class Visitor:
         self.close()
         self._uploaded = Path(upload)
         try:
-            self.video = self._opened(self._uploaded)
+            self._video = self._opened(self._uploaded)
             (self.folder / "frames").mkdir()
             next(self._pictures())
         except InputError as error:
             self.close()
             raise InputError(self.shorter(str(error))) from error
-        return self.video
+        return self._video
 
     def _opened(self, upload: Path) -> Video:
         path = self.folder / "video" / upload.name
@@ -133,7 +141,7 @@ class Visitor:
             self.known = 0
             self.job = Job(functools.partial(self._compute, size=SIZES.index(size)), total)
 
-    def _compute(self, job: Job, size: int) -> Iterator[None]:
+    def _compute(self, job: Job, size: int) -> Generator[None]:
         job.doing = "waiting for another video to be done"
         while not _NETWORK.acquire(timeout=0.5):
             if job.stopped:
@@ -142,10 +150,10 @@ class Visitor:
             job.doing = "reading weights"
             segmenter = _segmenter(self._weights, None)
             if size:
-                height, width = segmenter.input_size
+                height, width = segmenter.network_size(self.video.size)
                 scale = 1 if size == 1 else 2**0.5
-                wanted = (round(height * scale), round(width * scale))
-                segmenter = _segmenter(self._weights, auto_size(self.video.size, wanted))
+                wanted = auto_size(self.video.size, (round(height * scale), round(width * scale)))
+                segmenter = _segmenter(self._weights, wanted)
             height, width = segmenter.network_size(self.video.size)
             job.doing = f"preparing the network for {width} x {height} (longer the first time)"
             with segmenter.stream(self._pictures(), soft=True) as stream:
@@ -161,7 +169,7 @@ class Visitor:
         for frame in self.video.frames():
             path = self._preview(frame.index)
             if not path.exists():
-                cv2.imwrite(str(path), cv2.cvtColor(_small(frame.picture), cv2.COLOR_RGB2BGR))
+                Image.fromarray(_small(frame.picture)).save(path, quality=90)
             yield frame.picture
 
     def _preview(self, number: int) -> Path:
@@ -169,18 +177,18 @@ class Visitor:
 
     def soft(self, number: int) -> UInt8[np.ndarray, "H W"]:
         """The probabilities of a frame, 0 to 255."""
-        return cv2.imread(str(self._soft / f"{number:05d}.png"), cv2.IMREAD_GRAYSCALE)
+        return _read(self._soft / f"{number:05d}.png")
 
     def show(self, number: int, look: Look, view: str) -> tuple[str, str]:
-        """Files with a frame and with what is made of it, one of `VIEWS`; the files of the call before are gone."""
+        """Files with a frame and with what is made of it, one of `VIEWS`."""
         before = self._preview(number)
         if number >= self.known:
             return str(before), str(before)
-        picture, mask = cv2.imread(str(before)), _small(look.mask(self.soft(number)))
+        picture, mask = _read(before), _small(look.mask(self.soft(number)))
         if view == "Mask":
             drawn = mask
         elif view == "Tinted":
-            drawn = draw_overlay(picture[..., ::-1], mask)[..., ::-1]
+            drawn = draw_overlay(picture, mask)
         else:
             rows, columns = np.indices(mask.shape) // _SQUARE % 2
             board = np.where((rows ^ columns)[..., None], np.uint8(235), np.uint8(255))
@@ -189,10 +197,9 @@ class Visitor:
         folder = self.folder / "shown"
         folder.mkdir(exist_ok=True)
         self._shown += 1
-        for old in folder.iterdir():
-            old.unlink(missing_ok=True)
         after = folder / f"{self._shown}.jpg"
-        cv2.imwrite(str(after), drawn)
+        (folder / f"{self._shown - 8}.jpg").unlink(missing_ok=True)  # no browser still waits for it
+        Image.fromarray(drawn).save(after, quality=90)
         return str(before), str(after)
 
     def make(self, kind: str, look: Look) -> Path:
@@ -203,7 +210,7 @@ class Visitor:
         folder.mkdir()
         path = folder / product.file_name(Path(self.video.name).name)
 
-        def write(job: Job) -> Iterator[None]:
+        def write(job: Job) -> Generator[None]:
             job.doing = f"writing {path.name}"
             return product.write(self.video, job.total, lambda number: look.mask(self.soft(number)), folder)
 
@@ -218,10 +225,15 @@ class Visitor:
     def close(self) -> None:
         """Stop, and delete everything."""
         self.stop()
-        self.video, self.known, self.job = None, 0, None
+        self._video, self.known, self.job = None, 0, None
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._uploaded:
             self._uploaded.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> UInt8[np.ndarray, "H W *channels"]:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
 
 
 def _small(picture: UInt8[np.ndarray, "H W *channels"]) -> UInt8[np.ndarray, "h w *channels"]:
