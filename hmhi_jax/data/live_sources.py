@@ -77,7 +77,7 @@ class Camera(Video):
                     raise InputError(
                         f"{self.path}: changed from {self.size[1]} x {self.size[0]} to {size[1]} x {size[0]} pixels"
                     )
-                yield Frame(index, f"{index:07d}", upright_picture(decoded))
+                yield Frame(index, f"{index:07d}", upright_picture(decoded, f"{self.path}: frame {index}"))
                 index += 1
                 decoded = self._reader.next(self._patience)
             if self._reader.cut_off:

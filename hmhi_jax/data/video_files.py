@@ -68,7 +68,7 @@ class VideoFile(FileVideo):
             what = f"{self.path}: frame {index}"
             check_same_size(shown_size(decoded), what, self.size, "the first", "re-encode it, or cut it there")
             if index >= start:
-                yield Frame(index, f"{index:0{digits}d}", upright_picture(decoded))
+                yield Frame(index, f"{index:0{digits}d}", upright_picture(decoded, what))
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         """All frames that decode. At the first packet that does not, decoding starts over on one thread.

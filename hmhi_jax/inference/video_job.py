@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from hmhi_jax import __version__
 from hmhi_jax.data.flow_folder import FlowFolder
 from hmhi_jax.data.video import Frame, Video
+from hmhi_jax.errors import InputError
 from hmhi_jax.inference.lanes import Lanes, Result
 from hmhi_jax.inference.masks import read_logits
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
@@ -185,11 +186,18 @@ class _Progress:
             return None
         progress = cls()
         progress.state, arrays, note = StreamState.load_with_extra(folder.saved_memory)
-        if note.get("identity") != folder.identity or not folder.holds(note["names"], options.soft):
+        if note.get("identity") != folder.identity:
             return None
-        progress.areas.frombytes(arrays["areas"].tobytes())
-        progress.names = note["names"]
-        progress.sheet = ContactSheet.restore(arrays, note["sheet"])
+        try:
+            if not folder.holds(note["names"], options.soft):
+                return None
+            progress.areas.frombytes(arrays["areas"].tobytes())
+            progress.names = note["names"]
+            progress.sheet = ContactSheet.restore(arrays, note["sheet"])
+            if not progress.frames == len(progress.names) == progress.state.frames:
+                raise ValueError("its parts are of different lengths")
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{folder.saved_memory}: is damaged ({error}); delete it to start over") from error
         return progress
 
 

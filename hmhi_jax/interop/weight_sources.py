@@ -165,6 +165,9 @@ def _read_npz(path: Path) -> Source:
         EOFError,
         KeyError,
         MemoryError,
+        OverflowError,
+        RuntimeError,  # a password, or a kind of compression that is not known
+        SyntaxError,
         zipfile.BadZipFile,
         zlib.error,
         struct.error,
