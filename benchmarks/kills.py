@@ -40,7 +40,7 @@ from hmhi_jax.runs import evaluate, segment, train  # noqa: E402, F401 - what th
 from hmhi_jax.tools.synthetic.moving_blobs import write_moving_blobs  # noqa: E402
 
 WEIGHTS = "net.safetensors"
-PATIENCE = 300.0  # seconds after which an undisturbed run hangs
+PATIENCE = 1800.0  # seconds after which an undisturbed run hangs, also where many others share the processor
 
 
 def start(arguments: Sequence[str], log: Path) -> int:
@@ -193,7 +193,7 @@ def main() -> None:
 
         if given.what != "train" and end(start(["weights", str(folder / WEIGHTS)], log), PATIENCE) != 0:
             raise SystemExit(log.read_text())
-        finish(folder / "warm", 10 * PATIENCE)  # programs are compiled and kept
+        finish(folder / "warm", 2 * PATIENCE)  # programs are compiled and kept
         begin = time.monotonic()
         finish(folder / "whole", PATIENCE)
         takes = time.monotonic() - begin

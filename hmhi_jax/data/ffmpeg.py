@@ -265,9 +265,13 @@ def shown_size(frame: av.VideoFrame) -> tuple[int, int]:
     return upright_size((frame.height, frame.width), _turn(frame))
 
 
-def upright_picture(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-    """A frame as 8-bit RGB, as it is meant to be seen."""
-    return upright(frame.to_ndarray(format="rgb24"), _turn(frame))
+def upright_picture(frame: av.VideoFrame, what: str) -> UInt8[np.ndarray, "H W 3"]:
+    """A frame as 8-bit RGB, as it is meant to be seen. Raises `InputError` that begins with `what`."""
+    try:
+        return upright(frame.to_ndarray(format="rgb24"), _turn(frame))
+    except (av.FFmpegError, ValueError, MemoryError) as error:
+        size = f"{frame.width} x {frame.height} pixels of {frame.format.name}"
+        raise InputError(f"{what}: {size} cannot be made a picture ({error}); re-encode the video") from error
 
 
 def planes(frame: av.VideoFrame) -> list[np.ndarray]:

@@ -56,6 +56,7 @@ _NETWORKS = ("raft_large", "raft_small")
 NO_MOTION = 255  # the colour wheel's centre is white
 # DIS needs at least one 8-pixel patch at a level it can smooth, RAFT a coarsest map of two pixels.
 _SMALLEST = {"dis": 12, "raft": 128}
+_LARGEST_SIDE = 8192  # pixels, at which flow is estimated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ class FlowRecipe:
         """Read a recipe written by `to_json`. Fields left out keep their defaults; unknown ones are an `InputError`."""
         try:
             fields = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"flow recipe: not JSON ({error}): {text[:80]!r}") from error
         if not isinstance(fields, dict):
             raise InputError(f"flow recipe: expected a JSON object, found {text[:80]!r}")
@@ -128,10 +129,13 @@ def _check_recipe(fields: dict) -> None:
             )
     size, smallest = fields.get("size"), _SMALLEST[fields.get("estimator", "dis")]
     if size is not None and not (
-        isinstance(size, tuple) and len(size) == 2 and all(isinstance(n, int) and n >= smallest for n in size)
+        isinstance(size, tuple)
+        and len(size) == 2
+        and all(isinstance(n, int) and smallest <= n <= _LARGEST_SIDE for n in size)
     ):
         raise InputError(
-            f"flow recipe: size is {size!r}, expected (height, width), whole numbers from {smallest} up, or nothing"
+            f"flow recipe: size is {size!r}, expected (height, width), whole numbers from {smallest} to "
+            f"{_LARGEST_SIDE}, or nothing"
         )
     _check_network(fields)
     least = fields.get("least_motion", 0)

@@ -85,7 +85,8 @@ class Camera(Video):
                     raise InputError(
                         f"{self.path}: changed from {self.size[1]} x {self.size[0]} to {size[1]} x {size[0]} pixels"
                     )
-                yield Frame(index, f"{index:07d}", upright_picture(decoded), time, duration, decoded)
+                picture = upright_picture(decoded, f"{self.path}: frame {index}")
+                yield Frame(index, f"{index:07d}", picture, time, duration, decoded)
                 index += 1
             if self._reader.cut_off:
                 self.notes.append(cut_off_note(self.path, index, self._reader.expected))

@@ -182,10 +182,11 @@ def _check_index(index: dict[str, Any], path: Path) -> None:
 
     def counts(entry: dict[str, Any]) -> bool:
         lengths = {len(entry["frames"]), len(entry["flows"]), len(entry["masks"])}
-        return len(lengths) == 1 and 0 <= entry["shard"] < len(index["shards"]) and all(map(_is_text, entry["frames"]))
+        names = all(map(_is_name, (entry["name"], *entry["frames"])))
+        return len(lengths) == 1 and 0 <= entry["shard"] < len(index["shards"]) and entry["first"] >= 0 and names
 
     whole = has(index, dataset=str, details=dict, plan=str, shards=list, videos=list) and all(
-        has(shard, file=str, records=int, bytes=int) and "/" not in shard["file"] for shard in index["shards"]
+        has(shard, file=str, records=int, bytes=int) and _is_name(shard["file"]) for shard in index["shards"]
     )
     wrong = "" if whole else "the list of shards or videos, or what stands before it"
     for number, entry in enumerate(index["videos"] if whole else ()):
@@ -196,8 +197,9 @@ def _check_index(index: dict[str, Any], path: Path) -> None:
         raise InputError(f"{path}: {wrong} is not as the format says, is it damaged? Pack the data set again")
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def _is_name(value: Any) -> bool:
+    """Whether results may be written under it: in their folder, and nowhere else."""
+    return isinstance(value, str) and value not in ("", ".", "..") and not {"/", os.sep, "\0"} & set(value)
 
 
 def write_packed(
@@ -280,15 +282,20 @@ def _finished(folder: Path, number: int, digest: str) -> dict[str, Any] | None:
     path = _part_path(folder, number)
     if not path.exists():
         return None
-    with readable(path):
-        part = json.loads(path.read_text())
-    if (part["plan"], part.get("version", AS_STORED)) != (digest, VERSION):
+    try:
+        with readable(path):
+            part = json.loads(path.read_text())
+        found = part["plan"], part.get("version", AS_STORED)
+        file, size = part["shard"]["file"], part["shard"]["bytes"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: is damaged ({error}); remove it, and its shard is packed again") from error
+    if found != (digest, VERSION):
         raise InputError(
             f"{folder}: holds the beginning of a packing with other videos or settings; "
             "choose another folder or remove it"
         )
-    shard = folder / part["shard"]["file"]
-    return part if shard.exists() and shard.stat().st_size == part["shard"]["bytes"] else None
+    shard = folder / file
+    return part if shard.exists() and shard.stat().st_size == size else None
 
 
 def _part_path(folder: Path, number: int) -> Path:

@@ -8,7 +8,6 @@ import contextlib
 import io
 import itertools
 import os
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,8 @@ from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+# What a file may be, whatever its name: some of Pillow's other readers start programs (EPS) or follow paths.
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 MOST_PIXELS = 2**26  # of one picture: twice 8K video
 
 READINGS = ("exact", "fast")
@@ -170,7 +171,7 @@ def open_picture(picture: Picture) -> Image.Image:
         image = _open(picture, io.BytesIO(data))
         turn, file_format = _turn(picture, image), image.format
         if file_format == "PNG":  # `load` does not look at checksums
-            Image.open(io.BytesIO(data)).verify()
+            Image.open(io.BytesIO(data), formats=_FORMATS).verify()
         image.load()
     if turn is not None:
         image = image.transpose(turn)
@@ -252,13 +253,15 @@ def _decoding(picture: Picture, data: bytes) -> Iterator[None]:
         ) from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"{picture}: is too large ({error}); scale it down first") from error
-    except (OSError, SyntaxError, ValueError, struct.error, cv2.error) as error:  # what the decoders raise
+    except InputError:
+        raise
+    except Exception as error:  # decoders that meet damage raise whatever there is
         raise PictureError(f"{picture}: is damaged ({error}); replace it") from error
 
 
 def _open(picture: Picture, file: io.BufferedIOBase) -> Image.Image:
     """The header; nothing is decoded yet."""
-    image = Image.open(file)
+    image = Image.open(file, formats=_FORMATS)
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise PictureError(
@@ -315,5 +318,5 @@ def _decode_jpeg(data: bytes, size: tuple[int, int] | None) -> UInt8[np.ndarray,
         return simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1])
     except ValueError as error:
         if "extraneous bytes" in str(error):  # stray bytes between segments, as some cameras write: other readers shrug
-            return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            return np.asarray(Image.open(io.BytesIO(data), formats=_FORMATS).convert("RGB"))
         raise

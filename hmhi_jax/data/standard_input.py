@@ -96,9 +96,9 @@ class _Contained:
         check_size(self.size, PATH)
 
     def pictures(self) -> Iterator[np.ndarray]:
-        yield upright_picture(self._first)
+        yield upright_picture(self._first, PATH)
         for decoded in self._frames:
-            picture = upright_picture(decoded)
+            picture = upright_picture(decoded, PATH)
             if picture.shape[:2] != self.size:
                 raise InputError(f"{PATH}: changed its size to {picture.shape[1]} x {picture.shape[0]} pixels")
             yield picture

@@ -89,7 +89,8 @@ class VideoFile(FileVideo):
             what = f"{self.path}: frame {index}"
             check_same_size(shown_size(decoded), what, self.size, "the first", "re-encode it, or cut it there")
             if index >= start:
-                yield Frame(index, f"{index:0{digits}d}", upright_picture(decoded), time, duration, decoded)
+                picture = upright_picture(decoded, what)
+                yield Frame(index, f"{index:0{digits}d}", picture, time, duration, decoded)
         if self.sound and self._clock.set_anew:
             self.sound = None
             self.notes.append(f"{self.path}: its clock was set in the middle; videos made of it have no sound")

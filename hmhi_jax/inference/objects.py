@@ -106,10 +106,6 @@ class ObjectTracker:
         near[near > self.most] = 0
         return cv2.resize(near, mask.shape[::-1], interpolation=cv2.INTER_NEAREST) * (mask > 127)
 
-    def cut(self) -> None:
-        """A new shot begins: who is in it is told by looks alone."""
-        self._labels = None
-
     def _taken_over(
         self, inside: Bool[np.ndarray, "h w"], before: UInt8[np.ndarray, "h w"], looks: np.ndarray
     ) -> tuple[UInt8[np.ndarray, "h w"], list[Bool[np.ndarray, "h w"]]]:

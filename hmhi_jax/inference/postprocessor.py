@@ -57,9 +57,8 @@ class Postprocessor:
         """What depends on the frames before."""
         result, picture, mask, log_odds = read
         if result.begins_shot:
-            self._lately, self._follow = Lately(), Follower()
-            if self._objects:
-                self._objects.cut()
+            self._lately = Lately()
+            self._follow.cut()
         confidence, nothing = None, False
         if log_odds is not None and self._options.calibration:
             confidence = float(1 / (1 + np.exp(-log_odds)))
@@ -76,11 +75,6 @@ class Postprocessor:
             if self._objects:
                 labels = self._objects(mask, motion)
         return Finished(result, mask, labels, confidence, nothing, self._state() if result.state else None)
-
-    def cut(self) -> None:
-        """The next frame to follow begins a new shot, in which only objects may be known again."""
-        self._lately = Lately()
-        self._follow.cut()
 
     def objects(self, names: list[str]) -> list[dict[str, Any]]:
         """A line for each object, with `names` of all frames so far; none where none are numbered."""

@@ -82,7 +82,9 @@ class StreamState:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             height, width = header["network_size"]
             frames, note = int(header["frames"]), dict(header["note"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (
+            OSError, SafetensorError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError,
+        ) as error:  # fmt: skip
             raise InputError(f"{path}: is no saved memory of a stream ({error}); delete it to start over") from error
         memory, extra = (
             {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

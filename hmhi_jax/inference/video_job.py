@@ -15,6 +15,7 @@ import numpy as np
 from hmhi_jax import __version__
 from hmhi_jax.data.flow_folder import FlowFolder
 from hmhi_jax.data.video import Frame, Video
+from hmhi_jax.errors import InputError
 from hmhi_jax.inference.lanes import Lanes, Result
 from hmhi_jax.inference.masks import read_result
 from hmhi_jax.inference.outputs import Outputs
@@ -245,18 +246,25 @@ class _Progress:
             return None
         progress = cls()
         progress.state, arrays, note = StreamState.load_with_extra(folder.saved_memory)
-        if note.get("identity") != folder.identity or "times" not in arrays or not folder.holds(note["names"]):
+        if note.get("identity") != folder.identity or "times" not in arrays:
             return None
-        progress.areas.frombytes(arrays["areas"].tobytes())
-        progress.times.frombytes(arrays["times"].tobytes())
-        progress.confidences.frombytes(arrays["confidences"].tobytes())
-        progress.names, progress.nothing, progress.cuts = note["names"], note["nothing"], note["cuts"]
-        progress.end = note["end"]
-        postprocessor.restore(
-            {name.removeprefix("masks/"): array for name, array in arrays.items() if name.startswith("masks/")},
-            note["masks"],
-        )
-        progress.sheet = ContactSheet.restore(arrays, note["sheet"])
+        try:
+            if not folder.holds(note["names"]):
+                return None
+            progress.areas.frombytes(arrays["areas"].tobytes())
+            progress.times.frombytes(arrays["times"].tobytes())
+            progress.confidences.frombytes(arrays["confidences"].tobytes())
+            progress.names, progress.nothing, progress.cuts = note["names"], note["nothing"], note["cuts"]
+            progress.end = note["end"]
+            postprocessor.restore(
+                {name.removeprefix("masks/"): array for name, array in arrays.items() if name.startswith("masks/")},
+                note["masks"],
+            )
+            progress.sheet = ContactSheet.restore(arrays, note["sheet"])
+            if not progress.frames == len(progress.names) == progress.state.frames:
+                raise ValueError("its parts are of different lengths")
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{folder.saved_memory}: is damaged ({error}); delete it to start over") from error
         return progress
 
 

@@ -122,7 +122,7 @@ def _identify_ours(source: Source, backbone: str | None) -> Identity:
     whole = not all(name.split("/")[1] == "encoder" for name in source.entries)
     try:
         expected = variable_shapes(build_model(**arguments))
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # switches of no network: which they are is known to the layers alone
         raise InputError(f"{source.path}: its metadata describes no network of ours: {error}") from None
     if not whole:
         adapters = any("adapter" in name for name in source.entries)

@@ -86,7 +86,10 @@ class Weights:
         Raises one `InputError` that lists every missing, left-over and misshapen array, and every one with a number
         that is not finite. Where all of a module's arrays are concerned it is named once, with their number.
         """
-        expected = variable_shapes(model)
+        try:
+            expected = variable_shapes(model)
+        except Exception as error:  # switches of no network: which they are is known to the layers alone
+            raise unusable_header(self.path, error) from error
         found = fit(expected, self.arrays)
         broken = not_finite(self.arrays)
         problems = [
@@ -167,7 +170,7 @@ def load_weights(name_or_path: str | Path) -> Weights:
     try:
         height, width = source.header["input_size"]
         model, size, flow = dict(source.header["model"]), (int(height), int(width)), json.dumps(source.header["flow"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise unusable_header(path, error) from error
     try:
         recipe = FlowRecipe.from_json(flow)

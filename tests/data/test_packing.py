@@ -216,6 +216,7 @@ def test_malformed_indexes_are_one_line(tmp_path):
         json.dumps(whole | {"videos": [whole["videos"][0], video | {"flows": "0"}]}),
         json.dumps(whole | {"videos": [whole["videos"][0], video | {"shard": 99}]}),
         json.dumps(whole | {"videos": [whole["videos"][0], video | {"frames": [1, 2, 3]}]}),
+        json.dumps(whole | {"videos": [whole["videos"][0], video | {"name": "../elsewhere"}]}),
         json.dumps(whole | {"videos": [whole["videos"][0], {}]}),
     ):
         index.write_text(wrong)

@@ -127,7 +127,7 @@ def test_a_device_is_a_camera(tmp_path, monkeypatch):
 
     clip, asked = write_video(tmp_path / "clip.mp4", moving_square(3)), []
 
-    def opened(source, container_format=None):
+    def opened(source, container_format=None, timeout=None):
         asked.append((source, container_format))
         return av.open(str(clip))
 

@@ -1,6 +1,7 @@
 """Videos as a player shows them, and folders of which nothing is left out in silence; inputs as people report them."""
 
 import os
+import socket
 import threading
 from fractions import Fraction
 
@@ -223,6 +224,48 @@ def test_a_pipe_is_read_as_it_comes(tmp_path):
     with pytest.raises(InputError, match=r"pipe: is no video .*; it is a pipe, and an MP4"):
         open_videos([pipe])
     writer.join()
+
+
+@pytest.fixture
+def silent_server(tmp_path):
+    """Addresses of a server that never answers, and of one that sends a video and then nothing more."""
+    data = write_video(tmp_path / "clip.ts", moving_square(25), codec="mpeg2video").read_bytes()
+    over = threading.Event()
+
+    def serve(sends: bytes) -> str:
+        listening = socket.create_server(("127.0.0.1", 0))
+
+        def answer():
+            connection, _ = listening.accept()
+            with connection, listening:
+                connection.recv(65536)
+                connection.sendall(sends)
+                over.wait(60)
+
+        threading.Thread(target=answer, daemon=True).start()
+        return f"http://127.0.0.1:{listening.getsockname()[1]}/x.ts"
+
+    yield serve(b""), serve(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\n\r\n" + data)
+    over.set()
+
+
+def test_a_source_that_says_nothing_is_not_waited_for(silent_server):
+    never, stalls = silent_server
+    with pytest.raises(InputError, match=r"/x\.ts: sends no video, waited 0\.3 seconds"):
+        Camera(never, timeout=0.3)
+    camera = Camera(stalls, timeout=2)
+    frames = list(camera.frames())
+    assert 20 <= len(frames) <= 25  # what the decoder holds back is lost
+    assert camera.notes == [f"{stalls}: sent nothing for 2 seconds; the {len(frames)} frames until then are used"]
+
+
+def test_a_source_is_ended_while_it_is_waited_for(silent_server):
+    camera = Camera(silent_server[1], timeout=60)
+    timer = threading.Timer(1, camera.end)
+    timer.start()
+    assert list(camera.frames())
+    timer.join()
+    assert camera.notes == []
 
 
 NAMES = [
