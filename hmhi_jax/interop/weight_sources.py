@@ -31,7 +31,7 @@ WHOLE = "decode_head.cbam1."  # only HMHI-Net's decoder has it
 _STORED = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 # Weights hardly compress. An archive that unpacks to more than this, and to that many times its size, is none.
 _LARGEST_UNSEEN, _MOST_TIMES = 2**28, 100
-# What NumPy raises for an archive that is none, or damaged; RuntimeError of a password or an unknown kind of compression.
+# What NumPy raises for an archive that is none, or damaged (RuntimeError: of a password, or an unknown compression).
 _OF_DAMAGE = (
     OSError, ValueError, EOFError, KeyError, MemoryError, OverflowError, RuntimeError, SyntaxError,
     zipfile.BadZipFile, zlib.error, struct.error,
