@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -114,7 +115,8 @@ class Visitor:
         return video
 
     def _unpack(self, path: Path) -> Path:
-        folder, most = path.with_suffix(""), 4 * self._limits.megabytes
+        folder, most = self.folder / "unpacked" / path.stem, 4 * self._limits.megabytes
+        folder.mkdir(parents=True)
         try:
             with zipfile.ZipFile(path) as archive:
                 size = sum(entry.file_size for entry in archive.infolist()) / 1e6
@@ -128,7 +130,7 @@ class Visitor:
 
     def shorter(self, message: str) -> str:
         """A message with names as the visitor knows them."""
-        return message.replace(f"{self.folder}/video/", "").replace(f"{self.folder}/", "")
+        return re.sub(rf"{re.escape(str(self.folder))}/(?:(?:video|unpacked)/)?", "", message)
 
     def segment(self, size: str) -> None:
         """Begin to compute the frames' probabilities at one of `SIZES`, unless those of all frames are there."""
