@@ -23,7 +23,8 @@ from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-# What a file may be, whatever its name (MPO is among JPEG): other readers of Pillow start programs (EPS) or follow paths.
+# What a file may be, whatever its name (MPO is among JPEG): other readers of Pillow's start programs (EPS) or follow
+# paths.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 MOST_PIXELS = 2**26  # of one picture: twice 8K video
 
