@@ -17,6 +17,18 @@ OptionCheck = Callable[[Any, Any, Any], Any]
 """Takes the command's context, the option and its value, and gives the value back."""
 
 
+def grouped(**groups: str) -> Callable[[Callable], Callable]:
+    """Have the help show a command's options in groups: by title (`_` for a space), the names of the parameters."""
+
+    def decorate(function: Callable) -> Callable:
+        for title, names in groups.items():
+            for name in names.split():
+                function.__annotations__[name].__metadata__[0].rich_help_panel = title.replace("_", " ")
+        return function
+
+    return decorate
+
+
 def expected(what: str, accepts: Callable[[Any], bool]) -> OptionCheck:
     """A callback of an option that refuses what `accepts` is false of: "--threshold 3: expected WHAT"."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hmhi_jax.cli.options import COMPUTE_DTYPES, at_least, expected, network_size, one_of
+from hmhi_jax.cli.options import COMPUTE_DTYPES, at_least, expected, grouped, network_size, one_of
 from hmhi_jax.errors import InputError
 from hmhi_jax.progress import doing
 
@@ -31,6 +31,13 @@ def _check_outside(out: Path, inputs: list[str]) -> None:
             )
 
 
+@grouped(
+    What_is_segmented="start end max_frames cuts shard frame_rate rate timeout",
+    How="weights size network_size_ flow flow_weights flow_iterations memory_frames dtype backbone chunk devices",
+    Masks="threshold refine min_area fill_holes grow feather steady objects nothing",
+    What_is_written="out soft overlay cutout matte rgba exr palette coco youtube_vis start_number padding prefix",
+    Going_on="save_every resume overwrite",
+)
 def segment(
     inputs: Annotated[
         list[str],
