@@ -27,13 +27,13 @@ def main(argv: list[str]) -> None:
     from hmhi_jax.progress import doing
 
     doing("starting")
-    from hmhi_jax.training.mesh import join_processes
+    from hmhi_jax.training.companions import joined
 
     try:
-        join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        from hmhi_jax.runs.evaluate import run
+        with joined(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value):
+            from hmhi_jax.runs.evaluate import run
 
-        sys.exit(run(_CONFIG.value, _WORKDIR.value))
+            sys.exit(run(_CONFIG.value, _WORKDIR.value))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

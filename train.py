@@ -31,16 +31,16 @@ def main(argv: list[str]) -> None:
     from hmhi_jax.progress import doing
 
     doing("starting")
-    from hmhi_jax.training.mesh import join_processes
+    from hmhi_jax.training.companions import joined
 
     try:
-        join_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        from hmhi_jax.runs.train import run
+        with joined(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value):
+            from hmhi_jax.runs.train import run
 
-        config = _CONFIG.value
-        if _SKIP_BAD.value:
-            config.data.skip_bad = True
-        sys.exit(run(config, _WORKDIR.value, profile=_PROFILE.value, accepted=tuple(_ACCEPT.value)))
+            config = _CONFIG.value
+            if _SKIP_BAD.value:
+                config.data.skip_bad = True
+            sys.exit(run(config, _WORKDIR.value, profile=_PROFILE.value, accepted=tuple(_ACCEPT.value)))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -36,15 +36,17 @@ from hmhi_jax.runs import datasets, flow, report, segment, weights  # noqa: E402
 
 MOST_BYTES = 2 * 10**9
 MOST_ADDRESSES = 16 * 2**30  # JAX sets much aside that it never touches
+WAITING = 10  # times as long by the clock as in processor time: other programs may keep the machine busy
 TRACEBACK, DIED, HUNG, LARGE = "traceback", "died", "hung", "over 2 GB"
 
 
-def attempt(work: Callable[[], int], seconds: float) -> tuple[str, str]:
+def attempt(work: Callable[[], int], seconds: int) -> tuple[str, str]:
     """What came of `work` in a forked process: an exit code or what must not be, and what it printed."""
     with tempfile.TemporaryFile() as output:
         pid = os.fork()
         if not pid:
             resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
             for number in (1, 2):
                 os.dup2(output.fileno(), number)
             code = 70
@@ -57,7 +59,7 @@ def attempt(work: Callable[[], int], seconds: float) -> tuple[str, str]:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-        deadline, ended = time.monotonic() + seconds, 0
+        deadline, ended = time.monotonic() + WAITING * seconds, 0
         while not ended and time.monotonic() < deadline:
             ended, status, usage = os.wait4(pid, os.WNOHANG)
             time.sleep(0.002)
@@ -70,6 +72,8 @@ def attempt(work: Callable[[], int], seconds: float) -> tuple[str, str]:
     code = os.waitstatus_to_exitcode(status)
     if usage.ru_maxrss * 1024 > MOST_BYTES:
         return LARGE, text
+    if code == -signal.SIGXCPU:
+        return HUNG, text
     if code < 0:
         return f"{DIED} ({signal.Signals(-code).name})", text
     return TRACEBACK if code == 70 or "Traceback (most recent call last)" in text else str(code), text
@@ -158,11 +162,12 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=1000)
     parser.add_argument("--commands", action="store_true", help="whole commands instead of readers")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=60, help="after which an input hangs")
+    parser.add_argument("--seconds", type=int, default=60, help="of processor time, after which an input hangs")
+    parser.add_argument("--minutes", type=float, default=1e6, help="after which no further input is tried")
     parser.add_argument("--only", nargs="*", help="these kinds or commands")
     parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
-    chance = random.Random(given.seed)
+    chance, latest = random.Random(given.seed), time.monotonic() + given.minutes * 60
     counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -175,6 +180,8 @@ def main() -> None:
         known = commands(folder) if given.commands else readers(folder)
         names = [kind for kind in known if not given.only or kind in given.only]
         for number in range(given.inputs):
+            if time.monotonic() > latest:
+                break
             kind = names[number % len(names)]
             source, pattern, work = known[kind]
             at, out = folder / f"input{number}", folder / f"output{number}"

@@ -26,11 +26,11 @@ from hmhi_jax.data.pictures import open_picture, picture_size, read_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pictures import read_prediction
 from hmhi_jax.inference.stream_state import StreamState
+from hmhi_jax.interop.conversion import write_torch_checkpoint
 from hmhi_jax.interop.identify import identify
-from hmhi_jax.interop.torch_checkpoint_writer import write_torch_checkpoint
+from hmhi_jax.interop.shapes import leaves_by_path
 from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.interop.weights import load_weights, write_arrays
-from hmhi_jax.leaf_paths import leaves_by_path
 
 NUMBERS = (0, 1, -1, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1)
 

@@ -38,12 +38,21 @@ def test_eight_devices_give_the_losses_of_one(on_one, on_eight):
     assert list((on_one / "profile").rglob("*.xplane.pb"))
 
 
-def start_two(folder):
+def start_two(folder, *of_second):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     where = (f"--coordinator=localhost:{port}", "--num_processes=2", *EVALUATION)
-    return [start(folder, *where, f"--process_index={index}", devices=4) for index in range(2)]
+    own = ((), of_second)
+    return [start(folder, *where, f"--process_index={index}", *own[index], devices=4) for index in range(2)]
+
+
+def test_one_that_cannot_read_its_weights_stops_both(tmp_path):
+    absent = str(tmp_path / "absent.safetensors")
+    processes = start_two(tmp_path, f"--config.init_from={absent}")
+    outputs = [finish(process, code=2) for process in processes]
+    assert f"error: process 1 of 2 is lost ({absent}" in outputs[0]
+    assert f"error: {absent}" in outputs[1]
 
 
 def test_two_processes_stop_together_and_give_the_losses_of_one(on_one, tmp_path):
