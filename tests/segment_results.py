@@ -14,10 +14,10 @@ import numpy as np
 TESTS = Path(__file__).resolve().parent
 
 
-def refused(outcome, message):
-    """Exit code 2, and one line that matches."""
+def refused(outcome, message, expected_code=2):
+    """The exit code, and one line that matches."""
     code, _, err = outcome
-    assert code == 2, err
+    assert code == expected_code, err
     (line,) = [line for line in err.strip().splitlines() if not line.endswith(" left")]  # progress apart
     assert line.startswith("error: "), line
     assert re.search(message, line), line

@@ -116,7 +116,7 @@ class _Reader:
         self.cut_off, self.expected = False, 0
         self._given, self._timeout = given, (opening + 5, between + 5)  # nobody waits for FFmpeg's own
         self._items: queue.Queue[Any] = queue.Queue(1)
-        threading.Thread(target=self._run, daemon=True, name="hmhi-camera").start()
+        threading.Thread(target=self._run, daemon=True, name="camera").start()
 
     def next(self, seconds: float) -> Any:
         """At first the stream, then frames, in the end None. Raises what went wrong, and `TimeoutError` of the seconds

@@ -139,7 +139,7 @@ def test_videos_interrupted_go_on_to_the_same_bytes(tmp_path, monkeypatch, hmhi,
         command = (clip, "-o", tmp_path / f"{name}.{kind}", "--weights", weights, "--save-every", 4, "--matte")
         if name == "broken":
             with monkeypatch.context() as patched:
-                patched.setattr(video_job, "_until", stopping)
+                patched.setattr(video_job, "frames_until", stopping)
                 assert hmhi(*command)[0] == 130
             assert not (tmp_path / f"broken.{kind}").exists()
         assert hmhi(*command)[0] == 0

@@ -146,8 +146,9 @@ def test_real_davis(davis):
 def test_folders_that_cannot_be_read_are_named(tmp_path):
     release_tree(tmp_path, videos=1, count=2)
     sealed = tmp_path / "mask/train/video0"
-    for place in (tmp_path, *tmp_path.parents[:2]):
-        place.chmod(0o755)
+    for place in (tmp_path, *tmp_path.parents):
+        if "pytest" in place.name or place.name.startswith(("popen", "test_")):
+            place.chmod(0o755)
     sealed.chmod(0)
     root = os.geteuid() == 0
     if root:

@@ -253,14 +253,14 @@ def test_a_source_that_says_nothing_is_not_waited_for(silent_server):
     never, stalls = silent_server
     with pytest.raises(InputError, match=r"/x\.ts: sends no video, waited 0\.3 seconds"):
         Camera(never, timeout=0.3)
-    camera = Camera(stalls, timeout=2)
+    camera = Camera(stalls, timeout=2.0)
     frames = list(camera.frames())
     assert 20 <= len(frames) <= 25  # what the decoder holds back is lost
     assert camera.notes == [f"{stalls}: sent nothing for 2 seconds; the {len(frames)} frames until then are used"]
 
 
 def test_a_source_is_ended_while_it_is_waited_for(silent_server):
-    camera = Camera(silent_server[1], timeout=60)
+    camera = Camera(silent_server[1], timeout=60.0)
     timer = threading.Timer(1, camera.end)
     timer.start()
     assert list(camera.frames())

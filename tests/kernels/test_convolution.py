@@ -64,7 +64,7 @@ def test_dense_gradient_forms(size, outputs):
     keys = [jax.random.key(i) for i in range(3)]
     x, cotangent = (jax.random.normal(keys[i], (2, 9, 11, c)) for i, c in enumerate((6, outputs)))
     kernel = jax.random.normal(keys[2], (size, size, 6, outputs))
-    native = partial(_with_gradients, convolution._native)
+    native = partial(_with_gradients, convolution.plain_conv)
     expected, exact = native(x, kernel, cotangent), in_float64(native, x, kernel, cotangent)
     for form in (convolution._dense_gradient_native, convolution._dense_gradient_by_rows):
         assert_rounded_alike(jax.jit(form)(x, kernel, cotangent), expected[2], exact[2])
@@ -82,7 +82,7 @@ def test_few_outputs(height, width, size, outputs):
         )
     )
     found = _with_gradients(convolution.few_outputs_conv, x, kernel, given)
-    native = partial(_with_gradients, convolution._native)
+    native = partial(_with_gradients, convolution.plain_conv)
     assert_rounded_alike(found, native(x, kernel, given), in_float64(native, x, kernel, given))
 
 
