@@ -135,7 +135,8 @@ class VideoWriter:
     def finish(self, times: Sequence[int], span: Span) -> None:
         """Join the parts, and the sound of `span`, into the final file.
 
-        `times`: when each frame is shown, and after the last of them when it ends, in the video's time bases.
+        `times`: when each frame is shown, and after the last of them when it ends, in the video's time bases. The parts
+        stay: whoever is stopped after this, but before all results are there, joins them again.
         """
         self.cut()
         options = {"fflags": "+bitexact"}  # no random numbers
@@ -160,8 +161,6 @@ class VideoWriter:
                 every = (self._joined(stream, times), *sound.packets())
                 for packet in heapq.merge(*every, key=lambda packet: packet.dts * packet.time_base):
                     output.mux(packet)
-        for part in self._parts():
-            part.unlink()
 
     def close(self) -> None:
         """Let go of the file, whatever state it is in."""

@@ -125,9 +125,16 @@ def test_a_saved_memory_is_used_only_where_it_fits(tmp_path, monkeypatch, hmhi, 
         assert (out / "overlay.mp4").read_bytes() == (alone / "overlay.mp4").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["mov", "webm"])
-def test_videos_interrupted_go_on_to_the_same_bytes(tmp_path, monkeypatch, hmhi, weights, clip, kind):
+@pytest.mark.parametrize(
+    ("kind", "place", "save_every"), [("mov", "frame", 4), ("webm", "frame", 4), ("mov", "end", 4), ("mov", "end", 5)]
+)
+def test_videos_interrupted_go_on_to_the_same_bytes(
+    tmp_path, monkeypatch, hmhi, weights, clip, kind, place, save_every
+):
+    """Also where it is stopped when the videos are there and the summary is not: after a saved memory of all frames, or
+    of fewer."""
     from hmhi_jax.inference import video_job
+    from hmhi_jax.inference.result_folder import ResultFolder
 
     def stopping(video, frames, *arguments):
         for frame in frames:
@@ -135,16 +142,23 @@ def test_videos_interrupted_go_on_to_the_same_bytes(tmp_path, monkeypatch, hmhi,
                 raise KeyboardInterrupt
             yield frame
 
+    def stopped(folder, summary):
+        raise KeyboardInterrupt
+
     for name in ("broken", "whole"):
-        command = (clip, "-o", tmp_path / f"{name}.{kind}", "--weights", weights, "--save-every", 4, "--matte")
+        command = (clip, "-o", tmp_path / f"{name}.{kind}", "--weights", weights, "--save-every", save_every, "--matte")
         if name == "broken":
             with monkeypatch.context() as patched:
-                patched.setattr(video_job, "frames_until", stopping)
+                if place == "frame":
+                    patched.setattr(video_job, "frames_until", stopping)
+                else:
+                    patched.setattr(ResultFolder, "finish", stopped)
                 assert hmhi(*command)[0] == 130
-            assert not (tmp_path / f"broken.{kind}").exists()
+            assert (tmp_path / f"broken.{kind}").exists() == (place == "end")
         assert hmhi(*command)[0] == 0
         summary = json.loads((tmp_path / f"{name}.{kind}.results/summary.json").read_text())
         assert (summary["resumed_at"] > 0) == (name == "broken")
+        assert not (tmp_path / f"{name}.{kind}.results/.unfinished").exists()
     for name in (f"broken.{kind}", f"broken.{kind}.results/matte.mp4"):
         assert (tmp_path / name).read_bytes() == (tmp_path / name.replace("broken", "whole")).read_bytes()
 
