@@ -125,7 +125,7 @@ def prepare(
     keep: Callable[[Frame], Any] | None = None,
     state_every: int | None = None,
     detect_cuts: bool = False,
-    refine: bool | None = None,
+    refine: bool | None = False,
     times: StageTimes,
 ) -> Prepared:
     """Draw the flow of a window's frame and bring both pictures to the network's size; `refine` as for `guide_of`.
