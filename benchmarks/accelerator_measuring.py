@@ -70,7 +70,7 @@ def compiled_together(functions: dict[Any, tuple[Callable, tuple]]) -> dict[Any,
         for name, (function, arguments) in functions.items():
             try:  # a form that a card or a version of JAX lacks must not end the others
                 futures[name] = pool.submit(function.lower(*arguments).compile)
-            except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+            except (TypeError, ValueError, RuntimeError) as error:
                 futures[name] = error
         programs = {}
         for name, future in futures.items():

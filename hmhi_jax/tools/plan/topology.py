@@ -153,7 +153,7 @@ def devices_of(topology: Topology) -> list[Any]:
             options["chip_config_name"] = "megacore"  # both cores of a chip as one device
     try:
         devices = topologies.get_topology_desc(platform=chip.platform, **options).devices
-    except (RuntimeError, ValueError, NotImplementedError) as error:
+    except (RuntimeError, ValueError) as error:
         text = str(error).splitlines()[0]
         if "lockfile" in text or "already in use" in text:
             raise InputError(

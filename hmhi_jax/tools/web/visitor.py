@@ -123,7 +123,8 @@ class Visitor:
                 if size > most:
                     raise InputError(f"{path.name}: holds {size:.0f} MB, this page takes at most {most} MB unpacked")
                 archive.extractall(folder)  # names that lead out of the folder are made to stay inside
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, OSError, EOFError) as error:
+        # RuntimeError: a password, or a kind of compression that is not known.
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError) as error:
             raise InputError(f"{path.name}: cannot be unpacked ({error})") from error
         path.unlink()
         return folder
