@@ -1,6 +1,7 @@
 """Files and folders that appear under their names only when they are complete, whatever happens in between."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import threading
@@ -18,6 +19,12 @@ def readable(path: str | Path) -> Iterator[None]:
     except OSError as error:
         what = "the folder " if os.path.isdir(path) else ""
         raise InputError(f"{path}: {what}cannot be read ({error.strerror or error})") from error
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's contents, in hexadecimal. Raises `InputError` if it cannot be read."""
+    with readable(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ something that moves, and without (`benchmarks/confidence.py`). They belong to o
 """
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hmhi_jax.complete_files import readable
+from hmhi_jax.complete_files import readable, sha256_of
 from hmhi_jax.errors import InputError
 
 MEASURES = ("strongest", "area", "unsure", "motion inside", "motion outside", "fastest")
@@ -68,7 +67,7 @@ class Calibration:
     def to_json(self, weights: Path, measured: dict[str, Any]) -> str:
         """What `read_calibration` reads; `measured` says how the constants came about."""
         fields = {
-            "weights": _digest(weights), "measures": dict(zip(MEASURES, self.coefficients, strict=True)),
+            "weights": sha256_of(weights), "measures": dict(zip(MEASURES, self.coefficients, strict=True)),
             "intercept": self.intercept, "nothing_below": self.nothing_below, "measured": measured,
         }  # fmt: skip
         return json.dumps(fields, indent=1) + "\n"
@@ -101,12 +100,7 @@ def read_calibration(weights: Path) -> Calibration | None:
         raise InputError(
             f"{path}: is no calibration of the confidence ({error!r}); delete it, or measure anew"
         ) from error
-    return calibration if digest == _digest(weights) else None
-
-
-def _digest(weights: Path) -> str:
-    with readable(weights), weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return calibration if digest == sha256_of(weights) else None
 
 
 class Lately:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hmhi_jax import __version__, kept_programs
+from hmhi_jax.complete_files import sha256_of
 from hmhi_jax.data.ffmpeg import without_password
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.outputs import Outputs
@@ -349,9 +350,5 @@ def _files_of(weights: Path) -> list[Path]:
 def _sha256(files: list[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        try:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+        digest.update(bytes.fromhex(sha256_of(file)))
     return digest.hexdigest()
