@@ -1,7 +1,8 @@
 """Everything that is written of a video's frames while it is segmented."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import av
 import cv2
@@ -42,11 +43,11 @@ class Kept:
 class Drawn:
     """A frame's pictures that are no files of their own.
 
-    sheet   for the contact sheet
+    sheet   draws what the contact sheet shows, or has it from the overlay
     videos  by the videos' names, as these are to be encoded
     """
 
-    sheet: UInt8[np.ndarray, "h w 3"]
+    sheet: Callable[[], UInt8[np.ndarray, "h w 3"]]
     videos: dict[str, av.VideoFrame]
 
 
@@ -115,15 +116,15 @@ class ResultWriters:
         if outputs.exr:
             channels = {f"object{number}.A": np.where(labels == number, mask, 0) for number in self._ids}
             write_exr(folder.picture("exr", name), channels or {"object1.A": mask}, folder.workplace)
-        drawn = draw_overlay(kept.small, fit_overlay(mask))
+        draw = functools.cache(lambda: draw_overlay(kept.small, fit_overlay(mask)))
         videos = {}
         if overlay := self._videos.get("overlay"):
-            videos["overlay"] = overlay.draw(drawn)
+            videos["overlay"] = overlay.draw(draw())
         if matte := self._videos.get("matte"):
             videos["matte"] = matte.draw_grey(mask)
         if cutout := self._videos.get("cutout"):
             videos["cutout"] = cutout.draw(kept.picture if kept.decoded is None else kept.decoded, mask)
-        return Drawn(drawn, videos)
+        return Drawn(draw, videos)
 
     def add(self, drawn: Drawn, time: int, stages: StageTimes) -> None:
         """Encode the next frame of each video."""

@@ -216,7 +216,9 @@ class _Progress:
             self.nothing.append(name)
         if result.begins_shot:
             self.cuts.append(name)
-        self.sheet.add(result.index, f"{name}   {'nothing here' if frame.nothing else f'{area:.1%}'}", drawn.sheet)
+        if self.sheet.takes(result.index):
+            caption = f"{name}   {'nothing here' if frame.nothing else f'{area:.1%}'}"
+            self.sheet.add(result.index, caption, drawn.sheet())
 
     def confidence(self) -> dict[str, Any]:
         """For the summary; nothing without a calibration."""

@@ -125,9 +125,13 @@ class ContactSheet:
         self._stride = 1
         self._kept: list[tuple[int, str, UInt8[np.ndarray, "h w 3"]]] = []
 
+    def takes(self, index: int) -> bool:
+        """Whether frame `index` would be kept, so that it has to be drawn."""
+        return index % self._stride == 0
+
     def add(self, index: int, caption: str, picture: UInt8[np.ndarray, "h w 3"]) -> None:
         """Offer frame `index` (in order)."""
-        if index % self._stride:
+        if not self.takes(index):
             return
         height, width = picture.shape[:2]
         scale = min(1.0, self.THUMB / max(height, width))
