@@ -4,6 +4,7 @@ For tests of what surrounds the network.
 """
 
 import contextlib
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -35,7 +36,8 @@ class StridedLayers(nn.Module):
 
 
 with contextlib.suppress(ValueError):  # config files are executed anew by every import
-    register(BACKBONE, BackboneSpec((16, 16, 16, 16), 8, StridedLayers, drop_path=0.1))
+    version = Path(__file__).read_text()  # so that one run's program serves the next
+    register(BACKBONE, BackboneSpec((16, 16, 16, 16), 8, StridedLayers, drop_path=0.1, version=version))
 
 
 def get_config() -> ConfigDict:

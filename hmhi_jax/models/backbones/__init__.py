@@ -35,6 +35,8 @@ class BackboneSpec:
             otherwise the network adds the two rows' maps.
         decoder_norm: whether the decoder's convolutions are followed by group norm, as what is trained from nothing
             wants it; the paper's decoder has none.
+        version: of a backbone that others register: changes whenever `build` computes anything else. With it their
+            programs are kept too, else they are compiled at every start.
     """
 
     channels: tuple[int, int, int, int]
@@ -46,6 +48,7 @@ class BackboneSpec:
     batch_norm: bool = False
     joins_flow: bool = False
     decoder_norm: bool = False
+    version: str | None = None
 
     def make(
         self, flow_adapters: bool | None, drop_path: float | None = None, batch_norm: str = "frozen", dtype=FLOAT32
@@ -93,9 +96,9 @@ def spec(name: str) -> BackboneSpec:
 
 def described(name: str) -> str | None:
     """All that a name stands for, together with this package's sources, for what is kept under it; None for a backbone
-    that others registered, which may change behind our back."""
+    that others registered without a version, which may change behind our back."""
     entry = spec(name)
     home = getattr(entry.build, "__module__", "")
-    if not home.startswith(f"{__name__}."):
+    if entry.version is None and not home.startswith(f"{__name__}."):
         return None
     return repr({**vars(entry), "build": f"{home}.{entry.build.__qualname__}"})
