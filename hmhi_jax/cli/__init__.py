@@ -1,49 +1,15 @@
-"""The `hmhi` command. Each sub-command is a module here; heavy imports stay inside the functions they serve."""
+"""The `hmhi` command: what is done before and around the sub-commands of `commands`."""
 
-import importlib
 import io
 import sys
 
-import typer
+import lazy_loader
 
 from hmhi_jax import process
 from hmhi_jax.errors import InputError
 
-# Modules with a function of the same name, in the order the help shows them.
-_COMMANDS: tuple[str, ...] = (
-    "segment",
-    "web",
-    "flow",
-    "inspect",
-    "pack",
-    "synthesise",
-    "convert",
-    "compare",
-    "report",
-    "export",
-    "plan",
-)
-
-app = typer.Typer(
-    help="Find and segment the salient moving object in videos (HMHI-Net in JAX).",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-
-
-@app.callback(invoke_without_command=True)
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
-    if version:
-        from hmhi_jax import __version__
-
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-for _name in _COMMANDS:
-    app.command(_name)(getattr(importlib.import_module(f"{__name__}.{_name}"), _name))
+# Typer is not loaded for a process that is started over at once.
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"commands": ["app"]})
 
 
 def command() -> None:
@@ -57,6 +23,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal's encoding does not
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    from hmhi_jax.cli.commands import app
+
     try:
         app()
     except InputError as error:
