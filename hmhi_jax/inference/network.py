@@ -56,6 +56,7 @@ class Functions(NamedTuple):
     step      (memory, features) -> likewise of one more frame
     advance   (memory, features, fresh) -> as `start` where `fresh`, as `step` elsewhere, in one program; None where
               there is no such function, and frames have to be handed in one by one
+    empty     (features, alone) -> a memory without entries; None likewise
     what      says, together with this package's sources, all that they compute, so that their programs can be kept
               (see `kept_programs`); None where that cannot be said
     """
@@ -65,6 +66,7 @@ class Functions(NamedTuple):
     step: Callable[..., tuple[Memory, Float[Array, "1 H W 1"]]]
     advance: Callable[..., tuple[Memory, Float[Array, "1 H W 1"]]] | None = None
     what: str | None = None
+    empty: Callable[..., Memory] | None = None
 
 
 @functools.lru_cache(maxsize=64)
@@ -91,8 +93,11 @@ def functions_of(model: HMHINet) -> Functions:
         memory = memory.replace(written=jnp.where(fresh, 0, memory.written))
         return model.apply(variables, memory, maps, method="finish")
 
+    def empty(features: Features) -> Memory:
+        return model.apply({}, features, method="empty_memory")
+
     backbone = described(model.backbone)
-    return Functions(encode, start, step, advance, backbone and f"{backbone} {model}")
+    return Functions(encode, start, step, advance, backbone and f"{backbone} {model}", empty)
 
 
 class Programs:
@@ -102,8 +107,8 @@ class Programs:
     lanes        devices times lanes per device
     sharding     of everything with lanes in front
     replicated   of the variables
-    jitted       by name: "encode", "start", "step" as in `Functions`; "chunk" (memory, frames, flows, fresh, counts):
-                 all frames of a chunk; and "choose", "take", "put", "logits", which handle single lanes
+    jitted       by name: "encode", "start", "step", "advance" as in `Functions`; "chunk" (memory, frames, flows, fresh,
+                 counts): all frames of a chunk; and "choose", "take", "put", "logits", which handle single lanes
     """
 
     def __init__(self, functions: Functions, devices: Sequence[jax.Device], lanes_per_device: int) -> None:
@@ -146,6 +151,9 @@ class Programs:
             "logits": jax.jit(lambda logits, lane: logits[lane, 0, :, :, 0]),
             "put": jax.jit(put, donate_argnums=0, out_shardings=self.sharding),
         }
+        if functions.advance is not None and functions.empty is not None:
+            self.jitted["empty"] = jax.jit(self._over_lanes(functions.empty, 0))
+            self.jitted["advance"] = jax.jit(self._over_lanes(functions.advance, 1), donate_argnums=1)
         self._compiled: dict[Any, Future] = {}
         self._shapes: dict[tuple[tuple[int, int], int], tuple[Any, Any]] = {}
         self._begun: set[Any] = set()
@@ -193,6 +201,8 @@ class Programs:
 
                 def derived() -> Any:
                     features = self.jitted["encode"].eval_shape(variables, pictures, pictures)[0]
+                    if "empty" in self.jitted:
+                        return features, self.jitted["empty"].eval_shape(features)
                     return features, self.jitted["start"].eval_shape(variables, features)[0]
 
                 found = kept_programs.shapes(self._what, (variables, pictures), derived, self._devices)
@@ -251,11 +261,14 @@ class Programs:
         def compile_all() -> None:
             pictures = self.pictures(size, frames)
             features, memory = self.features_and_memory(variables, size, frames)
+            flags, counts = (self.of_lanes((), dtype) for dtype in (jnp.bool_, jnp.int32))
             if whole_chunks:
-                flags, counts = (self.of_lanes((), dtype) for dtype in (jnp.bool_, jnp.int32))
                 self.compiled("chunk", variables, memory, pictures, pictures, flags, counts)
                 return
             in_a_thread(self.compiled, "encode", variables, pictures, pictures)
+            if "advance" in self.jitted:
+                self.compiled("advance", variables, memory, features, flags)
+                return
             in_a_thread(self.compiled, "start", variables, features)
             self.compiled("step", variables, memory, features)
 
@@ -307,10 +320,10 @@ class Network:
         shapes = structure, tuple((x.shape, x.dtype) for x in leaves)
         self._programs = _programs(functions, self.devices, lanes_per_device, shapes)
         self.lanes = self._programs.lanes
+        self._advances = "advance" in self._programs.jitted
         self.variables = jax.device_put(variables, self._programs.replicated)
         self.on_cpu = self.devices[0].platform == "cpu"
-        can = functions.advance is not None
-        self.whole_chunks = can and not self.on_cpu if whole_chunks is None else whole_chunks
+        self.whole_chunks = self._advances and not self.on_cpu if whole_chunks is None else whole_chunks
 
     def encode(self, frames: UInt8[Any, "N T H W 3"], flows: UInt8[Any, "N T H W 3"]) -> tuple[Features, ...]:
         """Maps `[N, 1, h, w, C]` of each of T frames of all lanes; frames know nothing of each other here."""
@@ -345,17 +358,19 @@ class Network:
         Returns:
             The memory, the logits of each frame up to the longest lane's last, and the memories that were wanted.
         """
+        if memory is None and (self.whole_chunks or self._advances):
+            memory = self._zeros(self.memory_shapes(frames.shape[2:4], frames.shape[1]))
         if self.whole_chunks:
-            if memory is None:
-                memory = self._zeros(self.memory_shapes(frames.shape[2:4], frames.shape[1]))
             arguments = self._placed(frames, flows, fresh, counts)
             memory, logits = self._call("chunk", memory, *arguments)
             return memory, list(logits[: counts.max()]), {lane: self._take(memory, lane) for lane in wanted}
         features = self.encode(frames, flows)
         outputs, copies = [], {}
         for t in range(counts.max()):
-            started = self.start(features[t]) if t == 0 and fresh.any() else None
-            if memory is None or (started and fresh.all()):
+            started = self.start(features[t]) if t == 0 and fresh.any() and not self._advances else None
+            if self._advances:  # one program to compile instead of two, of which the second contains the first
+                memory, logits = self._call("advance", memory, features[t], *self._placed(fresh & (t == 0)))
+            elif memory is None or (started and fresh.all()):
                 memory, logits = started
             else:
                 continued = self.step(memory, features[t])

@@ -116,14 +116,16 @@ class HMHINet(nn.Module):
     @in_precision
     def start(self, features: Features) -> tuple[Memory, Logits]:
         """The first frame: decoded as it is, and memorised. Features `[B, h, w, C]`; logits at the input's size."""
-        coarse = self.decoder(features)
+        return self.finish(self.empty_memory(features), features)
+
+    def empty_memory(self, features: Features) -> Memory:
+        """A memory without entries, for maps of these shapes."""
 
         def empty(on: bool, level: int) -> Bank | None:
             batch, height, width, channels = features[level].shape
             return Bank.empty(batch, self.memory_frames, height * width, channels, self.dtype) if on else None
 
-        memory = Memory(empty(self.shallow_memory, SHALLOW), empty(self.deep_memory, DEEP), jnp.zeros((), jnp.int32))
-        return self._memorise(memory, features, coarse), self._logits(coarse)
+        return Memory(empty(self.shallow_memory, SHALLOW), empty(self.deep_memory, DEEP), jnp.zeros((), jnp.int32))
 
     def step(self, memory: Memory, features: Features, train: bool = False) -> tuple[Memory, Logits]:
         """A later frame: read both banks, let the read-outs refine each other, decode, memorise."""
