@@ -72,13 +72,15 @@ def test_sigterm_saves_and_a_truncated_checkpoint_gives_way_to_the_one_before(re
     assert same_weights(tmp_path, reference)
 
 
-def test_sigterm_before_the_first_step_is_heeded_after_it(tmp_path):
-    process = start(tmp_path)
-    while process.poll() is None and not (tmp_path / "checkpoints").is_dir():
+def test_sigterm_before_the_first_step_is_heeded_after_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HMHI_CACHE", str(tmp_path / "cache"))  # nothing is kept there
+    run = tmp_path / "run"
+    process = start(run)
+    while process.poll() is None and not (run / "checkpoints").is_dir():
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)  # while weights are drawn and the step is compiled
     assert "SIGTERM: saved step" in finish(process)
-    assert checkpoint_steps(tmp_path)
+    assert checkpoint_steps(run)
 
 
 def test_missing_files_and_other_settings(reference, tmp_path):
