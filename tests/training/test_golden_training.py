@@ -86,10 +86,10 @@ def test_the_loss_and_every_gradient_norm_where_all_but_what_is_dear_is_recomput
     """The step's gradient alone: the optimiser is in the other test, and takes long to compile."""
     model, variables = network
 
-    def loss(params):
+    def loss(params, inputs):
         return step_module.batch_loss(model, params, {}, inputs, None, checkpoint="cheap")[0]
 
     program = jax.jit(jax.value_and_grad(loss), compiler_options=step_module.compiler_options("cpu"))
-    value, gradients = program(variables["params"])
+    value, gradients = program(variables["params"], inputs)
     np.testing.assert_allclose(value, GOLDEN["losses"][0], rtol=3e-4)
     check_norms(model, gradients, rounding_of_biases=3e-5)
