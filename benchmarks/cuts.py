@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from hmhi_jax.data.open_videos import open_videos
-from hmhi_jax.data.shots import LEAST_LIKENESS, likeness
+from hmhi_jax.data.shots import LEAST_LIKENESS, likeness, look_of
 
 BIKES = (30, 76, 137, 187, 242)  # frames with which a shot begins, found by eye
 SIZE = (428, 240)  # (width, height) of what is put together
@@ -59,7 +59,7 @@ def lit(film: Iterable[np.ndarray], gain: Callable[[int], float], noise: float =
 
 
 def ours(film: Pictures) -> list[int]:
-    values = [likeness(a, b) for a, b in itertools.pairwise(film)]
+    values = [likeness(a, b) for a, b in itertools.pairwise(map(look_of, film))]
     return [t for t, value in enumerate(values, 1) if value < LEAST_LIKENESS]
 
 
@@ -107,9 +107,14 @@ def main() -> None:
             precision, recall = (f"{right / n:.2f}" if n else "-" for n in (len(found), len(known)))
             cells.append(f"{right}, {false}, {precision}, {recall}")
         print(f"| {name} | {len(film)} | {len(known)} |", " | ".join(cells), "|")
-    same = [likeness(a, b) for film in shots for a, b in itertools.pairwise(film)]
-    third = [likeness(a, b) for film in shots for a, b in zip(film, film[3:], strict=False)]
-    others = [likeness(film[t - 1], film[t]) for film, known in (films["bikes.mp4"], (usual, cuts)) for t in known]
+    looks = [[look_of(picture) for picture in film] for film in shots]
+    same = [likeness(a, b) for film in looks for a, b in itertools.pairwise(film)]
+    third = [likeness(a, b) for film in looks for a, b in zip(film, film[3:], strict=False)]
+    others = [
+        likeness(*map(look_of, film[t - 1 : t + 1]))
+        for film, known in (films["bikes.mp4"], (usual, cuts))
+        for t in known
+    ]
     print(f"likeness: neighbours in a shot at least {min(same):.2f}, three frames apart at least {min(third):.2f}; ")
     print(f"on either side of a cut at most {max(others):.2f}; a cut is less than {LEAST_LIKENESS}")
 

@@ -10,9 +10,11 @@
 Without a GPU, from the shipped weights, which know the made-up clips already (150 of them keep that alive):
 
     hmhi flow data/DAVIS --split train --recipe small
-    hmhi pack data/DAVIS data/davis --split train --size 208 384 --quality 90 --codec webp
-    hmhi synthesise data/train --preset photographic --clips 150
-    python train.py --config configs/small_davis.py:cpu --workdir runs/small_davis --config.data.root=data
+    hmhi pack data/DAVIS data/davis --split train --size 288 512 --quality 90 --codec webp
+    hmhi synthesise data/train --preset photographic --clips 150 --height 288 --width 512
+    python train.py --config configs/small_davis.py:cpu --workdir runs/small_davis_coarse --config.data.root=data
+    python train.py --config configs/small_davis.py:cpu-fine --workdir runs/small_davis --config.data.root=data \
+        --config.init_from=runs/small_davis_coarse
 
 The 30 training videos of DAVIS-2016 (CC BY-NC 4.0) as often as made-up clips (`data/train` of the first stage;
 `short-rendered`, `long-rendered`: rendered meanwhile). Five of the 30 are held out: settings and steps are chosen on
@@ -24,7 +26,7 @@ from ml_collections import ConfigDict
 
 from configs import small_synthetic
 
-STAGES = ("short", "long", "short-rendered", "long-rendered", "long-all", "long-rendered-all", "cpu")
+STAGES = ("short", "long", "short-rendered", "long-rendered", "long-all", "long-rendered-all", "cpu", "cpu-fine")
 HELD_OUT = ("bmx-bumps", "car-turn", "dog-agility", "kite-walk", "mallard-water")
 _CLIPS = 4000  # made-up clips of an epoch, and about as many of DAVIS
 
@@ -33,8 +35,8 @@ def get_config(stage: str = "short") -> ConfigDict:
     """The settings of one stage; the name after the colon of `--config`."""
     if stage not in STAGES:
         raise ValueError(f"stage {stage!r}; write configs/small_davis.py:{' or :'.join(STAGES)}")
-    if stage == "cpu":
-        return _on_a_cpu()
+    if stage.startswith("cpu"):
+        return _on_a_cpu(fine=stage == "cpu-fine")
     words = stage.split("-")
     c = small_synthetic.small(long="long" in words)
     out = () if "all" in words else HELD_OUT
@@ -52,9 +54,10 @@ def get_config(stage: str = "short") -> ConfigDict:
     return c
 
 
-def _on_a_cpu() -> ConfigDict:
+def _on_a_cpu(*, fine: bool) -> ConfigDict:
     """Two clips of five frames a step, at the scale that the network sees at use: windows of 160 x 288 that hold seven
-    tenths of the picture on average. The encoder is fixed up to stride 8."""
+    tenths of a picture of 192 x 352 on average; `fine`: of 192 x 352 that hold six tenths of one of 256 x 448. The
+    encoder is fixed up to stride 8."""
     c = small_synthetic.small(long=False)
     davis = {"path": "davis", "name": "davis", "repeats": 9, "without": HELD_OUT}
     c.init_from = "small"
@@ -70,4 +73,10 @@ def _on_a_cpu() -> ConfigDict:
     c.step.ema_decay = 0.995
     c.evaluation.every_steps = 0
     c.checkpoints.every_steps = 100
+    if fine:
+        c.data.sizes = ((192, 352),)
+        c.data.crop = (0.35, 0.85)
+        c.steps = 800
+        c.optimiser.learning_rate = 1e-4
+        c.checkpoints.every_steps = 50
     return c

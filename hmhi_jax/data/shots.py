@@ -1,5 +1,7 @@
 """Changes of shot: whether a frame shows what the frame before it shows, moved on."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -13,30 +15,38 @@ _CHANNELS = np.float32([1, 2, 2])  # weights of luma and the two chromas, which 
 LEAST_LIKENESS = 0.4
 
 
-def likeness(before: UInt8[np.ndarray, "H W 3"], frame: UInt8[np.ndarray, "H2 W2 3"]) -> float:
+class Look(NamedTuple):
+    """What of a picture is compared: grey levels, colours, and their detail, all small."""
+
+    grey: UInt8[np.ndarray, "h w"]
+    picture: UInt8[np.ndarray, "h w 3"]
+    detail: Float[np.ndarray, "h w 3"]
+
+
+def look_of(picture: UInt8[np.ndarray, "H W 3"]) -> Look:
+    """What `likeness` compares of a picture."""
+    height, width = _SIZE
+    small = cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=cv2.INTER_AREA)
+    return Look(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), small, _detail(small))
+
+
+def likeness(before: Look, frame: Look) -> float:
     """How much of the detail of `before` the next frame has, wherever it moved to: 1 is all of it, about 0 is none.
 
     The next frame is carried back along the optical flow, so that motion of things and of the camera does not count;
     what is compared are the pictures less their blurred selves, so that flashes and fades hardly count. It depends on
     the two frames alone: nothing has to be remembered, and a video that goes on elsewhere has the same cuts.
     """
-    one, other = (_small(picture) for picture in (before, frame))
-    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (one, other)]
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(before.grey, frame.grey, None)
     places = np.indices(_SIZE, np.float32)[::-1].transpose(1, 2, 0) + flow
-    carried = cv2.remap(other, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    one, other = _detail(one), _detail(carried)
+    carried = cv2.remap(frame.picture, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    one, other = before.detail, _detail(carried)
     return float((2 * (one * other).mean() + _NOISE) / ((one**2).mean() + (other**2).mean() + _NOISE))
 
 
-def changes_shot(before: UInt8[np.ndarray, "H W 3"], frame: UInt8[np.ndarray, "H2 W2 3"]) -> bool:
+def changes_shot(before: Look, frame: Look) -> bool:
     """Whether a new shot begins with `frame`. Finds hard cuts; a dissolve from one shot into another is none."""
     return likeness(before, frame) < LEAST_LIKENESS
-
-
-def _small(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    height, width = _SIZE
-    return cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _detail(picture: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:

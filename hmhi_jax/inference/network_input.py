@@ -1,6 +1,7 @@
 """From frames to what the network takes: each frame with its flow picture, both at the network's size."""
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from jaxtyping import UInt8
 
 from hmhi_jax.data.flow import FlowRecipe, neighbours
 from hmhi_jax.data.preprocessing import resize_picture
-from hmhi_jax.data.shots import changes_shot
+from hmhi_jax.data.shots import Look, changes_shot, look_of
 from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.learned_flow import LearnedFlow, picture_from
@@ -48,7 +49,8 @@ class Prepared:
 
 
 class _Picture:
-    """A frame at the sizes that the network and the flow take it at; each is made once, by whoever needs it first."""
+    """A frame at the sizes that the network, the flow and the search for cuts take it at; each is made once, by whoever
+    needs it first."""
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
@@ -71,8 +73,13 @@ class _Picture:
             return self.frame.begins_shot
         with self._lock:
             if self._changes is None:
-                self._changes = changes_shot(before.frame.picture, self.frame.picture)
+                self._changes = changes_shot(before.look, self.look)
             return self._changes
+
+    @functools.cached_property
+    def look(self) -> Look:
+        """What changes of shot are told by."""
+        return look_of(self.frame.picture)
 
 
 class Window(NamedTuple):

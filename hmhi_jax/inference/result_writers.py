@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from hmhi_jax.data.ffmpeg import shown_size
 from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.inference.annotations import coco_json, youtube_vis_json
 from hmhi_jax.inference.lanes import Result
@@ -27,7 +28,7 @@ class Kept:
 
     small    at its overlay's size
     picture  whole, if it is written
-    decoded  as it came from its file, if that is written
+    decoded  as it came from its file, if a video is made of it
     begin    when it is shown, in the video's time bases
     end      until when
     """
@@ -43,7 +44,7 @@ class Kept:
 class Drawn:
     """A frame's pictures that are no files of their own.
 
-    sheet   draws what the contact sheet shows, or has it from the overlay
+    sheet   draws what the contact sheet shows
     videos  by the videos' names, as these are to be encoded
     """
 
@@ -85,7 +86,7 @@ class ResultWriters:
         return Kept(
             fit_overlay(frame.picture),
             frame.picture if whole else None,
-            frame.decoded if outputs.cutout else None,
+            frame.decoded if self._videos.keys() & {"overlay", "cutout"} else None,
             round(begin / self._time_base),
             round(end / self._time_base),
         )
@@ -116,15 +117,15 @@ class ResultWriters:
         if outputs.exr:
             channels = {f"object{number}.A": np.where(labels == number, mask, 0) for number in self._ids}
             write_exr(folder.picture("exr", name), channels or {"object1.A": mask}, folder.workplace)
-        draw = functools.cache(lambda: draw_overlay(kept.small, fit_overlay(mask)))
-        videos = {}
+        small_mask, videos = fit_overlay(mask), {}
         if overlay := self._videos.get("overlay"):
-            videos["overlay"] = overlay.draw(draw())
+            same = kept.decoded is not None and shown_size(kept.decoded) == small_mask.shape
+            videos["overlay"] = overlay.draw_marked(kept.decoded if same else kept.small, small_mask)
         if matte := self._videos.get("matte"):
             videos["matte"] = matte.draw_grey(mask)
         if cutout := self._videos.get("cutout"):
             videos["cutout"] = cutout.draw(kept.picture if kept.decoded is None else kept.decoded, mask)
-        return Drawn(draw, videos)
+        return Drawn(functools.partial(draw_overlay, kept.small, small_mask), videos)
 
     def add(self, drawn: Drawn, time: int, stages: StageTimes) -> None:
         """Encode the next frame of each video."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import heapq
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -17,7 +18,7 @@ from hmhi_jax.data.ffmpeg import planes, stores_rgb, upright_planes
 from hmhi_jax.data.video import Video
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.sound import SoundTracks, Span
-from hmhi_jax.inference.writers import writing
+from hmhi_jax.inference.writers import OUTLINE, TINT, mark, writing
 
 _SWSCALE_MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # of H.273; what swscale does not know it takes for BT.601
 _FULL = 2
@@ -42,7 +43,7 @@ class Codec:
     limited: bool = False
 
 
-OVERLAY = Codec("mp4", "libx264", "yuv420p", {"crf": "20", "preset": "superfast", "bf": "0"})
+OVERLAY = Codec("mp4", "libx264", "yuv420p", {"crf": "20", "preset": "ultrafast", "bf": "0"})
 MATTE = Codec("mp4", "libx264", "yuv420p", {"crf": "10", "preset": "superfast", "bf": "0"})
 MATTE_ODD = dataclasses.replace(MATTE, pixel_format="yuv444p")  # 4:2:0 wants even sides
 CUTOUTS = {
@@ -94,6 +95,23 @@ class VideoWriter:
             to = {"dst_colorspace": matrix, "dst_color_range": self.colours.range or 1}
         yuv = source.reformat(format=self._codec.pixel_format, threads=1, **to)
         return self._frame(upright_planes(yuv, like=source), alpha)
+
+    def draw_marked(
+        self, picture: UInt8[np.ndarray, "h w 3"] | av.VideoFrame, mask: UInt8[np.ndarray, "h w"]
+    ) -> av.VideoFrame:
+        """A frame to `add` as `draw` gives it, with the mask tinted and outlined. May be called from several threads.
+
+        It is drawn on the video's own planes: bringing a whole frame from RGB there takes as long as to encode it.
+        """
+        frame = self.draw(picture)
+        mark(planes(frame), mask, *self._marks)
+        return frame
+
+    @functools.cached_property
+    def _marks(self) -> list[list[int]]:
+        """The levels of tint and outline in the planes."""
+        patches = (self.draw(np.full((16, 16, 3), colour, np.uint8)) for colour in (TINT, OUTLINE))
+        return [[int(plane[4, 4]) for plane in planes(patch)] for patch in patches]
 
     def draw_grey(self, grey: UInt8[np.ndarray, "H W"]) -> av.VideoFrame:
         """A frame to `add`, from grey levels."""

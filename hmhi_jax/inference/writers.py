@@ -6,7 +6,7 @@ import functools
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from hmhi_jax.complete_files import completed
 from hmhi_jax.errors import InputError
 
-TINT = (255, 40, 110)  # of what was segmented, RGB
+TINT, OUTLINE = (255, 40, 110), (255, 255, 255)  # of what was segmented, RGB
 OVERLAY_SIDE = 1920  # overlays are scaled down to this, longer ones play badly
 
 
@@ -100,15 +100,38 @@ def fit_overlay(picture: UInt8[np.ndarray, "H W *channels"]) -> UInt8[np.ndarray
 
 def draw_overlay(picture: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """The picture with the mask tinted and outlined."""
+    planes = cv2.split(picture)
+    mark(planes, mask, TINT, OUTLINE)
+    return cv2.merge(planes)
+
+
+def mark(
+    planes: Sequence[UInt8[np.ndarray, "_ _"]],
+    mask: UInt8[np.ndarray, "h w"],
+    tint: Sequence[int],
+    outline: Sequence[int],
+) -> None:
+    """Tint the mask in a picture's planes, and draw its outline; both colours are one level for each plane.
+
+    Planes may have half the mask's rows and columns, as those of a video's colours have.
+    """
     inside = cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1]
-    drawn = picture.copy()
+    thickness = max(1, round(max(mask.shape) / 640))
     left, top, width, height = cv2.boundingRect(inside)
-    if width:  # work only where there is something
-        box = np.s_[top : top + height, left : left + width]
-        tinted = cv2.addWeighted(picture[box], 0.55, np.full_like(picture[box], TINT), 0.45, 0)
-        drawn[box] = cv2.copyTo(tinted, inside[box], drawn[box])
+    if not width:
+        return
     outlines, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(drawn, outlines, -1, (255, 255, 255), max(1, round(max(picture.shape[:2]) / 640)))
+    lines = cv2.drawContours(np.zeros_like(inside), outlines, -1, 255, thickness)
+    for plane, level, line in zip(planes, tint, outline, strict=True):
+        step = len(mask) // len(plane)
+        rows, columns = (
+            slice(max(first - thickness, 0) // step, (first + length + thickness) // step + 1)
+            for first, length in ((top, height), (left, width))
+        )
+        part = plane[rows, columns]  # work only where there is something
+        within, on_line = (np.ascontiguousarray(each[::step, ::step][rows, columns]) for each in (inside, lines))
+        cv2.copyTo(cv2.LUT(part, np.uint8(np.rint(0.55 * np.arange(256) + 0.45 * level))), within, part)
+        cv2.copyTo(np.full_like(part, line), on_line, part)
 
 
 class ContactSheet:

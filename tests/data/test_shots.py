@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from small_videos import moving_square
 
+from hmhi_jax.data import shots
 from hmhi_jax.data.pictures import read_picture
-from hmhi_jax.data.shots import changes_shot
+from hmhi_jax.data.shots import look_of
+
+
+def changes_shot(before, frame):
+    return shots.changes_shot(look_of(before), look_of(frame))
 
 
 def brightness(picture, gain):
@@ -38,5 +43,5 @@ def test_pictures_without_detail():
 @pytest.mark.parametrize("sequence", ["blackswan", "bmx-trees", "car-shadow", "dog", "libby"])
 def test_no_cut_in_davis(davis, sequence):
     files = sorted((davis / "JPEGImages" / "480p" / sequence).iterdir())
-    pairs = itertools.pairwise(read_picture(file) for file in files)
-    assert [number for number, pair in enumerate(pairs, 1) if changes_shot(*pair)] == []
+    pairs = itertools.pairwise(look_of(read_picture(file)) for file in files)
+    assert [number for number, pair in enumerate(pairs, 1) if shots.changes_shot(*pair)] == []
