@@ -75,6 +75,7 @@ class VideoPart(Video):
         count = source.frame_count
         self.frame_count = end and end - first if count is None else min(end or count, count) - first
         self.own_notes: list[str] = []
+        source.begin_at(first)
 
     @property
     def notes(self) -> list[str]:
