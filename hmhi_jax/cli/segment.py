@@ -125,7 +125,7 @@ def segment(
         bool, typer.Option("--exr", help="Also write OpenEXR, a channel for each object, `exr/<frame>.exr`.")
     ] = False,
     palette: Annotated[
-        bool, typer.Option("--palette", help="Also write object ids as DAVIS does, `palette/<frame>.png`.")
+        bool, typer.Option("--palette", help="Also write object ids as DAVIS does, `objects/<frame>.png`.")
     ] = False,
     coco: Annotated[bool, typer.Option("--coco", help="Also write coco.json: masks as COCO's run lengths.")] = False,
     youtube_vis: Annotated[

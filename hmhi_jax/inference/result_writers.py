@@ -18,7 +18,7 @@ from hmhi_jax.inference.pipeline import StageTimes
 from hmhi_jax.inference.result_folder import ResultFolder
 from hmhi_jax.inference.sound import Span
 from hmhi_jax.inference.video_writer import CUTOUTS, MATTE, MATTE_ODD, OVERLAY, VideoWriter, time_base_of
-from hmhi_jax.inference.writers import draw_overlay, fit_overlay, write_exr, write_file, write_palette, write_png
+from hmhi_jax.inference.writers import draw_objects, fit_overlay, write_exr, write_file, write_palette, write_png
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,20 +103,19 @@ class ResultWriters:
         """
         folder, outputs, kept = self._folder, self._outputs, result.kept
         name = outputs.name(result.index, result.name)
-        write_png(folder.picture("masks", name), mask, folder.workplace)
+        if "masks" in folder.pictures:
+            write_png(folder.picture("masks", name), mask, folder.workplace)
         if soft is not None:
             write_png(folder.picture("soft", name), soft, folder.workplace)
         if outputs.rgba:
             write_png(folder.picture("rgba", name), np.dstack([kept.picture, mask]), folder.workplace)
-        if labels is not None:
-            write_palette(folder.picture("objects", name), labels, folder.workplace)
-        if outputs.palette:
+        if "objects" in folder.pictures:
             ids = (mask > 127).view(np.uint8) if labels is None else labels
-            write_palette(folder.picture("palette", name), ids, folder.workplace)
+            write_palette(folder.picture("objects", name), ids, folder.workplace)
         if outputs.exr:
             channels = {f"object{number}.A": np.where(labels == number, mask, 0) for number in self._ids}
             write_exr(folder.picture("exr", name), channels or {"object1.A": mask}, folder.workplace)
-        draw = functools.cache(lambda: draw_overlay(kept.small, fit_overlay(mask)))
+        draw = functools.cache(lambda: draw_objects(kept.small, mask, labels))
         videos = {}
         if overlay := self._videos.get("overlay"):
             videos["overlay"] = overlay.draw(draw())

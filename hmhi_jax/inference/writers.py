@@ -6,7 +6,7 @@ import functools
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +98,33 @@ def fit_overlay(picture: UInt8[np.ndarray, "H W *channels"]) -> UInt8[np.ndarray
     return np.ascontiguousarray(picture[:height, :width])
 
 
-def draw_overlay(picture: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+def draw_objects(
+    picture: UInt8[np.ndarray, "h w 3"],
+    mask: UInt8[np.ndarray, "H W"],
+    labels: UInt8[np.ndarray, "H W"] | None,
+    fit: Callable[[UInt8[np.ndarray, "H W"]], UInt8[np.ndarray, "h w"]] = fit_overlay,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture with each object in the colour that `write_palette` gives it, only brighter, and what of the mask has
+    no number in the usual one; `fit` brings masks to the picture's size."""
+    if labels is None:
+        return draw_overlay(picture, fit(mask))
+    colours = np.frombuffer(_davis_palette(), np.uint8).reshape(-1, 3)
+    for number in np.flatnonzero(np.bincount(labels[mask > 127])):
+        colour = np.minimum(2 * colours[number].astype(int), 255) if number else TINT
+        picture = draw_overlay(picture, fit(np.where(labels == number, mask, np.uint8(0))), colour)
+    return picture
+
+
+def draw_overlay(
+    picture: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"], colour: Sequence[int] | np.ndarray = TINT
+) -> UInt8[np.ndarray, "h w 3"]:
     """The picture with the mask tinted and outlined."""
     inside = cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1]
     drawn = picture.copy()
     left, top, width, height = cv2.boundingRect(inside)
     if width:  # work only where there is something
         box = np.s_[top : top + height, left : left + width]
-        tinted = cv2.addWeighted(picture[box], 0.55, np.full_like(picture[box], TINT), 0.45, 0)
+        tinted = cv2.addWeighted(picture[box], 0.55, np.full_like(picture[box], colour), 0.45, 0)
         drawn[box] = cv2.copyTo(tinted, inside[box], drawn[box])
     outlines, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(drawn, outlines, -1, (255, 255, 255), max(1, round(max(picture.shape[:2]) / 640)))
