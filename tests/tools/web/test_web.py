@@ -20,7 +20,7 @@ from PIL import Image
 from small_videos import moving_square, pictures_of, save_frames, save_network, write_video
 
 from hmhi_jax.data.open_videos import open_videos
-from hmhi_jax.inference import VideoSegmenter
+from hmhi_jax.inference import CleanUp, VideoSegmenter, clean_up, track_objects
 
 FRAMES = 12
 
@@ -172,11 +172,37 @@ def test_a_clip_is_segmented_looked_at_and_cut_out(visit, clip, probabilities, s
             assert sum(1 for _ in video.decode(video=0)) == FRAMES
     assert len({path.parts[len(server[1].parts)] for path in files(server[1])}) == 2  # the visitor's, and the upload
 
+    previews = [np.asarray(Image.open(path)) for path in sorted(server[1].rglob("frames/*.jpg"))]
+    steady = list(clean_up([mask.astype(np.uint8) for mask in masks], CleanUp(steady=0.6), previews))
+    for control, value in (("steady", "0.6"), ("objects", "2")):
+        page.locator(f"#{control} input[type=number]").fill(value)
+        page.locator(f"#{control} input[type=number]").press("Enter")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('Objects: number 1 in')")
+    assert (np.ptp(shown(page).astype(int), axis=-1) < 12).all()
+    for product, expected in (("Masks", steady), ("Labels, PNG", track_objects(steady, previews, 2))):
+        with zipfile.ZipFile(download(page, product, tmp_path)) as archive:
+            for name, pixels in zip(archive.namelist(), expected, strict=True):
+                assert (np.asarray(Image.open(archive.open(name))) == pixels).all()
+
     made = page.locator("#slider img").last.get_attribute("src")
     page.close()
     wait_for(lambda: not files(server[1]))
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(made)
+
+
+def test_a_recording(visit):
+    """Of the browser's own camera, which shows something that turns."""
+    page = visit()
+    page.get_by_role("tab", name="Record").click()
+    page.locator("#camera").get_by_text("Access Webcam").click()
+    page.get_by_role("button", name="start recording").get_by_text("Record").click()
+    page.wait_for_timeout(3000)
+    page.get_by_role("button", name="start recording").get_by_text("Stop").click()
+    page.wait_for_function("/1280 x 720 pixels, [0-9]+ frames/.test(document.querySelector('#status').innerText)")
+    find(page)
+    assert re.match(r"Done: \d+ frames", page.inner_text("#status"))
+    assert np.ptp(shown(page)) > 100
 
 
 def test_two_visitors_do_not_meet(visit, clip, weights, tmp_path):
