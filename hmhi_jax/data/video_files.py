@@ -93,15 +93,17 @@ class VideoFile(FileVideo):
     def frames(self, start: int = 0) -> Iterator[Frame]:
         digits = max(5, len(str(self.frame_count - 1)))
         entry = self._entry if start >= self._entry.number else _Entry()
-        for index, (decoded, time, duration) in enumerate(self._clock.timed(self._decoded(entry)), entry.number):
-            what = f"{self.path}: frame {index}"
-            check_same_size(shown_size(decoded), what, self.size, "the first", "re-encode it, or cut it there")
-            if index >= start:
-                picture = upright_picture(decoded, what)
-                yield Frame(index, f"{index:0{digits}d}", picture, time, duration, decoded)
-        if self.sound and self._clock.set_anew:
-            self.sound = None
-            self.notes.append(f"{self.path}: its clock was set in the middle; videos made of it have no sound")
+        try:
+            for index, (decoded, time, duration) in enumerate(self._clock.timed(self._decoded(entry)), entry.number):
+                what = f"{self.path}: frame {index}"
+                check_same_size(shown_size(decoded), what, self.size, "the first", "re-encode it, or cut it there")
+                if index >= start:
+                    picture = upright_picture(decoded, what)
+                    yield Frame(index, f"{index:0{digits}d}", picture, time, duration, decoded)
+        finally:  # also where no more is wanted
+            if self.sound and self._clock.set_anew:
+                self.sound = None
+                self.notes.append(f"{self.path}: its clock was set in the middle; videos made of it have no sound")
 
     def _decoded(self, entry: "_Entry") -> Iterator[av.VideoFrame]:
         """All frames from an entry on that decode. At the first packet that does not, it starts over on one thread.
