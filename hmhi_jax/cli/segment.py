@@ -236,7 +236,8 @@ def segment(
         float,
         typer.Option(
             metavar="SHARE",
-            help="Damp flicker along the motion: what share of the frame before stays, such as 0.6.",
+            help="Damp flicker along the motion: what share of the frame before stays, such as 0.6; less than a half "
+            "changes nothing but feathered edges.",
             callback=expected("a share from 0 to 0.99", lambda share: 0 <= share <= 0.99),
         ),
     ] = 0.0,

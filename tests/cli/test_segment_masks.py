@@ -20,10 +20,10 @@ def test_clean_up_and_objects(tmp_path, hmhi, weights, clip):
     segmenter = VideoSegmenter.load(weights)
     threshold = round(float(np.quantile(np.stack(list(segmenter.stream(pictures, soft=True))), 0.7)) / 255, 3)
     command = (clip, "-o", out, "--weights", weights, "--no-overlay", "--threshold", threshold)
-    wanted = ("--min-area", 5, "--fill-holes", 9, "--grow", -0.5, "--steady", 0.4, "--objects", 2)
+    wanted = ("--min-area", 5, "--fill-holes", 9, "--grow", -0.5, "--steady", 0.6, "--objects", 2)
     wanted += ("--palette", "--exr", "--coco", "--youtube-vis")
     assert hmhi(*command, *wanted)[0] == 0
-    options = CleanUp(min_area=5, fill_holes=9, grow=-0.5, steady=0.4)
+    options = CleanUp(min_area=5, fill_holes=9, grow=-0.5, steady=0.6)
     masks = list(clean_up(segmenter.stream(pictures, threshold=threshold), options, pictures))
     assert any(mask.any() for mask in masks)
     assert all(np.array_equal(a, b) for a, b in zip(masks_of(out).values(), masks, strict=True))

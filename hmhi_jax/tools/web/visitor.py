@@ -40,6 +40,7 @@ _NETWORK = threading.Lock()  # one video at a time is computed: two would only t
 
 SIZES = ("as the weights were trained", "the video's shape", "the video's shape, twice the pixels")
 VIEWS = ("Tinted", "Cut out", "Mask")
+STEADY = [("not", 0.0), ("some", 0.6), ("more", 0.8)]  # shares of the frame before; less than a half changes no mask
 
 
 @dataclasses.dataclass(frozen=True)
