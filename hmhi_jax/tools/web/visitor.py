@@ -9,7 +9,7 @@ import shutil
 import threading
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,6 +113,7 @@ class Visitor:
         self.objects: list[dict[str, Any]] = []  # that were numbered then
         self._weights, self._limits = weights, limits
         self._calibration = calibration_of(weights)
+        self._starting = threading.Lock()
         self._uploaded: Path | None = None
         self._shown = 0
 
@@ -182,7 +183,7 @@ class Visitor:
         total = self.video.frame_count or 0
         if self.known < total:
             self._seen[self._size] = []
-            self.job = Job(functools.partial(self._compute, size=self._size), total)
+            self._start(functools.partial(self._compute, size=self._size), total)
 
     @property
     def seen(self) -> list[Seen]:
@@ -243,13 +244,12 @@ class Visitor:
     def follow(self, look: Look) -> None:
         """Begin to follow the frames for a look that asks for it, unless that is being done."""
         if not (self._followed == look and self.job and self.job.running):
-            self.stop()
-            self._followed, self._ready = look, 0
-            self.job = Job(functools.partial(self._follow, look=look), self.known)
+            self._start(functools.partial(self._follow, look=look), self.known)
 
     def _follow(self, job: Job, look: Look) -> Generator[None]:
         """Make the masks, and with numbered objects their labels, of all frames in order."""
         job.doing = "following what was found"
+        self._followed, self._ready = look, 0
         (self.folder / "followed").mkdir(exist_ok=True)
         calibration = self._calibration if look.nothing else None
         postprocessor = Postprocessor(Postprocessing(look.clean_up, look.objects or None, calibration), look.threshold)
@@ -313,9 +313,7 @@ class Visitor:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         path = folder / product.file_name(Path(self.video.name).name)
-
-        if follow_first := not self.has(self.known - 1, look):
-            self._followed, self._ready = look, 0
+        follow_first = not self.has(self.known - 1, look)
 
         def write(job: Job) -> Generator[None]:
             if follow_first:
@@ -324,8 +322,14 @@ class Visitor:
             masks = functools.partial(self.masks, look=look)
             yield from product.write(self.video, self.known, masks, folder, look.objects)
 
-        self.job = Job(write, self.known * (1 + follow_first))
+        self._start(write, self.known * (1 + follow_first))
         return path
+
+    def _start(self, work: Callable[[Job], Generator[object]], total: int) -> None:
+        """One job at a time, however fast controls are moved."""
+        with self._starting:
+            self.stop()
+            self.job = Job(work, total)
 
     def stop(self) -> None:
         """Stop what is being computed; what is there stays."""
