@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from small_videos import moving_square, save_network, write_video
 
+from hmhi_jax.inference import CleanUp, clean_up, track_objects
 from hmhi_jax.inference.confidence import Calibration, calibration_file
 from hmhi_jax.tools.web.products import PRODUCTS
 from hmhi_jax.tools.web.visitor import SIZES, Limits, Look, Visitor, calibration_of
@@ -44,6 +45,16 @@ def test_frames_with_nothing_are_marked_and_empty_if_wanted(visitor):
         masks = [visitor.masks(number, look)[0] for number in range(6)]
         assert any(mask.any() for mask in masks) != look.nothing
         assert bool(visitor.objects) == bool(look.objects and not look.nothing)
+
+
+def test_followed_as_the_command_does(visitor):
+    look = Look(0.3, CleanUp(steady=0.6), objects=2, nothing=False)
+    visitor.follow(look)
+    done(visitor)
+    previews = [np.asarray(Image.open(path)) for path in sorted((visitor.folder / "frames").iterdir())]
+    steady = list(clean_up([look.mask(visitor.soft(number)) for number in range(6)], look.clean_up, previews))
+    for number, shown in enumerate(zip(steady, track_objects(steady, previews, 2), strict=True)):
+        assert all(map(np.array_equal, visitor.masks(number, look), shown))
 
 
 @pytest.mark.parametrize("kind", PRODUCTS)
