@@ -2,9 +2,10 @@
 
     python benchmarks/segment.py stages clip.mp4 --weights W     # the whole job against the network alone, in one run
     python benchmarks/segment.py long clip.mp4 --frames 10000    # the clip over and over: memory and time per frame
+    python benchmarks/segment.py outputs clip.mp4 --weights small --frames 132    # size and time of everything written
 
-Both run the real job: decoding, flow, network, masks, overlay, saved memory. Times need a quiet machine; the ratio of
-`stages` is of interleaved rounds.
+All run the real job: decoding, flow, network, masks, overlay, saved memory. Times need a quiet machine; the ratio of
+`stages` is of interleaved rounds; of `outputs`, processor time varies least.
 """
 
 import argparse
@@ -19,9 +20,12 @@ import jax
 from hmhi_jax import process
 from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.data.video import Frame, Video
+from hmhi_jax.inference.clean_up import CleanUp
 from hmhi_jax.inference.lanes import Lanes
 from hmhi_jax.inference.network_input import prepare, windows
+from hmhi_jax.inference.outputs import Outputs
 from hmhi_jax.inference.pipeline import StageTimes
+from hmhi_jax.inference.postprocessing import Postprocessing
 from hmhi_jax.inference.result_folder import ResultFolder
 from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.inference.video_job import JobOptions, segment_video
@@ -82,6 +86,46 @@ def stages(video: Video, segmenter: VideoSegmenter, frames: int, rounds: int) ->
         print(f"  {stage:32} {value / frames * 1e3:8.1f} ms")
 
 
+# What is asked for beside masks, and its name in the folder of results.
+OUTPUTS: dict[str, tuple[dict, str]] = {
+    "masks alone": ({}, "masks"),
+    "--soft": ({"soft": True}, "soft"),
+    "overlay": ({"overlay": True}, "overlay.mp4"),
+    "--cutout mov": ({"outputs": Outputs(cutout="mov")}, "cutout.mov"),
+    "--cutout webm": ({"outputs": Outputs(cutout="webm")}, "cutout.webm"),
+    "--matte": ({"outputs": Outputs(matte=True)}, "matte.mp4"),
+    "--rgba": ({"outputs": Outputs(rgba=True)}, "rgba"),
+    "--exr": ({"outputs": Outputs(exr=True)}, "exr"),
+    "--palette": ({"outputs": Outputs(palette=True)}, "objects"),
+    "--objects 5": ({"masks": Postprocessing(objects=5)}, "objects"),
+    "--coco": ({"outputs": Outputs(coco=True)}, "coco.json"),
+    "--youtube-vis": ({"outputs": Outputs(youtube_vis=True)}, "youtube_vis.json"),
+    "--steady 0.6": ({"masks": Postprocessing(CleanUp(steady=0.6))}, "masks"),
+}
+
+
+def outputs(video: Video, segmenter: VideoSegmenter, frames: int) -> None:
+    """A table: frames a second of the whole job, processor time a frame in all and on top of the masks alone, bytes a
+    frame."""
+    print("| | frames/s | processor ms a frame | on top of masks | bytes a frame |\n|---|---|---|---|---|")
+    alone = None
+    for name, (wanted, found) in ((None, OUTPUTS["masks alone"]), *OUTPUTS.items()):  # the first one compiles
+        options = JobOptions(**{"overlay": False, "save_every": 0, "most_frames": frames, **wanted})
+        kinds = {"masks", *options.outputs.pictures(), *(["objects"] if options.masks.objects else [])}
+        with tempfile.TemporaryDirectory() as place:
+            cutout = Path(place) / found if options.outputs.cutout else None
+            folder = ResultFolder(place, {}, tuple(kinds | ({"soft"} if options.soft else set())), cutout)
+            begin, processor = time.perf_counter(), time.process_time()
+            segment_video(segmenter, video, folder, options)
+            processor = (time.process_time() - processor) / frames * 1e3
+            rate = frames / (time.perf_counter() - begin)
+            written = Path(place) / found
+            size = sum(file.stat().st_size for file in (written.iterdir() if written.is_dir() else [written])) / frames
+        if name:
+            alone = processor if alone is None else alone
+            print(f"| `{name}` | {rate:.1f} | {processor:.0f} | {processor - alone:.0f} | {size:,.0f} |", flush=True)
+
+
 def resident() -> float:
     """MiB of memory this process holds (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -131,7 +175,7 @@ def main() -> None:
     process.restart_with_large_pages()  # as the command does
     process.enable_compilation_cache()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("stages", "long"))
+    parser.add_argument("what", choices=("stages", "long", "outputs"))
     parser.add_argument("video")
     parser.add_argument("--weights", default="tiny")
     parser.add_argument("--frames", type=int, default=20)
@@ -142,6 +186,8 @@ def main() -> None:
     segmenter = VideoSegmenter.load(given.weights)
     if given.what == "stages":
         stages(video, segmenter, given.frames, given.rounds)
+    elif given.what == "outputs":
+        outputs(video, segmenter, given.frames)
     else:
         long(video, segmenter, given.frames, given.plot)
 

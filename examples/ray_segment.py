@@ -5,7 +5,7 @@
 
 VIDEOS (a folder, or files) and OUT must be places that all machines of the cluster see. Started again it skips what is
 finished and goes on with what is not, whichever worker had it before. A video that cannot be segmented costs the others
-nothing: its line says why, and the program ends with exit code 2.
+nothing: its line says why, and the program ends with exit code 1 (2 if no video came out).
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> None:
     errors = found.failures + [row["error"] for row in done if row["error"]]
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
-    sys.exit(2 if errors else 0)
+    sys.exit((1 if len(errors) < len(found.failures) + len(done) else 2) if errors else 0)
 
 
 if __name__ == "__main__":

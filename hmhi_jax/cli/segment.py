@@ -125,7 +125,7 @@ def segment(
         bool, typer.Option("--exr", help="Also write OpenEXR, a channel for each object, `exr/<frame>.exr`.")
     ] = False,
     palette: Annotated[
-        bool, typer.Option("--palette", help="Also write object ids as DAVIS does, `palette/<frame>.png`.")
+        bool, typer.Option("--palette", help="Also write object ids as DAVIS does, `objects/<frame>.png`.")
     ] = False,
     coco: Annotated[bool, typer.Option("--coco", help="Also write coco.json: masks as COCO's run lengths.")] = False,
     youtube_vis: Annotated[
@@ -236,7 +236,8 @@ def segment(
         float,
         typer.Option(
             metavar="SHARE",
-            help="Damp flicker along the motion: what share of the frame before stays, such as 0.6.",
+            help="Damp flicker along the motion: what share of the frame before stays, such as 0.6; less than a half "
+            "changes nothing but feathered edges.",
             callback=expected("a share from 0 to 0.99", lambda share: 0 <= share <= 0.99),
         ),
     ] = 0.0,

@@ -101,6 +101,9 @@ class Video(ABC):
     def frames(self, start: int = 0) -> Iterator[Frame]:
         """Read frames from number `start` on, one at a time. Raises `InputError` for what cannot be used."""
 
+    def begin_at(self, first: int) -> None:  # noqa: B027 - a hint
+        """Nobody will ask for frames before number `first`, so that they need not be decoded."""
+
     def end(self) -> None:  # noqa: B027 - there is nothing to do for files
         """Have a live video end as if its camera were switched off, also while a frame is waited for."""
 

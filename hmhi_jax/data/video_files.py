@@ -1,8 +1,10 @@
 """Video files: how many frames they hold and how fast, and those of them that decode."""
 
+import bisect
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -54,6 +56,7 @@ class VideoFile(FileVideo):
             self.colours = colours_of(first, stream)
             self.sound = Sound(self.path, self._clock.origin) if container.streams.audio else None
         check_size(self.size, self.path)
+        self._entry = _Entry()
 
     @functools.cached_property
     def _promise(self) -> "_Promise":
@@ -83,36 +86,44 @@ class VideoFile(FileVideo):
                     break  # what comes later is shown later
         return sum(time - min(times) + tick <= seconds for time in times)
 
+    def begin_at(self, first: int) -> None:
+        with open_container(self.path) as container:
+            self._entry = _entry(container, video_stream(container, self.path), first)
+
     def frames(self, start: int = 0) -> Iterator[Frame]:
         digits = max(5, len(str(self.frame_count - 1)))
-        for index, (decoded, time, duration) in enumerate(self._clock.timed(self._decoded())):
-            what = f"{self.path}: frame {index}"
-            check_same_size(shown_size(decoded), what, self.size, "the first", "re-encode it, or cut it there")
-            if index >= start:
-                picture = upright_picture(decoded, what)
-                yield Frame(index, f"{index:0{digits}d}", picture, time, duration, decoded)
-        if self.sound and self._clock.set_anew:
-            self.sound = None
-            self.notes.append(f"{self.path}: its clock was set in the middle; videos made of it have no sound")
+        entry = self._entry if start >= self._entry.number else _Entry()
+        try:
+            for index, (decoded, time, duration) in enumerate(self._clock.timed(self._decoded(entry)), entry.number):
+                what = f"{self.path}: frame {index}"
+                check_same_size(shown_size(decoded), what, self.size, "the first", "re-encode it, or cut it there")
+                if index >= start:
+                    picture = upright_picture(decoded, what)
+                    yield Frame(index, f"{index:0{digits}d}", picture, time, duration, decoded)
+        finally:  # also where no more is wanted
+            if self.sound and self._clock.set_anew:
+                self.sound = None
+                self.notes.append(f"{self.path}: its clock was set in the middle; videos made of it have no sound")
 
-    def _decoded(self) -> Iterator[av.VideoFrame]:
-        """All frames that decode. At the first packet that does not, decoding starts over on one thread.
+    def _decoded(self, entry: "_Entry") -> Iterator[av.VideoFrame]:
+        """All frames from an entry on that decode. At the first packet that does not, it starts over on one thread.
 
         Decoders that work on several frames at once drop good neighbours of a bad packet, and which ones depends on the
         number of threads; the result must not.
         """
-        delivered = 0
+        delivered = entry.number
         for threads in ("AUTO", "SLICE"):
             with open_container(self.path) as container:
                 stream = video_stream(container, self.path)
                 stream.thread_type = threads
                 decoder = Decoder(container, stream, stop_at_errors=threads == "AUTO")
-                for number, decoded in enumerate(decoder.frames()):
+                for number, decoded in enumerate(entry.frames(container, stream, decoder), entry.number):
                     if number >= delivered:
                         yield decoded
                         delivered += 1
                 if not decoder.stopped:
                     break
+        decoder.packets += entry.packets
         self._judge(delivered, decoder)
 
     def _judge(self, decoded: int, decoder: "Decoder") -> None:
@@ -125,6 +136,59 @@ class VideoFile(FileVideo):
         elif decoder.undecodable:
             lost = f"{decoder.undecodable} packets do not decode; "
             self.notes.append(cut_off_note(self.path, decoded, expected, lost))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """Where decoding begins.
+
+    number   of the frame that is wanted first
+    time     its time stamp
+    key      the time stamp of the key frame that it is decoded from
+    packets  that show something and lie before that
+    """
+
+    number: int = 0
+    time: int = 0
+    key: int = 0
+    packets: int = 0
+
+    def frames(
+        self, container: av.container.InputContainer, stream: av.video.stream.VideoStream, decoder: Decoder
+    ) -> Iterator[av.VideoFrame]:
+        """The frames from there on."""
+        if not self.number:
+            return decoder.frames()
+        container.seek(self.key, stream=stream)
+        return itertools.dropwhile(lambda frame: frame.pts is None or frame.pts < self.time, decoder.frames())
+
+
+def _entry(container: av.container.InputContainer, stream: av.video.stream.VideoStream, first: int) -> _Entry:
+    """From where frame `first` decodes as it does from the beginning; the beginning itself where that is not sure: the
+    file's clock may jump, time stamps are missing or the same twice, or what decodes there is another frame. Reads
+    packets up to that frame, undecoded, and decodes from the key frame before it."""
+    times: list[int] = []
+    keys: list[_Entry] = []
+    if clock_may_jump(container):
+        return _Entry()
+    with contextlib.suppress(av.FFmpegError):  # told when the frames are read
+        for packet in filter(is_shown, container.demux(stream)):
+            if packet.pts is None or packet.pts < 0 or packet.is_corrupt:
+                return _Entry()
+            if packet.is_keyframe:
+                keys.append(_Entry(first, 0, packet.pts, len(times)))
+            bisect.insort(times, packet.pts)
+            if len(times) > first and packet.dts is not None and packet.dts > times[first]:
+                break  # what comes later is shown later
+        if first >= len(times) or len(set(times)) < len(times):
+            return _Entry()
+        entry = next((key for key in reversed(keys) if key.key <= times[first]), _Entry())
+        if entry.packets:
+            entry, decoder = dataclasses.replace(entry, time=times[first]), Decoder(container, stream)
+            found = next(entry.frames(container, stream, decoder), None)
+            if found and found.pts == entry.time and not decoder.undecodable:
+                return entry
+    return _Entry()
 
 
 @dataclasses.dataclass(frozen=True)

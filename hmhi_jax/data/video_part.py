@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hmhi_jax.complete_files import readable
-from hmhi_jax.data.video import Frame, Video
+from hmhi_jax.data.video import Frame, Sound, Video
 from hmhi_jax.errors import InputError
 
 # What a part has in common with the video.
 _SHARED = (
-    "name", "path", "size", "frame_rate", "sample_aspect_ratio", "time_base", "colours", "sound", "live",
+    "name", "path", "size", "frame_rate", "sample_aspect_ratio", "time_base", "colours", "live",
 )  # fmt: skip
 _FORMS = "a frame's number (120), seconds (4.8 or 4s), a time (0:04.8) or a time code (00:00:04:20)"
 
@@ -75,10 +75,15 @@ class VideoPart(Video):
         count = source.frame_count
         self.frame_count = end and end - first if count is None else min(end or count, count) - first
         self.own_notes: list[str] = []
+        source.begin_at(first)
 
     @property
     def notes(self) -> list[str]:
         return [*self.source.notes, *self.own_notes]
+
+    @property
+    def sound(self) -> Sound | None:
+        return self.source.sound
 
     @property
     def failure(self) -> str | None:

@@ -19,8 +19,9 @@ class CleanUp:
     fill_holes  holes of up to so many pixels are filled; what is open to the picture's edge is no hole
     grow        pixels by which the object grows on all sides; negative ones shrink it
     feather     pixels over which the edge fades, to either side: masks then have values between 0 and 255
-    steady      share of what the frame before showed at the same place of the object, at least 0 and below 1: an error
-                of one frame vanishes from a half on, and what appears comes later by a frame or two
+    steady      share of what the frame before showed at the same place of the object, at least 0 and below 1: above a
+                half an error of one frame vanishes, and what appears comes later by a frame or two; up to a half
+                nothing changes but feathered edges
     """
 
     min_area: int = 0

@@ -14,7 +14,7 @@ class Outputs:
     matte         matte.mp4, black and white
     rgba          rgba/<frame>.png
     exr           exr/<frame>.exr, a channel for each object
-    palette       palette/<frame>.png, object ids in DAVIS's colours
+    palette       objects/<frame>.png, object ids in DAVIS's colours, also where none are numbered
     coco          coco.json
     youtube_vis   youtube_vis.json
     start_number  of frame 0. Where this, `padding` and `prefix` are None, frames are called as they are
@@ -47,7 +47,8 @@ class Outputs:
 
     def pictures(self) -> tuple[str, ...]:
         """Folders with a picture of every frame."""
-        return tuple(kind for kind in ("rgba", "exr", "palette") if getattr(self, kind))
+        asked = {"rgba": self.rgba, "exr": self.exr, "objects": self.palette}
+        return tuple(kind for kind, wanted in asked.items() if wanted)
 
     def settings(self) -> dict[str, Any]:
         """What was asked for, as JSON; nothing by default."""

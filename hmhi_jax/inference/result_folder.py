@@ -2,7 +2,7 @@
 
 masks/<frame>.png   0 and 255, at the frames' size
 soft/<frame>.png    probabilities in 256 steps, if asked for
-objects/, rgba/, exr/, palette/   numbered objects and more pictures of each frame, if asked for
+objects/, rgba/, exr/   numbers of objects and more pictures of each frame, if asked for
 overlay.mp4, matte.mp4, cutout.mov or cutout.webm (which may lie elsewhere), coco.json, youtube_vis.json, sheet.png
 summary.json        written last: a folder with it is finished
 .unfinished/        the workplace while results are being made: saved memory, parts of the videos
@@ -21,7 +21,7 @@ from hmhi_jax.inference.identity import differences, read_note, some
 from hmhi_jax.inference.writers import write_file, writing
 
 Status = Literal["new", "unfinished", "finished"]
-_KINDS = ("masks", "soft", "objects", "rgba", "palette", "exr")  # folders with a picture of every frame
+_KINDS = ("masks", "soft", "objects", "rgba", "exr")  # folders with a picture of every frame
 _SUFFIXES = {kind: ".exr" if kind == "exr" else ".png" for kind in _KINDS}
 
 

@@ -19,7 +19,15 @@ from hmhi_jax.inference.pipeline import StageTimes
 from hmhi_jax.inference.result_folder import ResultFolder
 from hmhi_jax.inference.sound import Span
 from hmhi_jax.inference.video_writer import CUTOUTS, MATTE, MATTE_ODD, OVERLAY, VideoWriter, time_base_of
-from hmhi_jax.inference.writers import draw_overlay, fit_overlay, write_exr, write_file, write_palette, write_png
+from hmhi_jax.inference.writers import (
+    coloured,
+    draw_overlay,
+    fit_overlay,
+    write_exr,
+    write_file,
+    write_palette,
+    write_png,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,28 +112,27 @@ class ResultWriters:
         """
         folder, outputs, kept = self._folder, self._outputs, result.kept
         name = outputs.name(result.index, result.name)
-        write_png(folder.picture("masks", name), mask, folder.workplace)
+        if "masks" in folder.pictures:
+            write_png(folder.picture("masks", name), mask, folder.workplace)
         if soft is not None:
             write_png(folder.picture("soft", name), soft, folder.workplace)
         if outputs.rgba:
             write_png(folder.picture("rgba", name), np.dstack([kept.picture, mask]), folder.workplace)
-        if labels is not None:
-            write_palette(folder.picture("objects", name), labels, folder.workplace)
-        if outputs.palette:
+        if "objects" in folder.pictures:
             ids = (mask > 127).view(np.uint8) if labels is None else labels
-            write_palette(folder.picture("palette", name), ids, folder.workplace)
+            write_palette(folder.picture("objects", name), ids, folder.workplace)
         if outputs.exr:
             channels = {f"object{number}.A": np.where(labels == number, mask, 0) for number in self._ids}
             write_exr(folder.picture("exr", name), channels or {"object1.A": mask}, folder.workplace)
-        small_mask, videos = fit_overlay(mask), {}
+        masks, videos = coloured(mask, labels), {}
         if overlay := self._videos.get("overlay"):
-            same = kept.decoded is not None and shown_size(kept.decoded) == small_mask.shape
-            videos["overlay"] = overlay.draw_marked(kept.decoded if same else kept.small, small_mask)
+            same = kept.decoded is not None and shown_size(kept.decoded) == kept.small.shape[:2]
+            videos["overlay"] = overlay.draw_marked(kept.decoded if same else kept.small, masks)
         if matte := self._videos.get("matte"):
             videos["matte"] = matte.draw_grey(mask)
         if cutout := self._videos.get("cutout"):
             videos["cutout"] = cutout.draw(kept.picture if kept.decoded is None else kept.decoded, mask)
-        return Drawn(functools.partial(draw_overlay, kept.small, small_mask), videos)
+        return Drawn(functools.partial(draw_overlay, kept.small, masks), videos)
 
     def add(self, drawn: Drawn, time: int, stages: StageTimes) -> None:
         """Encode the next frame of each video."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import heapq
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -18,7 +17,7 @@ from hmhi_jax.data.ffmpeg import planes, stores_rgb, upright_planes
 from hmhi_jax.data.video import Video
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.sound import SoundTracks, Span
-from hmhi_jax.inference.writers import OUTLINE, TINT, mark, writing
+from hmhi_jax.inference.writers import OUTLINE, Coloured, mark, writing
 
 _SWSCALE_MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # of H.273; what swscale does not know it takes for BT.601
 _FULL = 2
@@ -96,22 +95,19 @@ class VideoWriter:
         yuv = source.reformat(format=self._codec.pixel_format, threads=1, **to)
         return self._frame(upright_planes(yuv, like=source), alpha)
 
-    def draw_marked(
-        self, picture: UInt8[np.ndarray, "h w 3"] | av.VideoFrame, mask: UInt8[np.ndarray, "h w"]
-    ) -> av.VideoFrame:
-        """A frame to `add` as `draw` gives it, with the mask tinted and outlined. May be called from several threads.
+    def draw_marked(self, picture: UInt8[np.ndarray, "h w 3"] | av.VideoFrame, masks: list[Coloured]) -> av.VideoFrame:
+        """A frame to `add` as `draw` gives it, with masks tinted and outlined. May be called from several threads.
 
         It is drawn on the video's own planes: bringing a whole frame from RGB there takes as long as to encode it.
         """
         frame = self.draw(picture)
-        mark(planes(frame), mask, *self._marks)
+        for mask, colour in masks:
+            mark(planes(frame), mask, self._levels(colour), self._levels(OUTLINE))
         return frame
 
-    @functools.cached_property
-    def _marks(self) -> list[list[int]]:
-        """The levels of tint and outline in the planes."""
-        patches = (self.draw(np.full((16, 16, 3), colour, np.uint8)) for colour in (TINT, OUTLINE))
-        return [[int(plane[4, 4]) for plane in planes(patch)] for patch in patches]
+    def _levels(self, colour: tuple[int, int, int]) -> list[int]:
+        """A colour in the video's planes."""
+        return [int(plane[4, 4]) for plane in planes(self.draw(np.full((16, 16, 3), colour, np.uint8)))]
 
     def draw_grey(self, grey: UInt8[np.ndarray, "H W"]) -> av.VideoFrame:
         """A frame to `add`, from grey levels."""

@@ -6,7 +6,7 @@ import functools
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +98,30 @@ def fit_overlay(picture: UInt8[np.ndarray, "H W *channels"]) -> UInt8[np.ndarray
     return np.ascontiguousarray(picture[:height, :width])
 
 
-def draw_overlay(picture: UInt8[np.ndarray, "h w 3"], mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture with the mask tinted and outlined."""
+Coloured = tuple[UInt8[np.ndarray, "h w"], tuple[int, int, int]]  # a mask and the RGB colour it is drawn in
+
+
+def coloured(
+    mask: UInt8[np.ndarray, "H W"],
+    labels: UInt8[np.ndarray, "H W"] | None,
+    fit: Callable[[UInt8[np.ndarray, "H W"]], UInt8[np.ndarray, "h w"]] = fit_overlay,
+) -> list[Coloured]:
+    """Each object in the colour that `write_palette` gives it, only brighter, and what of the mask has no number in the
+    usual one; `fit` brings masks to the size they are drawn at."""
+    if labels is None:
+        return [(fit(mask), TINT)]
+    colours = np.minimum(2 * np.frombuffer(_davis_palette(), np.uint8).reshape(-1, 3).astype(int), 255).tolist()
+    return [
+        (fit(np.where(labels == number, mask, np.uint8(0))), tuple(colours[number]) if number else TINT)
+        for number in np.flatnonzero(np.bincount(labels[mask > 127])).tolist()
+    ]
+
+
+def draw_overlay(picture: UInt8[np.ndarray, "h w 3"], masks: Iterable[Coloured]) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture with masks tinted and outlined."""
     planes = cv2.split(picture)
-    mark(planes, mask, TINT, OUTLINE)
+    for mask, colour in masks:
+        mark(planes, mask, colour, OUTLINE)
     return cv2.merge(planes)
 
 

@@ -168,7 +168,8 @@ def _plan(
 
     found_inside = Path(inputs[0]).is_dir() and Path(videos[0].path) != Path(inputs[0])
     alone = len(videos) == 1 and (outputs.file is not None or not found_inside)
-    pictures = ("masks", *(kind for kind in ("soft", "objects") if settings[kind]), *outputs.pictures())
+    kinds = ("masks", *(kind for kind in ("soft", "objects") if settings[kind]), *outputs.pictures())
+    pictures = tuple(dict.fromkeys(kinds))  # numbered objects are label pictures, which may be asked for as well
     tasks = []
     for video in mine:
         identity = {"input": video.fingerprint(), **settings}

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from segment_results import masks_of, refused
 
 from hmhi_jax.data.open_videos import open_videos
@@ -19,15 +20,17 @@ def test_clean_up_and_objects(tmp_path, hmhi, weights, clip):
     segmenter = VideoSegmenter.load(weights)
     threshold = round(float(np.quantile(np.stack(list(segmenter.stream(pictures, soft=True))), 0.7)) / 255, 3)
     command = (clip, "-o", out, "--weights", weights, "--no-overlay", "--threshold", threshold)
-    wanted = ("--min-area", 5, "--fill-holes", 9, "--grow", -0.5, "--steady", 0.4, "--objects", 2)
+    wanted = ("--min-area", 5, "--fill-holes", 9, "--grow", -0.5, "--steady", 0.6, "--objects", 2)
+    wanted += ("--palette", "--exr", "--coco", "--youtube-vis")
     assert hmhi(*command, *wanted)[0] == 0
-    options = CleanUp(min_area=5, fill_holes=9, grow=-0.5, steady=0.4)
+    options = CleanUp(min_area=5, fill_holes=9, grow=-0.5, steady=0.6)
     masks = list(clean_up(segmenter.stream(pictures, threshold=threshold), options, pictures))
     assert any(mask.any() for mask in masks)
     assert all(np.array_equal(a, b) for a, b in zip(masks_of(out).values(), masks, strict=True))
     labels = list(track_objects(masks, pictures, 2))
     lines = json.loads((out / "summary.json").read_text())["objects"]
     assert [line["object"] for line in lines] == sorted({*np.unique(labels)} - {0})
+    check_exports(out, labels, [line["object"] for line in lines])
     for line in lines:
         seen = [f"{t:05d}" for t, shown in enumerate(labels) if (shown == line["object"]).any()]
         assert (line["first"], line["last"], line["frames"]) == (seen[0], seen[-1], len(seen))
@@ -37,6 +40,24 @@ def test_clean_up_and_objects(tmp_path, hmhi, weights, clip):
     assert (out / "objects" / "00003.png").is_file()
     (out / "objects" / "mine.txt").write_text("")
     refused(hmhi(*command, "--overwrite"), "objects/mine.txt")
+
+
+def check_exports(out, labels, numbers):
+    """By object; labels are written once, whoever asks for them."""
+    OpenEXR, coco = pytest.importorskip("OpenEXR"), pytest.importorskip("pycocotools.mask")
+    assert not (out / "palette").exists()
+    tracks = {track["id"]: track for track in json.loads((out / "youtube_vis.json").read_text())["annotations"]}
+    assert sorted(tracks) == numbers
+    images = json.loads((out / "coco.json").read_text())["annotations"]
+    for t, shown in enumerate(labels):
+        assert np.array_equal(Image.open(out / "objects" / f"{t:05d}.png"), shown)
+        channels = OpenEXR.File(str(out / "exr" / f"{t:05d}.exr"), separate_channels=True).channels()
+        assert list(channels) == ["object1.A", "object2.A"]
+        assert {a["attributes"]["track_id"] for a in images if a["image_id"] == t + 1} == {*np.unique(shown)} - {0}
+        for number in numbers:
+            assert np.array_equal(channels[f"object{number}.A"].pixels, shown == number)
+            rle = tracks[number]["segmentations"][t]
+            assert np.array_equal(coco.decode(rle) if rle else np.zeros_like(shown), shown == number)
 
 
 def test_weights_that_mark_frames(tmp_path, hmhi, weights, clip):

@@ -36,7 +36,7 @@ def test_everything_at_once(tmp_path, hmhi, weights, phone):
     numbered = ("--start-number", 1001, "--padding", 4, "--prefix", "shot_")
     code, text, _ = hmhi(*command, *asked, *numbered)
     assert code == 0
-    for name in ("cutout.webm", "matte.mp4", "overlay.mp4", "masks/", "rgba/", "exr/", "palette/", "sheet.png"):
+    for name in ("cutout.webm", "matte.mp4", "overlay.mp4", "masks/", "rgba/", "exr/", "objects/", "sheet.png"):
         assert f"{out}/{name}\n" in text
     masks = list(masks_of(out).values())
     assert list(masks_of(out)) == [f"{name}.png" for name in NUMBERS]
@@ -45,7 +45,7 @@ def test_everything_at_once(tmp_path, hmhi, weights, phone):
         rgba = np.asarray(Image.open(out / f"rgba/{name}.png"))
         assert np.array_equal(rgba[..., 3], mask)
         assert np.abs(rgba[..., :3].astype(int) - moving_square(6)[NUMBERS.index(name)]).mean() < 12
-        labels = Image.open(out / f"palette/{name}.png")
+        labels = Image.open(out / f"objects/{name}.png")
         assert labels.mode == "P"
         assert np.array_equal(np.asarray(labels), mask // 255)
     for name in ("cutout.webm", "matte.mp4", "overlay.mp4"):

@@ -24,6 +24,7 @@ from hmhi_jax.inference.postprocessing import Postprocessing
 from hmhi_jax.inference.result_folder import ResultFolder
 from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.inference.video_job import Interrupted, JobOptions, segment_video
+from hmhi_jax.inference.writers import ContactSheet
 from hmhi_jax.interop.weight_places import shipped_weights
 
 
@@ -103,8 +104,10 @@ def pictures_in(folder):
     return {path.name: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted(folder.iterdir())}
 
 
-def test_frames_with_nothing_are_empty_and_marked(tmp_path, segmenter, video, threshold):
-    """With constants by which everything, or nothing, moves by itself."""
+def test_frames_with_nothing_are_empty_and_marked(tmp_path, monkeypatch, segmenter, video, threshold):
+    """With constants by which everything, or nothing, moves by itself; on the sheet too."""
+    captions, add = [], ContactSheet.add
+    monkeypatch.setattr(ContactSheet, "add", lambda sheet, *given: captions.append(given[1]) or add(sheet, *given))
     for name, intercept in (("all", 9.0), ("none", -9.0)):
         masks = Postprocessing(calibration=Calibration((0.0,) * 6, intercept, 0.0))
         folder = ResultFolder(tmp_path / name, {"input": 1, **masks.settings()})
@@ -113,6 +116,9 @@ def test_frames_with_nothing_are_empty_and_marked(tmp_path, segmenter, video, th
         assert summary["confidence"] == pytest.approx(dict.fromkeys(names, 1 / (1 + np.exp(-intercept))), abs=1e-4)
         assert summary["nothing_here"] == (names if name == "none" else [])
         assert any(mask.any() for mask in pictures_in(folder.masks).values()) == (name == "all")
+        assert all(caption.endswith("nothing here") == (name == "none") for caption in captions)
+        assert captions
+        captions.clear()
 
 
 def test_going_on_is_exact(tmp_path, segmenter, video, threshold):

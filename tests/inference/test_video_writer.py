@@ -14,6 +14,7 @@ from small_videos import moving_square, save_frames, write_at, write_matrix
 from hmhi_jax.data.ffmpeg import Decoder, planes
 from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.data.video import Colours
+from hmhi_jax.data.video_part import Part
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.sound import Span
 from hmhi_jax.inference.video_writer import CUTOUTS, MATTE, OVERLAY, VideoWriter, time_base_of
@@ -262,7 +263,11 @@ def test_a_clock_set_in_the_middle_leaves_no_sound(tmp_path):
     joined = tmp_path / "joined.ts"
     joined.write_bytes(b"".join(piece.read_bytes() for piece in pieces))
     (video,) = open_videos([joined])
+    part = Part("2", "20").of(open_videos([joined])[0])
     assert video.sound
+    assert part.sound
+    assert len(list(part.frames())) == 18
+    assert part.sound is None
     frames = list(video.frames())
     assert np.diff([float(frame.time) for frame in frames]) == pytest.approx(0.04)
     assert video.sound is None

@@ -12,6 +12,7 @@ from hmhi_jax.data.masks import read_mask
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.writers import (
     ContactSheet,
+    coloured,
     draw_overlay,
     fit_overlay,
     overlay_size,
@@ -69,13 +70,24 @@ def test_overlay_marks_the_mask_and_leaves_the_rest():
     picture = moving_square(1)[0]
     mask = np.zeros((48, 80), np.uint8)
     mask[10:30, 20:50] = 255
-    drawn = draw_overlay(picture, mask)
+    drawn = draw_overlay(picture, coloured(mask, None))
     far = np.ones_like(mask, bool)
     far[7:33, 17:53] = False
     assert np.array_equal(drawn[far], picture[far])
     assert (drawn[12:28, 22:48, 0] > picture[12:28, 22:48, 0]).mean() > 0.8  # reddened
     assert (drawn[10, 20:50] == 255).all()  # outlined
-    assert np.array_equal(draw_overlay(picture, np.zeros_like(mask)), picture)
+    assert np.array_equal(draw_overlay(picture, coloured(np.zeros_like(mask), None)), picture)
+
+
+def test_overlay_tints_each_object_in_its_own_colour():
+    picture, mask, labels = (np.zeros(size, np.uint8) for size in ((48, 80, 3), (49, 81), (49, 81)))
+    mask[10:20], labels[10:20, :30], labels[10:20, 40:60] = 255, 1, 2
+    drawn = draw_overlay(picture, coloured(mask, labels))
+    red, green, unnumbered = (drawn[15, column].astype(int) for column in (15, 50, 70))
+    assert red[0] > 100 > red[1] + red[2]
+    assert green[1] > 100 > green[0] + green[2]
+    assert np.array_equal(unnumbered, draw_overlay(picture, coloured(mask, None))[15, 70])
+    assert not drawn[25:].any()
 
 
 @pytest.mark.parametrize("length", [1, 3, 16, 33, 500])

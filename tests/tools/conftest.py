@@ -12,6 +12,8 @@ def browser():
     if chromium is None:
         pytest.skip("no Chromium on this machine")
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    # A camera that shows a pie chart and beeps, and nobody asked whether it may.
+    arguments += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=chromium, args=arguments)
         yield opened

@@ -1,6 +1,7 @@
 """The page: what a visitor sees, and what each control does."""
 
 import html
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -8,14 +9,15 @@ from typing import Any
 
 import gradio as gr
 
-from hmhi_jax.errors import InputError
+from hmhi_jax.errors import InputError, first_of
 from hmhi_jax.inference.clean_up import CleanUp
 from hmhi_jax.tools.web.job import Job
 from hmhi_jax.tools.web.products import PRODUCTS
-from hmhi_jax.tools.web.visitor import SIZES, VIEWS, Limits, Look, Visitor
+from hmhi_jax.tools.web.visitor import SIZES, STEADY, VIEWS, Limits, Look, Visitor, calibration_of
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 _EVERY = 0.5  # seconds between two looks at what is being done
+_CAMERA = {"video": {"width": {"ideal": 1280}, "height": {"ideal": 720}}}  # larger ones cost a browser frames
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
 
@@ -47,7 +49,7 @@ class Page:
                     with gr.Tab("Record"):
                         self._camera = gr.Video(
                             show_label=False, sources=["webcam"], include_audio=True, height=260,
-                            webcam_options=gr.WebcamOptions(mirror=False), elem_id="camera",
+                            webcam_options=gr.WebcamOptions(mirror=False, constraints=_CAMERA), elem_id="camera",
                         )  # fmt: skip
                     limits = f"{self._limits.megabytes} MB and {self._limits.frames} frames"
                     gr.HTML(f"A video, or a zip of a folder of frames; at most {limits}.", elem_classes="note")
@@ -70,6 +72,13 @@ class Page:
                         with gr.Row():
                             smallest = gr.Slider(0, 5, 0, step=0.1, label="Drop parts below (% of the picture)")
                             holes = gr.Slider(0, 5, 0, step=0.1, label="Fill holes up to (% of the picture)")
+                        with gr.Row():
+                            steady = gr.Radio(STEADY, value=0.0, label="Damp flicker", elem_id="steady")
+                            objects = gr.Slider(0, 10, 0, step=1, label="Number so many objects", elem_id="objects")
+                        nothing = gr.Checkbox(
+                            True, label="Empty frames in which nothing moves by itself", elem_id="nothing",
+                            visible=calibration_of(self._weights) is not None,
+                        )  # fmt: skip
                         gr.HTML(
                             "Download: pictures come as a zip; WebM is for browsers, MOV (ProRes 4444) for editors.",
                             elem_classes="note",
@@ -78,7 +87,7 @@ class Page:
                             makers = [gr.Button(kind, size="md") for kind in PRODUCTS]
                         self._ready = gr.DownloadButton("Save", visible=False, variant="primary", elem_id="ready")
 
-            look = [threshold, smallest, holes, grow, feather]
+            look = [threshold, smallest, holes, grow, feather, steady, objects, nothing]
             shown = [self._number, view, *look]
             told = [self._status, self._slider, self._after, self._number, self._start, self._stop, self._ready]
             for source, event in ((self._file, self._file.upload), (self._camera, self._camera.stop_recording)):
@@ -86,7 +95,7 @@ class Page:
             self._start.click(self._find, [size, *shown], told, **_QUIET)
             self._stop.click(self._halt, None, None, queue=False, **_QUIET)
             for control in shown:
-                control.input(self._show, shown, self._slider, trigger_mode="always_last", **_QUIET)
+                control.input(self._show, shown, told, trigger_mode="always_last", **_QUIET)
             for button in makers:
                 made = button.click(self._make, [button, *look], told, **_QUIET)
                 made.then(None, js="() => { setTimeout(() => document.querySelector('#ready')?.click(), 300) }")
@@ -144,11 +153,12 @@ class Page:
             begun = "Stopped after" if job and job.stopped else "Done:"
             rate = f" at {job.rate:.1f} a second" if job and job.rate else ""
             yield {
-                self._slider: visitor.show(number, _look(visitor, *look), view),
                 self._number: gr.update(value=number, maximum=max(visitor.known - 1, 1)),
                 self._after: gr.update(visible=True),
-                **({} if failed else {self._status: _line(f"{begun} {visitor.known} frames{rate}.")}),
+                **({} if failed else {self._status: _line(f"{begun} {visitor.known} frames{rate}.{_empty(visitor)}")}),
             }
+            if not failed:
+                yield from self._shown(visitor, number, view, _look(visitor, *look))
 
     def _make(self, request: gr.Request, kind: str, *look: Any) -> Iterator[dict[Any, Any]]:
         """Write a file to download."""
@@ -176,10 +186,33 @@ class Page:
         yield {self._stop: gr.update(visible=False), **({self._status: _alert(failure)} if failure else {})}
         return bool(failure)
 
-    def _show(self, request: gr.Request, number: Any, view: str, *look: Any) -> Any:
+    def _show(self, request: gr.Request, number: Any, view: str, *look: Any) -> Iterator[dict[Any, Any]]:
         """A control moved: draw the frame anew, from what the network said of it."""
         visitor = self._visitor(request)
-        return visitor.show(int(number), _look(visitor, *look), view) if visitor.known > number else gr.skip()
+        if visitor.known > number:
+            yield from self._shown(visitor, int(number), view, _look(visitor, *look))
+
+    def _shown(self, visitor: Visitor, number: int, view: str, look: Look) -> Iterator[dict[Any, Any]]:
+        """Show a frame, as soon as those before it are followed where a look asks for that."""
+        due = not visitor.has(number, look)
+
+        def wanted() -> dict[Any, Any]:
+            nonlocal due
+            if not due or not visitor.has(number, look):
+                return {}
+            due = False
+            return {self._slider: visitor.show(number, look, view)}
+
+        if not visitor.has(visitor.known - 1, look):
+            visitor.follow(look)
+            yield {self._stop: gr.update(visible=True)}
+            if (yield from self._watch(visitor.job, wanted)) or not visitor.has(number, look):
+                return
+            if visitor.has(visitor.known - 1, look):
+                found = f"{_numbered(visitor)}{_empty(visitor)}"
+                yield {self._status: _line(f"Followed through {visitor.known} frames.{found}")}
+        marked = " (nothing moves by itself here)" if visitor.seen[number].nothing else ""
+        yield {self._slider: visitor.show(number, look, view), self._number: gr.update(label=f"Frame{marked}")}
 
     def _halt(self, request: gr.Request) -> None:
         self._visitor(request).stop()
@@ -191,9 +224,24 @@ class Page:
 
 
 def _look(visitor: Visitor, *controls: Any) -> Look:
-    threshold, smallest, holes, grow, feather = map(float, controls)
+    threshold, smallest, holes, grow, feather, steady, objects, nothing = map(float, controls)
     percent = visitor.video.size[0] * visitor.video.size[1] / 100
-    return Look(threshold, CleanUp(round(smallest * percent), round(holes * percent), grow, feather))
+    clean_up = CleanUp(round(smallest * percent), round(holes * percent), grow, feather, steady)
+    return Look(threshold, clean_up, int(objects), bool(nothing))
+
+
+def _empty(visitor: Visitor) -> str:
+    """Which frames show nothing that moves by itself, as the sentence after another one."""
+    marked = [number for number, seen in enumerate(visitor.seen) if seen.nothing]
+    runs = [[*run] for _, run in itertools.groupby(enumerate(marked), lambda pair: pair[1] - pair[0])]
+    named = [f"{run[0][1]} to {run[-1][1]}" if len(run) > 1 else f"{run[0][1]}" for run in runs]
+    return f" Nothing moves by itself in {len(marked)} of them: {first_of(named, 5)}." if marked else ""
+
+
+def _numbered(visitor: Visitor) -> str:
+    """What objects were numbered, as the sentence after another one."""
+    seen = [f"number {each['object']} in {each['frames']} frames" for each in visitor.objects]
+    return f" Objects: {first_of(seen, 10)}." if seen else ""
 
 
 def _line(text: str) -> str:

@@ -16,8 +16,14 @@ from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
 from hmhi_jax.inference.result_folder import ResultFolder
 from hmhi_jax.inference.result_writers import Drawn, Kept, ResultWriters
 
-# Of a frame that the network saw long ago.
+Masks = tuple[UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H W"] | None]  # of a frame, and labels of its objects
+
 _LOGITS, _FLOW = np.empty((0, 0), np.float32), np.empty((0, 0, 3), np.uint8)
+
+
+def seen_before(index: int, name: str, video: Video, kept: Kept | None = None) -> Result:
+    """Of a frame that the network saw long ago, whose word on it is kept elsewhere."""
+    return Result(index, name, video.size, _LOGITS, _FLOW, kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,32 +32,33 @@ class Product:
 
     outputs   what is written for it
     found     its name in a folder of results; folders become a zip
-    overlay   whether it is the overlay
     """
 
     outputs: Outputs
     found: str
-    overlay: bool = False
 
     def file_name(self, video: str) -> str:
         return f"{video}-{self.found}" + ("" if "." in self.found else ".zip")
 
     def write(
-        self, video: Video, frames: int, mask_of: Callable[[int], UInt8[np.ndarray, "H W"]], folder: Path
+        self, video: Video, frames: int, masks_of: Callable[[int], Masks], folder: Path, objects: int
     ) -> Generator[None]:
-        """Write it to `file_name` in `folder`, of the first `frames` frames, giving something after each; `mask_of`
-        gives a frame's mask by its number."""
+        """Write it to `file_name` in `folder`, of the first `frames` frames, giving something after each; `masks_of`
+        gives a frame's mask and labels by its number."""
         path, made = folder / self.file_name(Path(video.name).name), folder / "results" / self.found
         results = ResultFolder(
-            made.parent, {"input": video.fingerprint()}, cutout=made if self.outputs.cutout else None
+            made.parent,
+            {"input": video.fingerprint()},
+            pictures=() if made.suffix else (self.found,),
+            cutout=made if self.outputs.cutout else None,
         )
-        writers, stages = ResultWriters(results, self.outputs, video, overlay=self.overlay, begin=0), StageTimes()
+        overlay, stages = self.found == "overlay.mp4", StageTimes()
+        writers = ResultWriters(results, self.outputs, video, overlay=overlay, begin=0, objects=objects)
         names, times, end = [], [], 0
 
         def draw(frame: Frame) -> tuple[Frame, Kept, Drawn]:
-            kept, mask = writers.keep(frame), mask_of(frame.index)
-            result = Result(frame.index, frame.name, mask.shape, _LOGITS, _FLOW, kept)
-            return frame, kept, writers.write(result, mask, None, None)
+            kept, (mask, labels) = writers.keep(frame), masks_of(frame.index)
+            return frame, kept, writers.write(seen_before(frame.index, frame.name, video, kept), mask, labels, None)
 
         try:
             with results.occupied(), Pipeline() as pipeline:
@@ -80,5 +87,6 @@ PRODUCTS = {
     "Cut-out, WebM": Product(Outputs(cutout="webm"), "cutout.webm"),
     "Cut-out, MOV": Product(Outputs(cutout="mov"), "cutout.mov"),
     "Cut-out, PNG": Product(Outputs(rgba=True), "rgba"),
-    "Overlay": Product(Outputs(), "overlay.mp4", overlay=True),
+    "Overlay": Product(Outputs(), "overlay.mp4"),
+    "Labels, PNG": Product(Outputs(palette=True), "objects"),
 }

@@ -9,8 +9,9 @@ import shutil
 import threading
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,13 +20,19 @@ from PIL import Image
 
 from hmhi_jax.complete_files import readable
 from hmhi_jax.data.open_videos import open_videos
-from hmhi_jax.data.video import Video
+from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.clean_up import CleanUp
+from hmhi_jax.inference.confidence import Calibration, read_calibration
+from hmhi_jax.inference.lanes import Result
+from hmhi_jax.inference.masks import read_result
+from hmhi_jax.inference.pipeline import WORKERS, Pipeline
+from hmhi_jax.inference.postprocessing import Postprocessing
+from hmhi_jax.inference.postprocessor import Postprocessor, Read
 from hmhi_jax.inference.segmenter import VideoSegmenter, auto_size
-from hmhi_jax.inference.writers import draw_overlay, write_png
+from hmhi_jax.inference.writers import coloured, draw_overlay, write_png
 from hmhi_jax.tools.web.job import Job
-from hmhi_jax.tools.web.products import PRODUCTS
+from hmhi_jax.tools.web.products import PRODUCTS, Masks, seen_before
 
 _PREVIEW_SIDE = 1280  # pixels; more costs a browser time and shows no more
 _SQUARE = 12  # pixels of the checkerboard behind a cut-out
@@ -33,6 +40,7 @@ _NETWORK = threading.Lock()  # one video at a time is computed: two would only t
 
 SIZES = ("as the weights were trained", "the video's shape", "the video's shape, twice the pixels")
 VIEWS = ("Tinted", "Cut out", "Mask")
+STEADY = [("not", 0.0), ("some", 0.6), ("more", 0.8)]  # shares of the frame before; less than a half changes no mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,19 +57,47 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """How probabilities become a mask: the threshold, 0 to 1, and what is tidied afterwards."""
+    """How probabilities become masks.
+
+    threshold  0 to 1
+    clean_up   what is tidied afterwards
+    objects    at most so many are numbered
+    nothing    whether frames in which nothing moves by itself are emptied
+    """
 
     threshold: float = 0.5
     clean_up: CleanUp = CleanUp()  # noqa: RUF009 - frozen
+    objects: int = 0
+    nothing: bool = True
+
+    @property
+    def follows(self) -> bool:
+        """Whether a mask depends on those of the frames before it."""
+        return bool(self.clean_up.steady or self.objects)
 
     def mask(self, soft: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
-        """Of a frame's 8-bit probabilities."""
+        """Of a frame's 8-bit probabilities alone."""
         return self.clean_up.frame((soft > self.threshold * 255).astype(np.uint8) * np.uint8(255))
+
+
+class Seen(NamedTuple):
+    """What else is known of a frame once the network saw it: log-odds of something that moves by itself, None where the
+    weights are not calibrated for it; whether nothing has lately; whether it begins a shot."""
+
+    log_odds: float | None
+    nothing: bool
+    begins_shot: bool
 
 
 @functools.lru_cache(maxsize=3)
 def _segmenter(weights: str, size: tuple[int, int] | None) -> VideoSegmenter:
     return VideoSegmenter.load(weights, size=size)
+
+
+@functools.lru_cache(maxsize=1)
+def calibration_of(weights: str) -> Calibration | None:
+    """What tells frames in which nothing moves by itself, if the weights are calibrated for it."""
+    return read_calibration(Path(weights))
 
 
 class Visitor:
@@ -71,8 +107,13 @@ class Visitor:
         self.folder = home / secrets.token_urlsafe(24)
         self.job: Job | None = None
         self._video: Video | None = None
-        self.known = 0  # frames whose probabilities are there
+        self._size = 0  # one of `SIZES`, by its number
+        self._seen: dict[int, list[Seen]] = {}  # of the frames whose probabilities are there, by size
+        self._followed, self._ready = Look(), 0  # for which look frames were followed, and how many
+        self.objects: list[dict[str, Any]] = []  # that were numbered then
         self._weights, self._limits = weights, limits
+        self._calibration = calibration_of(weights)
+        self._starting = threading.Lock()
         self._uploaded: Path | None = None
         self._shown = 0
 
@@ -91,7 +132,7 @@ class Visitor:
         try:
             self._video = self._opened(self._uploaded)
             (self.folder / "frames").mkdir()
-            next(self._pictures())
+            next(self._frames())
         except InputError as error:
             self.close()
             raise InputError(self.shorter(str(error))) from error
@@ -136,13 +177,23 @@ class Visitor:
     def segment(self, size: str) -> None:
         """Begin to compute the frames' probabilities at one of `SIZES`, unless those of all frames are there."""
         self.stop()
-        self._soft = self.folder / f"soft-{SIZES.index(size)}"
+        self._size, self._ready, self.job = SIZES.index(size), 0, None
+        self._soft = self.folder / f"soft-{self._size}"
         self._soft.mkdir(exist_ok=True)
         total = self.video.frame_count or 0
-        self.known, self.job = len(list(self._soft.glob("*.png"))), None
         if self.known < total:
-            self.known = 0
-            self.job = Job(functools.partial(self._compute, size=SIZES.index(size)), total)
+            self._seen[self._size] = []
+            self._start(functools.partial(self._compute, size=self._size), total)
+
+    @property
+    def seen(self) -> list[Seen]:
+        """Of the frames whose probabilities are there, at the size that was last wanted."""
+        return self._seen.get(self._size, [])
+
+    @property
+    def known(self) -> int:
+        """How many frames these are."""
+        return len(self.seen)
 
     def _compute(self, job: Job, size: int) -> Generator[None]:
         job.doing = "waiting for another video to be done"
@@ -159,21 +210,70 @@ class Visitor:
                 segmenter = _segmenter(self._weights, wanted)
             height, width = segmenter.network_size(self.video.size)
             job.doing = f"preparing the network for {width} x {height} (longer the first time)"
-            with segmenter.stream(self._pictures(), soft=True) as stream:
-                for number, soft in enumerate(stream):
-                    write_png(self._soft / f"{number:05d}.png", soft, self.folder)
-                    job.doing, self.known = "finding the object", number + 1
+            calibration = self._calibration if self.video.frame_count != 1 else None  # one frame shows no motion
+            postprocessor = Postprocessor(Postprocessing(calibration=calibration), 0.5)
+
+            def read(result: Result) -> Read:
+                write_png(self._soft / f"{result.index:05d}.png", read_result(result, "plain"), self.folder)
+                odds = calibration.log_odds(np.asarray(result.logits), result.flow) if calibration else None
+                return Read(result, result.flow, np.zeros((1, 1), np.uint8), odds)
+
+            with Pipeline() as pipeline:
+                frames = pipeline.ahead(self._frames(), 1)
+                results = segmenter.results(frames, pipeline=pipeline, detect_cuts=True, refine=None)
+                for each in pipeline.map(read, results, WORKERS):
+                    seen = Seen(each.log_odds, postprocessor.follow(each).nothing, each.result.begins_shot)
+                    self._seen[size].append(seen)
+                    job.doing = "finding the object"
                     yield
         finally:
             _NETWORK.release()
 
-    def _pictures(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    def _frames(self) -> Iterator[Frame]:
         """The video's, each of which leaves a small copy for the page."""
         for frame in self.video.frames():
             path = self._preview(frame.index)
             if not path.exists():
                 Image.fromarray(_small(frame.picture)).save(path, quality=90)
-            yield frame.picture
+            yield frame
+
+    def has(self, number: int, look: Look) -> bool:
+        """Whether the mask of a frame is there, or can be made at once."""
+        return number < (self._ready if self._followed == look else 0) if look.follows else number < self.known
+
+    def follow(self, look: Look) -> None:
+        """Begin to follow the frames for a look that asks for it, unless that is being done."""
+        if not (self._followed == look and self.job and self.job.running):
+            self._start(functools.partial(self._follow, look=look), self.known)
+
+    def _follow(self, job: Job, look: Look) -> Generator[None]:
+        """Make the masks, and with numbered objects their labels, of all frames in order."""
+        job.doing = "following what was found"
+        self._followed, self._ready = look, 0
+        (self.folder / "followed").mkdir(exist_ok=True)
+        calibration = self._calibration if look.nothing else None
+        postprocessor = Postprocessor(Postprocessing(look.clean_up, look.objects or None, calibration), look.threshold)
+        names = [f"{number:05d}" for number in range(self.known)]
+        for number, seen in enumerate(self.seen):
+            result = dataclasses.replace(seen_before(number, names[number], self.video), begins_shot=seen.begins_shot)
+            picture, mask = _read(self._preview(number)), look.mask(self.soft(number))
+            finished = postprocessor.follow(Read(result, picture, mask, seen.log_odds))
+            for kind, pixels in (("masks", finished.mask), ("labels", finished.labels)):
+                if pixels is not None:
+                    write_png(self._followed_file(kind, number), pixels, self.folder)
+            self._ready, self.objects = number + 1, postprocessor.objects(names)
+            yield
+
+    def _followed_file(self, kind: str, number: int) -> Path:
+        return self.folder / "followed" / f"{kind}-{number:05d}.png"
+
+    def masks(self, number: int, look: Look) -> Masks:
+        """A frame's mask and, where objects are numbered, their labels."""
+        if look.follows:
+            labels = _read(self._followed_file("labels", number)) if look.objects else None
+            return _read(self._followed_file("masks", number)), labels
+        mask = look.mask(self.soft(number))
+        return (np.zeros_like(mask) if look.nothing and self.seen[number].nothing else mask), None
 
     def _preview(self, number: int) -> Path:
         return self.folder / "frames" / f"{number:05d}.jpg"
@@ -185,14 +285,15 @@ class Visitor:
     def show(self, number: int, look: Look, view: str) -> tuple[str, str]:
         """Files with a frame and with what is made of it, one of `VIEWS`."""
         before = self._preview(number)
-        if number >= self.known:
+        if not self.has(number, look):
             return str(before), str(before)
-        picture, mask = _read(before), _small(look.mask(self.soft(number)))
-        if view == "Mask":
-            drawn = mask
-        elif view == "Tinted":
-            drawn = draw_overlay(picture, mask)
+        picture, (mask, labels) = _read(before), self.masks(number, look)
+        if view == "Tinted":
+            drawn = draw_overlay(picture, coloured(mask, labels, _small))
+        elif view == "Mask":
+            drawn = _small(mask)
         else:
+            mask = _small(mask)
             rows, columns = np.indices(mask.shape) // _SQUARE % 2
             board = np.where((rows ^ columns)[..., None], np.uint8(235), np.uint8(255))
             opacity = mask[..., None].astype(np.float32) / np.float32(255)
@@ -212,13 +313,23 @@ class Visitor:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         path = folder / product.file_name(Path(self.video.name).name)
+        follow_first = not self.has(self.known - 1, look)
 
         def write(job: Job) -> Generator[None]:
+            if follow_first:
+                yield from self._follow(job, look)
             job.doing = f"writing {path.name}"
-            return product.write(self.video, job.total, lambda number: look.mask(self.soft(number)), folder)
+            masks = functools.partial(self.masks, look=look)
+            yield from product.write(self.video, self.known, masks, folder, look.objects)
 
-        self.job = Job(write, self.known)
+        self._start(write, self.known * (1 + follow_first))
         return path
+
+    def _start(self, work: Callable[[Job], Generator[object]], total: int) -> None:
+        """One job at a time, however fast controls are moved."""
+        with self._starting:
+            self.stop()
+            self.job = Job(work, total)
 
     def stop(self) -> None:
         """Stop what is being computed; what is there stays."""
@@ -228,7 +339,7 @@ class Visitor:
     def close(self) -> None:
         """Stop, and delete everything."""
         self.stop()
-        self._video, self.known, self.job = None, 0, None
+        self._video, self._seen, self._ready, self.job = None, {}, 0, None
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._uploaded:
             self._uploaded.unlink(missing_ok=True)

@@ -179,6 +179,20 @@ def test_a_clip_is_segmented_looked_at_and_cut_out(visit, clip, probabilities, s
         urllib.request.urlopen(made)
 
 
+def test_a_recording(visit):
+    """Of the browser's own camera, which shows something that turns."""
+    page = visit()
+    page.get_by_role("tab", name="Record").click()
+    page.locator("#camera").get_by_text("Access Webcam").click()
+    page.get_by_role("button", name="start recording").get_by_text("Record").click()
+    page.wait_for_timeout(3000)
+    page.get_by_role("button", name="start recording").get_by_text("Stop").click()
+    page.wait_for_function("/1280 x 720 pixels, [0-9]+ frames/.test(document.querySelector('#status').innerText)")
+    find(page)
+    assert re.match(r"Done: \d+ frames", page.inner_text("#status"))
+    assert np.ptp(shown(page)) > 100
+
+
 def test_two_visitors_do_not_meet(visit, clip, weights, tmp_path):
     """Each sees their own, and a zip of frames serves as well as a video."""
     save_frames(tmp_path / "walk", moving_square(5))
