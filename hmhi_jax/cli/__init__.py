@@ -1,4 +1,4 @@
-"""The `hmhi` command. Each sub-command is a module here; heavy imports stay inside the functions they serve."""
+"""The `hmhi` command. A sub-command is a function of a module; heavy imports stay inside the functions they serve."""
 
 import importlib
 import io
@@ -9,20 +9,17 @@ import typer
 from hmhi_jax import process
 from hmhi_jax.errors import InputError
 
-# Modules with a function of the same name, in the order the help shows them.
-_COMMANDS: tuple[str, ...] = (
-    "segment",
-    "web",
-    "flow",
-    "inspect",
-    "pack",
-    "synthesise",
-    "convert",
-    "compare",
-    "report",
-    "export",
-    "plan",
-)
+# Sub-commands in the order the help shows them, and the modules that have a function of that name.
+_COMMANDS = {
+    "segment": "segment",
+    "web": "web",
+    "flow": "flow",
+    **dict.fromkeys(("inspect", "pack", "synthesise"), "datasets"),
+    **dict.fromkeys(("convert", "export"), "weights"),
+    "compare": "compare",
+    "report": "report",
+    "plan": "plan",
+}
 
 app = typer.Typer(
     help="Find and segment the salient moving object in videos (HMHI-Net in JAX).",
@@ -42,8 +39,8 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-for _name in _COMMANDS:
-    app.command(_name)(getattr(importlib.import_module(f"{__name__}.{_name}"), _name))
+for _name, _module in _COMMANDS.items():
+    app.command(_name)(getattr(importlib.import_module(f"{__name__}.{_module}"), _name))
 
 
 def command() -> None:

@@ -9,7 +9,7 @@ import typer
 
 from hmhi_jax.errors import InputError
 
-# The names of `hmhi_jax.kernels.precision.DTYPES`, which is not imported here: reading a help must not wait for JAX.
+# The names of `hmhi_jax.kernels.platforms.DTYPES`, which is not imported here: reading a help must not wait for JAX.
 COMPUTE_DTYPES = ("float32", "tensorfloat32", "bfloat16")
 
 

@@ -58,9 +58,9 @@ def report(
     `hmhi report PRED GT` scores one method, `hmhi report A B --gt GT` compares several. Exit code 1: some
     file could not be read; the others are scored.
     """
-    from hmhi_jax.runs import report as runs
+    from hmhi_jax.tools.report.report import report as run
 
-    whole = runs.report(
+    whole = run(
         folders, gt=gt, out=out, protocols=protocol or ["davis16", "vsod"], readings=reading or ["plain"],
         names=name or [], videos=videos, frames=frames, title=title, void_label=void_label, extra=extra, strict=strict,
         workers=workers,

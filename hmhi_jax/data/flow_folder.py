@@ -10,8 +10,7 @@ from jaxtyping import UInt8
 from hmhi_jax.complete_files import readable
 from hmhi_jax.data.flow import FlowRecipe, draw_flow, read_flo
 from hmhi_jax.data.flow_pictures import recipe_in
-from hmhi_jax.data.natural_order import natural_order
-from hmhi_jax.data.pictures import is_picture, read_picture
+from hmhi_jax.data.pictures import is_picture, natural_order, read_picture
 from hmhi_jax.data.video import files_fingerprint
 from hmhi_jax.errors import InputError, first_of
 

@@ -11,9 +11,8 @@ from typing import Literal
 from hmhi_jax.data.layout_rules import visible
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.masks import read_mask
-from hmhi_jax.data.natural_order import natural_key
 from hmhi_jax.data.packing import PackedDataset
-from hmhi_jax.data.pictures import Picture, PictureError, is_picture, picture_size, read_picture
+from hmhi_jax.data.pictures import Picture, PictureError, is_picture, natural_key, picture_size, read_picture
 from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError, first_of
 from hmhi_jax.ordered_map import ordered_map

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hmhi_jax.complete_files import readable
-from hmhi_jax.data.natural_order import natural_key, natural_order
-from hmhi_jax.data.pictures import is_picture
+from hmhi_jax.data.pictures import is_picture, natural_key, natural_order
 
 # Beside the folder of frames; the first is the one `hmhi flow` makes.
 _FLOWS = ("Flows", "JPEGFlows", "OpticalFlow", "Flow", "flows", "flow")

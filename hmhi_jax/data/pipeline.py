@@ -23,9 +23,8 @@ from absl import flags
 from jaxtyping import Int
 
 from hmhi_jax.data.augmentation import Augmentation, draw_change
-from hmhi_jax.data.clip_loading import ClipArrays, load_clip
-from hmhi_jax.data.clips import ClipSampling, sample_clip
-from hmhi_jax.data.mixture import Entry
+from hmhi_jax.data.clips import ClipArrays, ClipSampling, load_clip, sample_clip
+from hmhi_jax.data.layouts import Entry
 from hmhi_jax.data.pictures import READINGS, PictureError
 from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError

@@ -9,9 +9,8 @@ from typing import Literal
 from hmhi_jax.complete_files import readable
 from hmhi_jax.data.layout_rules import LAYOUTS
 from hmhi_jax.data.layouts import Dataset, open_dataset
-from hmhi_jax.data.natural_order import last_number, natural_key
 from hmhi_jax.data.packing import INDEX
-from hmhi_jax.data.pictures import Picture, is_picture
+from hmhi_jax.data.pictures import Picture, is_picture, last_number, natural_key
 from hmhi_jax.errors import InputError
 
 # Where masks lie below a folder that is no whole data set, and the frames that go with them.

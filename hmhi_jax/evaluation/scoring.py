@@ -9,7 +9,7 @@ import numpy as np
 
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.masks import VoidLabel
-from hmhi_jax.data.natural_order import natural_key
+from hmhi_jax.data.pictures import natural_key
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures, score_all
 from hmhi_jax.evaluation.pairing import Remark, VideoPair, pair_folders

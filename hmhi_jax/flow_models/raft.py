@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from hmhi_jax.flow_models.correlation import LARGEST_VOLUME, Correlation, correlate, look_up
 from hmhi_jax.flow_models.encoders import FlowEncoder
 from hmhi_jax.flow_models.update import ConvGRU, FlowHead, MaskHead, MotionEncoder
-from hmhi_jax.kernels.precision import compute_dtype, in_precision
+from hmhi_jax.kernels.platforms import compute_dtype, in_precision
 
 SCALE = 8  # of the picture to the flow that is improved
 

@@ -24,8 +24,7 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.convolution import dense_kernel_gradient, plain_conv, turned
 from hmhi_jax.kernels.grids import cubic_matrix, enlarge
-from hmhi_jax.kernels.platforms import by_platform
-from hmhi_jax.kernels.precision import define_gradient
+from hmhi_jax.kernels.platforms import by_platform, define_gradient
 
 TILE = 4  # outputs per tile and axis
 POINTS = TILE + 2

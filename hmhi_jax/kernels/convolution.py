@@ -14,8 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.kernels.platforms import by_platform, dear, gradient_of
-from hmhi_jax.kernels.precision import define_gradient
+from hmhi_jax.kernels.platforms import by_platform, dear, define_gradient, gradient_of
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 FEW = 16  # times as many input channels as outputs, or more: `few_outputs_conv` pays

@@ -12,8 +12,7 @@ from jaxtyping import Array, Float
 from hmhi_jax.kernels.attention import pieces_of
 from hmhi_jax.kernels.convolution import depthwise_conv, outer_products, pixel_sums
 from hmhi_jax.kernels.elementwise import gelu
-from hmhi_jax.kernels.platforms import by_platform, dear, differentiated_as
-from hmhi_jax.kernels.precision import define_gradient
+from hmhi_jax.kernels.platforms import by_platform, dear, define_gradient, differentiated_as
 
 BAND = 32  # picture rows of a band
 BACKWARD_BAND = 16  # those of one picture's band in the backward pass, which has more maps to keep in cache

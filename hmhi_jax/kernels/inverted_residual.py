@@ -19,8 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from hmhi_jax.kernels.convolution import outer_products, pixel_sums
-from hmhi_jax.kernels.platforms import by_platform, dear, gradient_of
-from hmhi_jax.kernels.precision import define_gradient
+from hmhi_jax.kernels.platforms import by_platform, dear, define_gradient, gradient_of
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 PART = 2**19  # numbers of the wide map that the backward pass works on at a time

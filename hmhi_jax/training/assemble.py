@@ -20,8 +20,7 @@ from hmhi_jax.data.device_batches import DeviceBatches, batch_shardings
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.flow_pictures import RECIPE_FILE, flow_recipe_of
 from hmhi_jax.data.inspection import check_for_training
-from hmhi_jax.data.layouts import Dataset
-from hmhi_jax.data.mixture import Source, entries_of, open_sources
+from hmhi_jax.data.layouts import Dataset, Source, entries_of, open_sources
 from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.shapes import abstract_variables

@@ -20,10 +20,17 @@ from hmhi_jax.kernels.inverted_residual import (
     relu6,
     stem_conv,
 )
-from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
-from hmhi_jax.models.backbones.batch_norm import BatchNorm, FrozenBatchNorm
-from hmhi_jax.models.backbones.flow_adapter import with_adapter
-from hmhi_jax.models.layers import Kernel, conv, drop_rates, he_depthwise, he_fan_out, stochastic_depth
+from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register, with_adapter
+from hmhi_jax.models.layers import (
+    BatchNorm,
+    FrozenBatchNorm,
+    Kernel,
+    conv,
+    drop_rates,
+    he_depthwise,
+    he_fan_out,
+    stochastic_depth,
+)
 
 # What the networks of TensorFlow's reference implementation train with (its momentum .99 is the old statistics' share).
 EPSILON, MOMENTUM = 1e-3, 0.01

@@ -8,8 +8,15 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.attention import attend
 from hmhi_jax.kernels.feed_forward import MixWeights, mix_feed_forward
-from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
-from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, with_adapter
+from hmhi_jax.models.backbones import (
+    BackboneSpec,
+    FlowAdapter,
+    Maps,
+    Pictures,
+    add_to_flow_rows,
+    register,
+    with_adapter,
+)
 from hmhi_jax.models.layers import (
     KernelAndBias,
     PatchConv,

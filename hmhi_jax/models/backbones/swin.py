@@ -9,8 +9,15 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.elementwise import gelu
 from hmhi_jax.kernels.grids import WINDOW, from_windows, relative_position_index, seam_mask, to_windows
-from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
-from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, with_adapter
+from hmhi_jax.models.backbones import (
+    BackboneSpec,
+    FlowAdapter,
+    Maps,
+    Pictures,
+    add_to_flow_rows,
+    register,
+    with_adapter,
+)
 from hmhi_jax.models.layers import (
     PatchConv,
     dense,
