@@ -127,14 +127,8 @@ def score_all(
     void_label: VoidLabel = "auto",
     workers: int | None = None,
 ) -> Iterator[tuple[int, FrameResult]]:
-    """Score (prediction, truth) pairs on `workers` cores (all if not given).
-
-    Yields:
-        (index, result) in the order they are done.
-
-    Raises:
-        RuntimeError: a process died, for lack of memory for one.
-    """
+    """Score (prediction, truth) pairs on `workers` cores (all if not given). Yields (index, result) in the order they
+    are done. Raises `RuntimeError` if a process died, for lack of memory for one."""
     count = min(workers or joblib.cpu_count(), -(-len(files) // _FRAMES_PER_TASK))
     seconds = sum(cost for name, cost in _SECONDS_PER_FRAME.items() if getattr(measures, name)) * len(readings)
     in_processes = count > 1 and seconds * len(files) >= _WORTH_PROCESSES

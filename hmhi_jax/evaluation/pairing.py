@@ -84,11 +84,8 @@ def pair_folders(
         videos: the videos to score, where not all.
         frames_dir: folder of RGB frames, `<video>/<frame>.jpg`, where they are not beside the masks.
 
-    Returns:
-        The videos with ground truth, whether predicted or not, and remarks.
-
-    Raises:
-        InputError: a folder is missing, or nothing in them fits together.
+    Returns the videos with ground truth, whether predicted or not, and remarks. Raises `InputError` if a folder
+    is missing, or nothing in them fits together.
     """
     if not pred_dir.is_dir():
         raise InputError(

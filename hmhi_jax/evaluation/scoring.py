@@ -44,12 +44,9 @@ def evaluate_uvos(
         workers: processes; all cores by default. Each holds one frame at a time.
         progress: show a progress bar.
 
-    Returns:
-        `Scores` with figures `J_mean`, `J_recall`, `J_decay`, the same of F, and `JF_mean`, for the data set and each
-        video. Frames without prediction are not part of any mean and are listed in its `remarks`.
-
-    Raises:
-        InputError: a folder is missing, nothing fits together, or `strict` and something is not as it should be.
+    Returns `Scores` with figures `J_mean`, `J_recall`, `J_decay`, the same of F, and `JF_mean`, for the data set and
+    each video. Frames without prediction are not part of any mean and are listed in its `remarks`. Raises `InputError`
+    if a folder is missing, nothing fits together, or `strict` and something is not as it should be.
     """
     protocol = find_protocol(protocol, "uvos")
     (scores,) = evaluate(
@@ -79,11 +76,8 @@ def evaluate_vsod(
             most of the time.
         The others are those of `evaluate_uvos`.
 
-    Returns:
-        `Scores` with figures `MAE`, `max_F`, `max_E`, `S` and `curves` "F" and "E", float64 [256] over thresholds 0..1.
-
-    Raises:
-        InputError: as `evaluate_uvos`.
+    Returns `Scores` with figures `MAE`, `max_F`, `max_E`, `S` and `curves` "F" and "E", float64 [256] over thresholds
+    0..1. Raises `InputError` as `evaluate_uvos`.
     """
     protocol = find_protocol(protocol, "vsod")
     measures = Measures(uvos=False, vsod=True, extra=extra)
@@ -110,13 +104,9 @@ def evaluate(
 ) -> list[Scores]:
     """Scores by several protocols and readings at once; every pair of files is read once.
 
-    `frames_dir` is where a report finds RGB frames that are not beside the masks.
-
-    Returns:
-        One `Scores` per reading and protocol, in that order: all protocols of the first reading, then of the second.
-
-    Raises:
-        InputError: as `evaluate_uvos`.
+    `frames_dir` is where a report finds RGB frames that are not beside the masks. Returns one `Scores` per reading and
+    protocol, in that order: all protocols of the first reading, then of the second. Raises `InputError` as
+    `evaluate_uvos`.
     """
     chosen = [find_protocol(protocol) for protocol in protocols]
     for reading in readings:

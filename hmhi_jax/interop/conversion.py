@@ -119,11 +119,8 @@ def format_of(target: Path, dtype: str = "float32") -> str:
 
 
 def variables_of(identity: Identity) -> dict[str, Any]:
-    """Our variables, nested, float32; an encoder alone gives `{"params": {"encoder": ...}}`.
-
-    Raises:
-        InputError: if the entries do not fit.
-    """
+    """Our variables, nested, float32; an encoder alone gives `{"params": {"encoder": ...}}`. Raises `InputError` if the
+    entries do not fit."""
     identity.require_fit()
     if identity.source.ours:
         return nested_float32(identity.entries)
@@ -167,8 +164,7 @@ def write_weights(
         torch_names: `.safetensors` and `.npz` under PyTorch's names and layout instead of ours; a `.pth` always is.
         dtype: how floating-point arrays are stored: "float32", "bfloat16" or "float16".
 
-    Raises:
-        InputError: if the entries do not fit or the target cannot be written; nothing incomplete is left behind.
+    Raises `InputError` if the entries do not fit or the target cannot be written; nothing incomplete is left behind.
     """
     kind = format_of(target, dtype)
     variables, named, wrapper = variables_of(identity), None, ""

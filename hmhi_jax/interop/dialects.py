@@ -303,8 +303,7 @@ def rename_encoder(entries: Mapping[str, np.ndarray], source: str) -> Renamed:
         entries: name -> array in PyTorch's layout.
         source: names the file in errors.
 
-    Raises:
-        InputError: if no dialect fits, or an entry cannot be taken apart as its name asks.
+    Raises `InputError` if no dialect fits, or an entry cannot be taken apart as its name asks.
     """
     unmarked = []
     for prefix in ("", *_CONTAINERS):

@@ -139,8 +139,7 @@ def flow_from_torch(flow_model: RAFT, state_dict: Mapping[str, np.ndarray]) -> d
         state_dict: name -> array in PyTorch's layout. A `module.` prefix is taken off; batch norm's step counters and
             the authors' second names of shared norms may be there or not.
 
-    Raises:
-        InputError: one error that lists every missing, unused and misshapen entry, by torchvision's names.
+    Raises `InputError`: one error that lists every missing, unused and misshapen entry, by torchvision's names.
     """
     network = flow_model.name_of_network
     given, *_ = flow_entries(state_dict)

@@ -100,11 +100,8 @@ _PACKAGES = {
 
 
 def packaged_file(name: str) -> Path:
-    """The file that "package:NAME" stands for. The package is looked up, not imported: none of its code runs.
-
-    Raises:
-        InputError: for a name that is not known, or a package that is not installed, with the command that installs it.
-    """
+    """The file that "package:NAME" stands for. The package is looked up, not imported: none of its code runs. Raises
+    `InputError` for a name that is not known, or a package that is not installed, with the command that installs it."""
     short = name.removeprefix(PREFIX)
     if short not in _PACKAGES:
         known = ", ".join(PREFIX + known for known in _PACKAGES)

@@ -81,14 +81,8 @@ DTYPES = tuple(_NUMBERS)
 
 
 def compute_dtype(name: str | DTypeLike) -> tuple[jnp.dtype, str]:
-    """Type of the maps, and the precision of their products in the words of `jax.default_matmul_precision`.
-
-    Args:
-        name: one of `DTYPES`, or the type that one of them names.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """Type of the maps, and the precision of their products in the words of `jax.default_matmul_precision`. `name` is
+    one of `DTYPES`, or the type that one of them names. Raises `ValueError` for anything else."""
     text = name if isinstance(name, str) else jnp.dtype(name).name
     if text not in _NUMBERS:
         raise ValueError(f"dtype is {text!r}; it must be one of {', '.join(map(repr, DTYPES))}")

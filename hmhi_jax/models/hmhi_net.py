@@ -245,9 +245,8 @@ def build_model(backbone: str = "mit_b1", *, dtype: str | DTypeLike = "float32",
         dtype: of the computation: "float32", "tensorfloat32" or "bfloat16".
         switches: attributes of `HMHINet`, which say what each is and what it is by default.
 
-    Raises:
-        TypeError: for a switch that there is not.
-        ValueError: for an unknown backbone, or a value that its attribute does not allow.
+    Raises `TypeError` for a switch that there is not, `ValueError` for an unknown backbone, or a value that its
+    attribute does not allow.
     """
     spec(backbone)
     maps, precision = compute_dtype(dtype)

@@ -206,8 +206,7 @@ def assemble(
         steps: its length, where the config's is of no interest; without it, epochs are counted in the data opened.
         platform: that it trains on; None: the one that runs this.
 
-    Raises:
-        InputError: for a field that cannot be used, with its name.
+    Raises `InputError` for a field that cannot be used, with its name.
     """
     sizes = sizes_of(config)
     if mesh is not None:

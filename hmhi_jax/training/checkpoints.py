@@ -127,10 +127,8 @@ class Checkpoints:
     def save(self, state: TrainState, data: dict[str, Any], run: dict[str, Any], *, wait: bool = False) -> None:
         """Save after `state.step` steps, in the background unless `wait`.
 
-        Does nothing if that step is saved already. An earlier save that failed is reported here, or by `close`.
-
-        Raises:
-            InputError: if the disk is full or the folder cannot be written.
+        Does nothing if that step is saved already. An earlier save that failed is reported here, or by `close`. Raises
+        `InputError` if the disk is full or the folder cannot be written.
         """
         step = int(state.step)
         with _explained(self.folder):
@@ -157,10 +155,7 @@ class Checkpoints:
 
     def record(self, step: int, figures: Mapping[str, float]) -> None:
         """Write an evaluation's figures into the checkpoint of `step`, which is waited for; called on every process.
-
-        Raises:
-            InputError: as `save`.
-        """
+        Raises `InputError` as `save`."""
         with _explained(self.folder):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -181,9 +176,8 @@ class Checkpoints:
             check: called with the checkpoint's `run` before its arrays are read; raises `InputError` if it does not
                 fit.
 
-        Raises:
-            InputError: from `check`, if there are damaged checkpoints and none that can be read, or if the newest one
-                holds other arrays than `like` or cannot be read though nothing is known to be wrong with it: it stays.
+        Raises `InputError` from `check`, if there are damaged checkpoints and none that can be read, or if the newest
+        one holds other arrays than `like` or cannot be read though nothing is known to be wrong with it: it stays.
         """
         for step in reversed(self.steps()):
             place = self.folder / str(step)

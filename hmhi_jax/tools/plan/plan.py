@@ -93,8 +93,7 @@ def make_plan(
         lanes, chunk: videos a chip works on in inference, and frames encoded together.
         note: told what is compiled next; that may take minutes.
 
-    Raises:
-        InputError: for a config or a batch that does not suit the chips, or a missing compiler.
+    Raises `InputError` for a config or a batch that does not suit the chips, or a missing compiler.
     """
     devices = devices_of(topology)
     batch = global_batch or config.data.batch_size

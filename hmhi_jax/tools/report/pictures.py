@@ -57,8 +57,7 @@ def draw_overlays(
         void_label: as in `read_truth`.
         budget: bytes the pictures may take in the page, in all.
 
-    Returns:
-        Overlays by the requests' keys; a frame whose files cannot be read is missing.
+    Returns overlays by the requests' keys; a frame whose files cannot be read is missing.
     """
     unique = list({request.key: request for request in requests}.values())
     width = _WIDTHS[0]

@@ -48,11 +48,8 @@ def write_report(
         void_label: as the scores were made with, for the pictures.
         picture_budget: bytes the embedded pictures of one page may take.
 
-    Returns:
-        The page, `<out_dir>/report.html`.
-
-    Raises:
-        InputError: no runs, two of one name, runs scored by different protocols, or a folder that cannot be written.
+    Returns the page, `<out_dir>/report.html`. Raises `InputError` for no runs, two of one name, runs scored by
+    different protocols, or a folder that cannot be written.
     """
     _check(runs)
     out_dir = Path(out_dir)
