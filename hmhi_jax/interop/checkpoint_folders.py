@@ -64,8 +64,8 @@ def _mark(path: Path) -> list[int]:
 
 def read_checkpoint(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """What a checkpoint is, for people; its variables, nested, of a run the averaged ones where it keeps them; and what
-    it says about itself as the header of a weights file, only what is there. `folder` is what `weight_places.checkpoint_of`
-    gives. Raises `InputError` if it cannot be read."""
+    it says about itself as the header of a weights file, only what is there. `folder` is what
+    `weight_places.checkpoint_of` gives. Raises `InputError` if it cannot be read."""
     if (folder / ORBAX_VARIABLES).is_dir():
         header = read_json(folder / ORBAX_HEADER / "metadata")
         return "hmhi weights (Orbax)", read_arrays(folder / ORBAX_VARIABLES), header

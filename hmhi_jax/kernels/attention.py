@@ -55,7 +55,7 @@ def _backward(dropout_rate: float, arguments: tuple, cotangent: Array) -> tuple:
     return *by_platform(cotangent, *arguments, **gradients), None, None
 
 
-define_gradient(_attend, _forward, _backward)
+define_gradient(_attend, _backward, _forward)
 
 
 def _forms(dropout_rate: float, fewest_scores: int) -> dict[str, Callable]:

@@ -70,10 +70,6 @@ def feed_forward_recomputed(x: Float[Array, "N H W C"], weights: MixWeights) -> 
     return feed_forward_in_bands(x, weights)
 
 
-def _recomputed_forward(x: Array, weights: MixWeights) -> tuple[Array, tuple[Array, MixWeights]]:
-    return feed_forward_in_bands(x, weights), (x, weights)
-
-
 def _recomputed_backward(residuals: tuple[Array, MixWeights], cotangent: Array) -> tuple[Array, MixWeights]:
     """One band of one picture after the other; a loop, since its bodies' copies would take long to compile."""
     x, weights = residuals
@@ -145,7 +141,7 @@ def _band_gradient(
     )  # fmt: skip
 
 
-define_gradient(feed_forward_recomputed, _recomputed_forward, _recomputed_backward)
+define_gradient(feed_forward_recomputed, _recomputed_backward)
 
 
 def mix_feed_forward(x: Float[Array, "N H W C"], weights: MixWeights) -> Float[Array, "N H W C"]:

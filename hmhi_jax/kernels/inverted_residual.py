@@ -88,10 +88,6 @@ def depthwise_same_conv(
     return by_platform(x, kernel, cpu=shifted, accelerator=native, cuda=shifted)
 
 
-def _depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return depthwise_same_conv(x, kernel, stride), (x, kernel)
-
-
 def _depthwise_backward(stride: int, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     shifted = partial(_depthwise_gradient_shifted, stride=stride)
     native = gradient_of(partial(_depthwise_native, stride=stride), 2)
@@ -107,7 +103,7 @@ def _depthwise_gradient_shifted(cotangent: Array, x: Array, kernel: Array, strid
     return dpadded[:, top : top + height, left : left + width], dkernel
 
 
-define_gradient(depthwise_same_conv, _depthwise_forward, _depthwise_backward)
+define_gradient(depthwise_same_conv, _depthwise_backward)
 
 
 def _kernel_gradient_shifted(padded: Array, cotangent: Array, size: int, stride: int) -> Float[Array, "k k 1 C"]:
@@ -134,10 +130,6 @@ def _branch(x: Array, weights: BranchWeights, stride: int, depthwise_conv=_depth
 def branch_recomputed(x: Float[Array, "N H W C"], weights: BranchWeights, stride: int) -> Float[Array, "N h w D"]:
     """For CPU: the branch, of which the backward pass keeps nothing but `x`."""
     return _branch(x, weights, stride, _depthwise_shifted)
-
-
-def _recomputed_forward(x: Array, weights: BranchWeights, stride: int) -> tuple[Array, tuple[Array, BranchWeights]]:
-    return _branch(x, weights, stride, _depthwise_shifted), (x, weights)
 
 
 def _recomputed_backward(
@@ -182,7 +174,7 @@ def _recomputed_backward(
     return gradient[:, top : top + height], totals
 
 
-define_gradient(branch_recomputed, _recomputed_forward, _recomputed_backward)
+define_gradient(branch_recomputed, _recomputed_backward)
 
 
 def parts(pictures: int, rows: int, row: int) -> tuple[int, int]:

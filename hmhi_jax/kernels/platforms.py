@@ -109,15 +109,20 @@ class _Residuals:
     precision: str | None
 
 
-def define_gradient(function: jax.custom_vjp, forward: Callable, backward: Callable) -> None:
-    """`function.defvjp(forward, backward)`, with the products of `backward` as precise as those of `forward`.
+def define_gradient(function: jax.custom_vjp, backward: Callable, forward: Callable | None = None) -> None:
+    """`function.defvjp(forward, backward)`, with the products of `backward` as precise as those of `forward`. Without a
+    `forward`, the residuals are the function's (differentiable) arguments.
 
     A backward pass is traced later than its forward pass, when `jax.default_matmul_precision` around the latter holds
     no more.
     """
 
     def keeping(*arguments: Any) -> tuple[Any, _Residuals]:
-        outputs, residuals = forward(*arguments)
+        if forward is not None:
+            outputs, residuals = forward(*arguments)
+        else:
+            outputs = function.fun(*arguments)
+            residuals = tuple(x for place, x in enumerate(arguments) if place not in function.nondiff_argnums)
         return outputs, _Residuals(residuals, jax.config.jax_default_matmul_precision)
 
     def restoring(*arguments: Any) -> Any:

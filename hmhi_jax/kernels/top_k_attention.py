@@ -324,4 +324,4 @@ def _scatter(chosen: Float[Array, "B n k"], index: Int[Array, "B n k"], count: i
     return empty.at[row, query, index].set(chosen, mode="promise_in_bounds", unique_indices=True)
 
 
-define_gradient(_attend, _forward, _backward)
+define_gradient(_attend, _backward, _forward)

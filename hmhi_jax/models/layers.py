@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.kernels.conv3x3 import conv3x3, conv3x3_joined
+from hmhi_jax.kernels.conv3x3 import conv3x3
 from hmhi_jax.kernels.convolution import channelwise_conv, depthwise_conv, flax_conv, flax_same_conv, patch_conv
 from hmhi_jax.kernels.elementwise import group_norm
 from hmhi_jax.kernels.platforms import dear
@@ -162,7 +162,7 @@ class PatchConv(nn.Module):
 
 
 class Conv3x3(nn.Module):
-    """`conv3x3`, or `conv3x3_joined` where `small` is given, with its kernel `[3, 3, channels, features]` and bias."""
+    """`conv3x3` with its kernel `[3, 3, channels, features]` and bias."""
 
     features: int
     dtype: jnp.dtype = jnp.float32
@@ -174,8 +174,7 @@ class Conv3x3(nn.Module):
     ) -> Float[Array, "B H W D"]:
         channels = x.shape[-1] + (0 if small is None else small.shape[-1])
         kernel, bias = kernel_and_bias(self, (3, 3, channels, self.features), self.kernel_init)
-        x = x.astype(self.dtype)
-        outputs = conv3x3(x, kernel) if small is None else conv3x3_joined(x, small.astype(self.dtype), kernel)
+        outputs = conv3x3(x.astype(self.dtype), kernel, None if small is None else small.astype(self.dtype))
         return dear(outputs) + bias[None, None, None]
 
 
