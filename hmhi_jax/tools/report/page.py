@@ -131,37 +131,24 @@ _OF_TABLES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Page:
-    """What a page is made of.
-
-    runs      methods with their scores
-    title     heading
-    overlays  by `FrameRequest.key`
-    extremes  per run: the requests of its best and worst frames
-    links     (text, address) of other pages: single runs, or the comparison a run belongs to
-    created   date and time, and the version that wrote it
-    """
-
-    runs: Sequence[Run]
-    title: str
-    overlays: Overlays
-    extremes: dict[str, tuple[list[FrameRequest], list[FrameRequest]]]
-    links: Sequence[tuple[str, str]] = ()
-    created: str = ""
-
-
-def render(page: Page) -> str:
-    """The whole page as HTML."""
-    runs = page.runs
+def render(
+    runs: Sequence[Run],
+    title: str,
+    created: str,
+    links: Sequence[tuple[str, str]],
+    extremes: dict[str, tuple[list[FrameRequest], list[FrameRequest]]],
+    overlays: Overlays,
+) -> str:
+    """The whole page as HTML. `links` are (text, address) of other pages: single runs, or the comparison a run belongs
+    to; `extremes` the requests of each run's best and worst frames; `overlays` stand under `FrameRequest.key`."""
     main = main_scores(runs)[0][1]
     everything = [found for run in runs for found in run.scores]
     gaps = [{str(r) for found in run.scores for r in found.remarks if r.kind == "gap"} for run in runs]
     return pages.render(
         "report.html",
-        title=page.title,
-        links=page.links,
-        created=page.created,
+        title=title,
+        links=links,
+        created=created,
         places=[
             (run.name if len(runs) > 1 else "Predictions", place)
             for run in runs
@@ -171,10 +158,10 @@ def render(page: Page) -> str:
         gaps=sum(map(len, gaps)),
         groups=list(combinations(runs)),
         addresses=addresses(runs),
-        videos=video_blocks(runs, page.overlays),
+        videos=video_blocks(runs, overlays),
         lead=lead_figure(main),
         main=tables.protocol_and_reading(main),
-        galleries=galleries(runs, page.extremes, page.overlays),
+        galleries=galleries(runs, extremes, overlays),
         panels=PANELS,
         missed=MISSED,
         false_alarm=FALSE_ALARM,

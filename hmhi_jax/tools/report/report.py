@@ -5,18 +5,17 @@ import datetime
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hmhi_jax
 from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.frame_scores import Measures
 from hmhi_jax.evaluation.pictures import READINGS
-from hmhi_jax.evaluation.protocols import find_protocol
 from hmhi_jax.evaluation.scores import Scores, dump_json
 from hmhi_jax.evaluation.scoring import evaluate
-from hmhi_jax.tools.report.page import Page, render
-from hmhi_jax.tools.report.pictures import FrameRequest, Overlay, draw_overlays
+from hmhi_jax.tools.report.page import render
+from hmhi_jax.tools.report.pictures import FrameRequest, draw_overlays
 from hmhi_jax.tools.report.tables import (
     Run,
     frame_measure,
@@ -64,12 +63,11 @@ def write_report(
         f"Scores of {runs[0].name}" if len(runs) == 1 else " and ".join(run.name for run in runs) + " compared"
     )
     links = [(f"Report of {run.name}", f"{folder}/report.html") for run, folder in folders] if len(runs) > 1 else []
-    path = _write(runs, out_dir, Page(runs, page, overlays, extremes, links, created))
+    path = _write(runs, out_dir, page, created, links, extremes, overlays)
     for run, folder in folders if len(runs) > 1 else []:
         links = [("The comparison", "../report.html")]
         links += [(f"Report of {other.name}", f"../{name}/report.html") for other, name in folders if other is not run]
-        own: dict[tuple[str, str, str, str], Overlay] = {key: o for key, o in overlays.items() if key[0] == run.name}
-        _write([run], out_dir / folder, Page([run], f"Scores of {run.name}", own, extremes, links, created))
+        _write([run], out_dir / folder, f"Scores of {run.name}", created, links, extremes, overlays)
     return path
 
 
@@ -135,12 +133,12 @@ def _folder_names(runs: Sequence[Run]) -> list[tuple[Run, str]]:
     return list(zip(runs, names, strict=True))
 
 
-def _write(runs: Sequence[Run], folder: Path, page: Page) -> Path:
+def _write(runs: Sequence[Run], folder: Path, title: str, created: str, *shown: Any) -> Path:
     protocols = {found.protocol.name: found.protocol.description for run in runs for found in run.scores}
     readings = {found.reading: READINGS[found.reading] for run in runs for found in run.scores}
     document = {
-        "title": page.title,
-        "created": page.created,
+        "title": title,
+        "created": created,
         "protocols": protocols,
         "readings": readings,
         "runs": {run.name: [found.to_json() for found in run.scores] for run in runs},
@@ -150,7 +148,7 @@ def _write(runs: Sequence[Run], folder: Path, page: Page) -> Path:
         "scores.csv": scores_csv(runs),
         "frames.csv": frames_csv(runs),
         "scores.md": scores_markdown(runs),
-        "report.html": render(page),
+        "report.html": render(runs, title, created, *shown),
     }
     for name, text in files.items():
         write_text(folder / name, text, advice="choose another folder")
@@ -180,24 +178,13 @@ def report(
         *folders, gt = folders
     if names and len(names) != len(folders):
         raise InputError(f"--name: {len(names)} names for {len(folders)} folders of predictions; give one for each")
-    chosen = [find_protocol(name) for name in protocols]
-    kinds = {protocol.kind for protocol in chosen}
     label = "auto" if void_label is None else void_label
     runs = []
     for folder, name in zip(folders, names or _names(folders), strict=True):
         scores = evaluate(
-            folder,
-            gt,
-            chosen,
-            readings,
-            measures=Measures("uvos" in kinds, "vsod" in kinds, "vsod" in kinds and extra),
-            videos=None if videos is None else _lines(videos),
-            void_label=label,
-            strict=strict,
-            workers=workers,
-            progress=True,
-            frames_dir=frames,
-        )
+            folder, gt, protocols, readings, extra=extra, videos=None if videos is None else _lines(videos),
+            void_label=label, strict=strict, workers=workers, progress=True, frames_dir=frames,
+        )  # fmt: skip
         runs.append(Run(name, tuple(scores)))
         for found in scores:
             print(f"{name}: {found}")
