@@ -20,7 +20,8 @@ from jaxtyping import Array, Float, Int
 from hmhi_jax.kernels.elementwise import DropoutKey
 from hmhi_jax.kernels.grids import enlarge, unfolded
 from hmhi_jax.kernels.platforms import compute_dtype, in_precision
-from hmhi_jax.models.backbones import FLOAT32, join_pairs, spec, split_pairs
+from hmhi_jax.models.backbones import FLOAT32, spec
+from hmhi_jax.models.backbones.flow_adapter import join_pairs, split_pairs
 from hmhi_jax.models.decoder import Decoder
 from hmhi_jax.models.interaction import PLAM, SGIM
 from hmhi_jax.models.layers import GROUPS

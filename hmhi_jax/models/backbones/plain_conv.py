@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register, split_pairs, with_adapter
+from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
+from hmhi_jax.models.backbones.flow_adapter import split_pairs, with_adapter
 from hmhi_jax.models.layers import GroupNorm, conv, drop_rates, stochastic_depth
 
 _he = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register, with_adapter
+from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
+from hmhi_jax.models.backbones.flow_adapter import with_adapter
 from hmhi_jax.models.layers import BatchNorm, conv, drop_rates, he_fan_out, stochastic_depth
 
 
