@@ -272,8 +272,7 @@ def load_flow_weights(name_or_path: str | Path) -> FlowWeights:
     source = read_source(path)
     found = identify_flow(source)
     if found is None:
-        require_flow_fit(flow_model_names()[0], source.entries, str(path))
-        raise InputError(f"{path}: its weights are of no flow network")  # pragma: no cover - fits say so before
+        require_flow_fit(flow_model_names()[0], source.entries, str(path))  # which says what they are not
     found.require_fit()
     if broken := not_finite(found.entries):
         raise InputError(f"{path}: {len(broken)} arrays hold numbers that are not finite: {', '.join(broken)}")

@@ -98,11 +98,9 @@ class Checkpoints:
 
     def best(self) -> tuple[int, float] | None:
         """Step and value of the best checkpoint so far, None before the first evaluation."""
-        scored = [(step, metrics[self._best_metric]) for step in self.steps() if (metrics := self._metrics(step))]
-        if self._best_metric is None or not scored:
-            return None
-        step = self._manager.best_step()
-        return next(((s, value) for s, value in scored if s == step), None)
+        step = self._manager.best_step() if self._best_metric else None
+        metrics = None if step is None else self._manager.metrics(step)
+        return (step, metrics[self._best_metric]) if metrics and self._best_metric in metrics else None
 
     def is_best(self, figures: Mapping[str, float] | None) -> bool:
         """Whether an evaluation is better than all before it; asked once for each, before it is recorded."""
@@ -119,10 +117,6 @@ class Checkpoints:
     def evaluated(self, step: int) -> bool:
         """Whether the checkpoint of this step has an evaluation's figures."""
         return self._manager.metrics(step) is not None
-
-    def _metrics(self, step: int) -> dict[str, float] | None:
-        metrics = self._manager.metrics(step)
-        return metrics if metrics and self._best_metric in metrics else None
 
     def save(self, state: TrainState, data: dict[str, Any], run: dict[str, Any], *, wait: bool = False) -> None:
         """Save after `state.step` steps, in the background unless `wait`.

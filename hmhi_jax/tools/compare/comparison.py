@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -238,8 +238,3 @@ def summary(rows: list[StageRow]) -> list[dict[str, Any]]:
             within = all(row.within for row in of_stage)
             table.append({"stage": name, "frames": len(of_stage), **figures, "within": within})
     return table
-
-
-def as_json(rows: list[Any]) -> list[dict[str, Any]]:
-    """Rows of a table as plain dictionaries, for JSON and for the page."""
-    return [asdict(row) for row in rows]

@@ -60,7 +60,8 @@ def infer(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
         outputs, seen = start(variables, features) if memory is None else step(variables, memory, features)
         return *outputs, {**encoded["intermediates"], **seen["intermediates"]}
 
-    clip = [[jnp.asarray(arrays[name][:, t : t + 1]) for name in ("frames", "flows")] for t in range(_length(arrays))]
+    frames = range(arrays["frames"].shape[1])
+    clip = [[jnp.asarray(arrays[name][:, t : t + 1]) for name in ("frames", "flows")] for t in frames]
 
     def run(keep: bool) -> dict[str, list[np.ndarray]]:
         maps: dict[str, list[np.ndarray]] = {}
@@ -152,12 +153,7 @@ def _named_norms(model: Any, norms: Any, params: Any) -> dict[str, float]:
     return {torch_name(path, ranks[path], model.backbone): float(norm) for path, norm in flat.items()}
 
 
-def _length(arrays: dict[str, np.ndarray]) -> int:
-    return arrays["frames"].shape[1]
-
-
 def _peak() -> float:
-
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     return peak_mib(stats.get("peak_bytes_in_use") if stats else None)

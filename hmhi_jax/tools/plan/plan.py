@@ -102,9 +102,8 @@ def make_plan(
     mesh = planned_mesh(devices, config.mesh.space)
     sizes = {DATA: mesh.shape[DATA], SPACE: mesh.shape[SPACE]}
 
-    def planned(name: str, per_chip: float, lowered: Any, of: Topology, axes: dict[str, int]) -> PlannedStep:
-        measured = measure(lowered, of, axes)
-        return judge(name, per_chip, measured, topology, config.model.dtype)
+    def planned(name: str, per_chip: float, lowered: Any, axes: dict[str, int]) -> PlannedStep:
+        return judge(name, per_chip, measure(lowered, topology, axes), topology, config.model.dtype)
 
     tried: dict[str, PlannedStep] = {}
     best = None
@@ -112,7 +111,7 @@ def make_plan(
         for policy in chosen:
             note(f"training step, {batch} clips over {topology.count} chips, checkpoint={policy}")
             lowered = lower_training(config, mesh, batch, policy)
-            tried[policy] = planned("training step", batch / topology.count, lowered, topology, sizes)
+            tried[policy] = planned("training step", batch / topology.count, lowered, sizes)
             if tried[policy].fits is not False:
                 best = policy
                 break
@@ -125,7 +124,7 @@ def make_plan(
             "step": f"one frame of {lanes} videos a chip",
         }
         for name, lowered in lower_inference(config, devices, lanes, chunk).items():
-            steps.append(planned(titles[name], float(lanes), lowered, topology, {"lanes": topology.count}))
+            steps.append(planned(titles[name], float(lanes), lowered, {"lanes": topology.count}))
     settings = {
         "backbone": config.model.backbone, "size": list(config.data.sizes[-1]), "frames": config.data.frames,
         "memory_frames": config.model.memory_frames, "dtype": config.model.dtype, "accumulate": config.step.accumulate,

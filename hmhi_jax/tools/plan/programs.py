@@ -199,8 +199,6 @@ def measure(lowered: Any, topology: Topology, mesh: dict[str, int]) -> Measured:
 
 
 def _compile(lowered: Any, topology: Topology, mesh: dict[str, int]) -> Measured:
-    import jax
-
     begin = time.perf_counter()
     try:
         compiled = lowered.compile()

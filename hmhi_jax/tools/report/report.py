@@ -14,24 +14,15 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pictures import READINGS
 from hmhi_jax.evaluation.scores import Scores, dump_json
 from hmhi_jax.evaluation.scoring import evaluate
+from hmhi_jax.tools.report import tables
 from hmhi_jax.tools.report.page import render
 from hmhi_jax.tools.report.pictures import FrameRequest, draw_overlays
-from hmhi_jax.tools.report.tables import (
-    Run,
-    frame_measure,
-    frames_csv,
-    lead_figure,
-    main_scores,
-    scores_csv,
-    scores_markdown,
-    worst_and_best,
-)
 
 _EXTREMES = 4
 
 
 def write_report(
-    runs: Sequence[Run],
+    runs: Sequence[tables.Run],
     out_dir: str | Path,
     *,
     title: str | None = None,
@@ -52,7 +43,7 @@ def write_report(
     """
     _check(runs)
     out_dir = Path(out_dir)
-    main = main_scores(runs)
+    main = tables.main_scores(runs)
     extremes = {run.name: _extremes(run, scores) for run, scores in main}
     requests = [request for worst, best in extremes.values() for request in (*worst, *best)]
     requests += _per_video(main)
@@ -71,7 +62,7 @@ def write_report(
     return path
 
 
-def _check(runs: Sequence[Run]) -> None:
+def _check(runs: Sequence[tables.Run]) -> None:
     if not runs:
         raise InputError("report: no runs were given, expected at least one")
     names = [run.name for run in runs]
@@ -92,11 +83,11 @@ def _listed(kind: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{protocol} ({reading})" for protocol, reading in kind) or "nothing"
 
 
-def _extremes(run: Run, scores: Scores) -> tuple[list[FrameRequest], list[FrameRequest]]:
+def _extremes(run: tables.Run, scores: Scores) -> tuple[list[FrameRequest], list[FrameRequest]]:
     """The worst and the best frames, each of another video."""
-    figure = lead_figure(scores)
-    measure = frame_measure(figure)
-    ends = {name: worst_and_best(video, figure) for name, video in scores.videos.items()}
+    figure = tables.lead_figure(scores)
+    measure = tables.frame_measure(figure)
+    ends = {name: tables.worst_and_best(video, figure) for name, video in scores.videos.items()}
 
     def request(name: str, end: int) -> FrameRequest:
         return FrameRequest(run.name, name, scores.videos[name].pairs[ends[name][end]], scores.reading)
@@ -109,20 +100,20 @@ def _extremes(run: Run, scores: Scores) -> tuple[list[FrameRequest], list[FrameR
     return [request(name, 0) for name in worst], [request(name, 1) for name in best]
 
 
-def _per_video(main: Sequence[tuple[Run, Scores]]) -> list[FrameRequest]:
+def _per_video(main: Sequence[tuple[tables.Run, Scores]]) -> list[FrameRequest]:
     """The worst and best frame of every video of every run, worst videos first: what a budget cuts is least missed."""
     requests = []
     for run, scores in main:
-        figure = lead_figure(scores)
+        figure = tables.lead_figure(scores)
         for name, video in scores.videos.items():
-            for frame in worst_and_best(video, figure):
+            for frame in tables.worst_and_best(video, figure):
                 requests.append(
                     (video.figures[figure], FrameRequest(run.name, name, video.pairs[frame], scores.reading))
                 )
     return [request for _, request in sorted(requests, key=lambda item: item[0])]
 
 
-def _folder_names(runs: Sequence[Run]) -> list[tuple[Run, str]]:
+def _folder_names(runs: Sequence[tables.Run]) -> list[tuple[tables.Run, str]]:
     """A folder for each run, from its name, unique whatever the file system makes of case."""
     names: list[str] = []
     for run in runs:
@@ -133,7 +124,7 @@ def _folder_names(runs: Sequence[Run]) -> list[tuple[Run, str]]:
     return list(zip(runs, names, strict=True))
 
 
-def _write(runs: Sequence[Run], folder: Path, title: str, created: str, *shown: Any) -> Path:
+def _write(runs: Sequence[tables.Run], folder: Path, title: str, created: str, *shown: Any) -> Path:
     protocols = {found.protocol.name: found.protocol.description for run in runs for found in run.scores}
     readings = {found.reading: READINGS[found.reading] for run in runs for found in run.scores}
     document = {
@@ -145,9 +136,9 @@ def _write(runs: Sequence[Run], folder: Path, title: str, created: str, *shown: 
     }
     files = {
         "scores.json": dump_json(document),
-        "scores.csv": scores_csv(runs),
-        "frames.csv": frames_csv(runs),
-        "scores.md": scores_markdown(runs),
+        "scores.csv": tables.scores_csv(runs),
+        "frames.csv": tables.frames_csv(runs),
+        "scores.md": tables.scores_markdown(runs),
         "report.html": render(runs, title, created, *shown),
     }
     for name, text in files.items():
@@ -185,7 +176,7 @@ def report(
             folder, gt, protocols, readings, extra=extra, videos=None if videos is None else _lines(videos),
             void_label=label, strict=strict, workers=workers, progress=True, frames_dir=frames,
         )  # fmt: skip
-        runs.append(Run(name, tuple(scores)))
+        runs.append(tables.Run(name, tuple(scores)))
         for found in scores:
             print(f"{name}: {found}")
         for remark in [remark for remark in scores[0].remarks if remark.kind != "unused"][:5]:
