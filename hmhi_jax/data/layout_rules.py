@@ -137,9 +137,7 @@ def _image_trees(root: Path) -> dict[str, Path]:
 def _image_tree_places(root: Path, split: str) -> Iterable[Place]:
     tree = _image_trees(root)[split]
     masks = tree / "Annotations"
-    if not masks.is_dir() and split.endswith(
-        "_all_frames"
-    ):  # YouTube-VOS: every frame, of which train/ annotates a fifth
+    if not masks.is_dir() and split.endswith("_all_frames"):  # of YouTube-VOS, of which train/ annotates a fifth
         masks = root / split.removesuffix("_all_frames") / "Annotations"
     for video in folders(tree / "JPEGImages"):
         if _has_frames(video) or not folders(video):

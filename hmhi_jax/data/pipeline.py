@@ -103,20 +103,10 @@ class BatchLoader:
         local = self.config.batch_size // self.shards
         arrays = ClipArrays.empty(local, self.config.sampling.frames, self.size(step))
         first = step * self.config.batch_size + self.shard * local
-        videos, numbers, skipped = [], [], []
-        for i in range(local):
-            name, chosen = self._load(first + i, arrays.clip(i), skipped)
-            videos.append(name)
-            numbers.append(chosen)
-        return {
-            "frames": arrays.frames,
-            "flows": arrays.flows,
-            "masks": arrays.masks,
-            "valid": arrays.valid,
-            "video": np.array(videos),
-            "index": np.array(numbers, np.int32),
-            "skipped": skipped,
-        }
+        skipped: list[str] = []
+        videos, numbers = zip(*(self._load(first + i, arrays.clip(i), skipped) for i in range(local)), strict=True)
+        batch = {"video": np.array(videos), "index": np.array(numbers, np.int32), "skipped": skipped}
+        return vars(arrays) | batch
 
     def size(self, step: int) -> tuple[int, int]:
         """(height, width) of a step's batch."""
