@@ -88,13 +88,8 @@ class ClipArrays:
     @classmethod
     def empty(cls, clips: int, frames: int, size: tuple[int, int]) -> "ClipArrays":
         """Room for a batch; the values are arbitrary."""
-        shape = (clips, frames, *size)
-        return cls(
-            frames=np.empty((*shape, 3), np.uint8),
-            flows=np.empty((*shape, 3), np.uint8),
-            masks=np.empty((*shape, 1), np.uint8),
-            valid=np.empty((clips, frames), bool),
-        )
+        pictures = (np.empty((clips, frames, *size, channels), np.uint8) for channels in (3, 3, 1))
+        return cls(*pictures, np.empty((clips, frames), bool))
 
     def clip(self, number: int) -> "ClipArrays":
         """One clip of a batch, as views."""

@@ -189,22 +189,15 @@ def _fbms_places(root: Path, split: str) -> Iterable[Place]:
 
 def _object_shots(root: Path) -> list[tuple[str, str, Path]]:
     """Class, name and folder of every shot of YouTube-Objects: `<class>/data/<video>/shots/<shot>`."""
-    return [
-        (kind.name, f"{kind.name}_{video.name}_{shot.name}", shot)
-        for kind in folders(root)
-        for video in folders(kind / "data")
-        for shot in folders(video / "shots")
-    ]
+    videos = ((kind.name, video) for kind in folders(root) for video in folders(kind / "data"))
+    shots = ((kind, video.name, shot) for kind, video in videos for shot in folders(video / "shots"))
+    return [(kind, f"{kind}_{video}_{shot.name}", shot) for kind, video, shot in shots]
 
 
 def _object_classes(root: Path) -> list[tuple[str, str, Path]]:
     """The same of the copy arranged as `<class>/<video>/JPEGImages`."""
-    return [
-        (kind.name, f"{kind.name}_{video.name}", video)
-        for kind in folders(root)
-        for video in folders(kind)
-        if (video / "JPEGImages").is_dir()
-    ]
+    videos = ((kind.name, video) for kind in folders(root) for video in folders(kind))
+    return [(kind, f"{kind}_{video.name}", video) for kind, video in videos if (video / "JPEGImages").is_dir()]
 
 
 def _objects_places(root: Path, split: str) -> Iterable[Place]:

@@ -155,11 +155,7 @@ def _truths(truth: Path | Dataset, frames_dir: Path | None, predictions: dict[st
 def _truths_of(dataset: Dataset) -> dict[str, _Truths]:
     return {
         video.name: _Truths(
-            tuple(
-                (video.frame_names[i], mask, video.frames[i])
-                for i in video.annotated
-                if (mask := video.masks[i]) is not None
-            ),
+            tuple((video.frame_names[i], m, video.frames[i]) for i in video.annotated if (m := video.masks[i])),
             video.frame_names,
             video.label,
         )

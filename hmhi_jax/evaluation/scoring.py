@@ -127,11 +127,8 @@ def evaluate(
     remarks = remarks + _remarks_of_results(pairs, results)
     if strict:
         _refuse(remarks)
-    return [
-        _aggregate(pairs, results, protocol, reading, remarks, str(pred_dir), place)
-        for reading in readings
-        for protocol in chosen
-    ]
+    ways = [(protocol, reading) for reading in readings for protocol in chosen]
+    return [_aggregate(pairs, results, *way, remarks, str(pred_dir), place) for way in ways]
 
 
 def _refuse(remarks: list[Remark]) -> None:

@@ -63,7 +63,7 @@ class RAFT(nn.Module):
         flow_head_features: hidden features of the flow head.
         convex: whether the flow is enlarged with learned weights; bilinearly if not.
         dtype: of the encoders and the update operator; correlations, flow and hidden state are float32.
-        precision: of products, in the words of `jax.default_matmul_precision`; `kernels.precision` has what belongs
+        precision: of products, in the words of `jax.default_matmul_precision`; `kernels.platforms` has what belongs
             together.
         largest_volume: bytes of correlations beyond which they are looked up in pieces.
     """

@@ -84,7 +84,7 @@ class LearnedFlow:
             recipe: what to follow. Of the estimator raft, weights of another checksum are refused; of another
                 estimator, everything but the estimator is kept.
             iterations: instead of the recipe's; 12 where it says none.
-            dtype: in which the encoders and the update operator compute, one of `kernels.precision.DTYPES`.
+            dtype: in which the encoders and the update operator compute, one of `kernels.platforms.DTYPES`.
             batch, device: see `LearnedFlow`.
 
         Raises:

@@ -152,10 +152,9 @@ def _swin_huggingface(i: int) -> list[Rule]:
     return [
         Rule(rf"{block}\.layernorm_before{_LEAF}", rf"{target}.norm1.\2"),
         Rule(rf"{block}\.layernorm_after{_LEAF}", rf"{target}.norm2.\2"),
-        *(
-            Rule(rf"{block}\.attention\.{name}{_LEAF}", rf"{target}.attn.qkv.\2", part=part)
-            for part, name in enumerate((_QUERY, _KEY, _VALUE))
-        ),
+        Rule(rf"{block}\.attention\.{_QUERY}{_LEAF}", rf"{target}.attn.qkv.\2", part=0),
+        Rule(rf"{block}\.attention\.{_KEY}{_LEAF}", rf"{target}.attn.qkv.\2", part=1),
+        Rule(rf"{block}\.attention\.{_VALUE}{_LEAF}", rf"{target}.attn.qkv.\2", part=2),
         Rule(
             rf"{block}\.attention\.(?:self|relative_position_bias)\.(relative_position_bias_table)",
             rf"{target}.attn.\2",

@@ -104,13 +104,8 @@ def release_arguments(backbone: str, entries: Mapping[str, np.ndarray]) -> dict[
     """
     entry = spec(backbone)
     modules = {name.split(".", 1)[0] for name in entries}
-    arguments: dict[str, Any] = {
-        "backbone": backbone,
-        "sgim": "obj_to_pixel" in modules,
-        "plam": "pixel_down_sample" in modules,
-        "shallow_memory": "Mem0" in modules,
-        "deep_memory": "Mem1" in modules,
-    }
+    parts = {"sgim": "obj_to_pixel", "plam": "pixel_down_sample", "shallow_memory": "Mem0", "deep_memory": "Mem1"}
+    arguments: dict[str, Any] = {"backbone": backbone, **{switch: part in modules for switch, part in parts.items()}}
     adapters = any("adapter." in name for name in entries)
     if adapters != entry.flow_adapters:
         arguments["flow_adapters"] = adapters
@@ -136,11 +131,8 @@ def _identify_ours(source: Source, backbone: str | None) -> Identity:
         raise InputError(f"{source.path}: its metadata describes no network of ours: {error}") from None
     if not whole:
         adapters = any("adapter" in name for name in source.entries)
-        expected = {
-            path: shape
-            for path, shape in expected.items()
-            if path.split("/")[1] == "encoder" and (adapters or "adapter" not in path)
-        }
+        wanted = [path for path in expected if path.split("/")[1] == "encoder" and (adapters or "adapter" not in path)]
+        expected = {path: expected[path] for path in wanted}
     compared = fit(expected, source.entries)
     return Identity(source, "hmhi", arguments["backbone"], dict(source.entries), compared, {}, whole, arguments)
 

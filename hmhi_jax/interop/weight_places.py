@@ -60,13 +60,8 @@ def checkpoint_of(folder: Path, *, newest: bool = False) -> Path | None:
     checkpoint that its evaluations found best, or the newest if there were none, or if asked for; or None."""
     if (folder / ORBAX_VARIABLES).is_dir() or (folder.name.isdigit() and (folder / STATE).is_dir()):
         return folder
-    steps = [
-        step
-        for place in (folder, folder / CHECKPOINTS)
-        if place.is_dir()
-        for step in place.iterdir()
-        if step.name.isdigit() and (step / STATE).is_dir()
-    ]
+    inside = [step for place in (folder, folder / CHECKPOINTS) if place.is_dir() for step in place.iterdir()]
+    steps = [step for step in inside if step.name.isdigit() and (step / STATE).is_dir()]
     if not steps:
         return None
     last = max(steps, key=lambda step: int(step.name))

@@ -67,10 +67,8 @@ def _seen_by(padded: Array, i: int | Array, j: int | Array, rows: int, columns: 
 def _shifted_sum(padded: Array, kernel: Array, rows: int, columns: int, stride: int) -> Array:
     """A depthwise convolution of what is padded already: elementwise work that XLA fuses into one loop on CPU."""
     high, wide = stride * (rows - 1) + 1, stride * (columns - 1) + 1
-    taps = [
-        padded[:, i : i + high : stride, j : j + wide : stride] * kernel[None, None, i, j]
-        for i, j in np.ndindex(kernel.shape[:2])
-    ]
+    places = np.ndindex(kernel.shape[:2])
+    taps = [padded[:, i : i + high : stride, j : j + wide : stride] * kernel[None, None, i, j] for i, j in places]
     return sum(taps[1:], start=taps[0])
 
 

@@ -90,11 +90,8 @@ def score_set(
 
 def figures_of(scores: Sequence[Scores]) -> dict[str, float]:
     """`<protocol>/<reading>/<figure>` -> value."""
-    return {
-        f"{found.protocol.name}/{found.reading}/{name}": value
-        for found in scores
-        for name, value in found.figures.items()
-    }
+    named = ((f"{found.protocol.name}/{found.reading}", found.figures) for found in scores)
+    return {f"{where}/{name}": value for where, figures in named for name, value in figures.items()}
 
 
 def run(config: ConfigDict, workdir: str) -> int:

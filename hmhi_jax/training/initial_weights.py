@@ -76,11 +76,10 @@ def starting_state(
         return restored.state, restored, [f"going on from step {restored.step}"]
     # Hundreds of small random draws that run once: on CPU, optimising them costs more than all the rest of it.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    drawn = jax.jit(
-        lambda: init_variables(parts.model, config.seed, config.initialisation),
-        out_shardings=place,
-        compiler_options=options,
-    )
+
+    @partial(jax.jit, out_shardings=place, compiler_options=options)
+    def drawn() -> dict[str, Any]:
+        return init_variables(parts.model, config.seed, config.initialisation)
 
     def draw() -> dict[str, Any]:
         what = parts.what and f"weights {parts.what} {config.seed} {config.initialisation} {mesh}"

@@ -199,10 +199,7 @@ def compare_parameters(
         drift[module] = drift.get(module, 0.0) + apart
         moved[module] = moved.get(module, 0.0) + float(np.square(wide - initial[name]).sum())
     theirs, mine = (_by_module(side.report["gradient_norms"][0]) for side in sides)
-    return [
-        ModuleRow(m, theirs.get(m, 0.0), mine.get(m, 0.0), float(np.sqrt(drift[m])), float(np.sqrt(moved[m])))
-        for m in drift
-    ]
+    return [ModuleRow(m, theirs.get(m, 0.0), mine.get(m, 0.0), drift[m] ** 0.5, moved[m] ** 0.5) for m in drift]
 
 
 def steps_outside(rows: list[StepRow], tolerance: float) -> str | None:

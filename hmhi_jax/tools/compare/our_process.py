@@ -86,12 +86,8 @@ def infer(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
     peak = _peak()
     for name, values in run(keep=True).items():
         np.save(Path(request["output"]) / f"{name}.npy", np.stack(values, 1))
-    return {
-        "seconds_per_frame": seconds / len(clip),
-        "cpu_seconds_per_frame": busy / len(clip),
-        "compile_seconds": warm,
-        "peak_mib": peak,
-    }
+    figures = {"seconds_per_frame": seconds / len(clip), "cpu_seconds_per_frame": busy / len(clip)}
+    return figures | {"compile_seconds": warm, "peak_mib": peak}
 
 
 def train(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: dict[str, Any]) -> dict[str, Any]:

@@ -119,12 +119,10 @@ def make_plan(
     steps = []
     if inference:
         note(f"inference, {lanes} videos a chip")
-        titles = {
-            "encode": f"encode, {chunk} frames of {lanes} videos a chip",
-            "step": f"one frame of {lanes} videos a chip",
-        }
+        frames = {"encode": f"encode, {chunk} frames", "step": "one frame"}
         for name, lowered in lower_inference(config, devices, lanes, chunk).items():
-            steps.append(planned(titles[name], float(lanes), lowered, {"lanes": topology.count}))
+            title = f"{frames[name]} of {lanes} videos a chip"
+            steps.append(planned(title, float(lanes), lowered, {"lanes": topology.count}))
     settings = {
         "backbone": config.model.backbone, "size": list(config.data.sizes[-1]), "frames": config.data.frames,
         "memory_frames": config.model.memory_frames, "dtype": config.model.dtype, "accumulate": config.step.accumulate,

@@ -184,15 +184,12 @@ def rendered_dataset(settings: Settings, clips: int, seed: int, folders: tuple[s
     # Pictures are looked for here, so that a folder without any is told before training begins.
     numbers = tuple(range(make.maker.length(seed, 0)))
     names = tuple(f"{number:05d}" for number in numbers)
-    videos = (
-        VideoRecord(
-            make.name(index),
-            names,
-            *(RenderedPictures(make, index, kind, numbers) for kind in ("frames", "flows", "masks")),
-        )
-        for index in range(clips)
-    )
-    return Dataset(f"rendered-{seed}", Path("rendered"), "rendered", None, tuple(videos))
+
+    def video(index: int) -> VideoRecord:
+        pictures = (RenderedPictures(make, index, kind, numbers) for kind in ("frames", "flows", "masks"))
+        return VideoRecord(make.name(index), names, *pictures)
+
+    return Dataset(f"rendered-{seed}", Path("rendered"), "rendered", None, tuple(map(video, range(clips))))
 
 
 def rendered_sources(config: ConfigDict) -> list[tuple[Dataset, int, FlowRecipe]]:
