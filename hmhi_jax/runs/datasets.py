@@ -29,13 +29,9 @@ def inspect(
     dataset = open_dataset(folder, layout=layout, split=split, flows=flows)
     with frame_progress("inspect", _frames(dataset)) as advance:
         found = inspect_dataset(
-            dataset,
-            depth="headers" if quick else "pictures",
-            flows=not without_flow,
-            masks=not without_masks,
-            threads=workers,
-            advance=advance,
-        )
+            dataset, depth="headers" if quick else "pictures", flows=not without_flow, masks=not without_masks,
+            threads=workers, advance=advance,
+        )  # fmt: skip
     Console().print(_table(dataset, found, split))
     for note in found.notes:
         print(f"note: {note}")

@@ -47,15 +47,11 @@ def synthesise(
         **dict.fromkeys(without, 0.0),
     )
     with frame_progress("synthesise", clips, "clips") as advance:
+        processes = joblib.cpu_count() if workers is None else workers
         pack = write_pack(
-            out,
-            clips,
-            seed,
-            settings,
-            pictures=tuple(map(str, pictures)),
-            workers=joblib.cpu_count() if workers is None else workers,
+            out, clips, seed, settings, pictures=tuple(map(str, pictures)), workers=processes,
             advance=lambda name, frames: advance(1),
-        )
+        )  # fmt: skip
     if sheet:
         picture = contact_sheet(read_clip(video) for video in islice(pack, 12))
         with completed(out / "sheet.png", advice="make room, or take --no-sheet") as partial:

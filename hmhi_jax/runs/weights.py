@@ -125,14 +125,8 @@ def export(
     if memory_frames is not None:
         arguments["memory_frames"] = memory_frames
     write_export(
-        folder,
-        arguments,
-        found.variables,
-        size=checked_size(size or found.input_size),
-        flow_recipe=found.flow_recipe,
-        batch=batch,
-        platforms=platforms,
-        parameters_inside=not beside,
-    )
+        folder, arguments, found.variables, size=checked_size(size or found.input_size), flow_recipe=found.flow_recipe,
+        batch=batch, platforms=platforms, parameters_inside=not beside,
+    )  # fmt: skip
     total = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
     print(f"{folder}: encode, start and step for {', '.join(platforms)}, {total:.0f} MiB")

@@ -102,15 +102,9 @@ def write_pack(
         "pictures": fingerprint(encode.maker.pictures) if encode.maker.pictures else None,
     }
     return write_packed(
-        folder,
-        plan,
-        encode,
-        dataset="synthetic",
-        details=details,
-        frames_per_shard=1024,
-        workers=workers,
+        folder, plan, encode, dataset="synthetic", details=details, frames_per_shard=1024, workers=workers,
         advance=advance,
-    )
+    )  # fmt: skip
 
 
 def contact_sheet(clips: Iterable[Clip], frames: int = 3) -> UInt8[np.ndarray, "h w 3"]:
