@@ -16,9 +16,7 @@ _COMMANDS = {
     "flow": "flow",
     **dict.fromkeys(("inspect", "pack", "synthesise"), "datasets"),
     **dict.fromkeys(("convert", "export"), "weights"),
-    "compare": "compare",
-    "report": "report",
-    "plan": "plan",
+    **dict.fromkeys(("compare", "report", "plan"), "tools"),
 }
 
 app = typer.Typer(

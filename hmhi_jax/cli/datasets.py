@@ -108,9 +108,9 @@ def synthesise(
     openclipart-png, tuxpaint-stamps-default and lomiri-wallpapers-16.04, likewise. Stopped or killed, the same command
     goes on.
     """
-    from hmhi_jax.runs.synthesise import synthesise as run
+    from hmhi_jax.runs import datasets
 
-    run(
+    datasets.synthesise(
         out, clips=clips, seed=seed, preset=preset, height=height, width=width, least_frames=least_frames,
         most_frames=most_frames, flow=flow, pictures=pictures or [], without=without or [], workers=workers,
         sheet=sheet,

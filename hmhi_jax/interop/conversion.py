@@ -100,12 +100,11 @@ def _write_aligned(archive: zipfile.ZipFile, name: str, data: memoryview) -> Non
     archive.writestr(info, data)
 
 
-FORMATS = ("safetensors", "npz", "pth", "orbax")
 _SUFFIXES = {".safetensors": "safetensors", ".npz": "npz", ".pth": "pth", ".pt": "pth", ".bin": "pth", "": "orbax"}
 
 
 def format_of(target: Path, dtype: str = "float32") -> str:
-    """The kind of file a name asks for: one of `FORMATS`. Raises `InputError` for a suffix that says nothing, or a kind
+    """The kind of file a name asks for: "safetensors", "npz", "pth" or "orbax". Raises `InputError` for a suffix that says nothing, or a kind
     that cannot hold arrays of that type."""
     if target.suffix not in _SUFFIXES:
         raise InputError(
