@@ -104,8 +104,8 @@ _SUFFIXES = {".safetensors": "safetensors", ".npz": "npz", ".pth": "pth", ".pt":
 
 
 def format_of(target: Path, dtype: str = "float32") -> str:
-    """The kind of file a name asks for: "safetensors", "npz", "pth" or "orbax". Raises `InputError` for a suffix that says nothing, or a kind
-    that cannot hold arrays of that type."""
+    """The kind of file a name asks for: "safetensors", "npz", "pth" or "orbax". Raises `InputError` for a suffix that
+    says nothing, or a kind that cannot hold arrays of that type."""
     if target.suffix not in _SUFFIXES:
         raise InputError(
             f"{target}: suffix {target.suffix!r} says no format, expected .safetensors, .npz, .pth, or none "
