@@ -69,12 +69,8 @@ class FlowFolder:
         if made is None or all(_is_flo(path) for path in self._files.values()):
             return ""
         found, wanted = made.fields(), self._recipe.fields()
-        names = dict.fromkeys((*wanted, *found))
-        return ", ".join(
-            f"{name} {found.get(name)} instead of {wanted.get(name)}"
-            for name in names
-            if found.get(name) != wanted.get(name)
-        )
+        names = [name for name in dict.fromkeys((*wanted, *found)) if found.get(name) != wanted.get(name)]
+        return ", ".join(f"{name} {found.get(name)} instead of {wanted.get(name)}" for name in names)
 
     def _draw(self, path: Path) -> UInt8[np.ndarray, "h w 3"]:
         return draw_flow(read_flo(path), self._recipe) if _is_flo(path) else read_picture(path)

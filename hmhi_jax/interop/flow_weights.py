@@ -194,15 +194,13 @@ def require_flow_fit(network: str, given: Mapping[str, np.ndarray], source: str 
 
 def network_of(given: Mapping[str, np.ndarray]) -> str | None:
     """The flow network whose entries these mostly are, by name and shape; None if none shares an entry."""
-    matching = {
-        name: sum(
-            key in given and tuple(given[key].shape) == tuple(entry.shape)
-            for key, entry in expected_flow_entries(name).items()
-        )
-        for name in flow_model_names()
-    }
-    best = max(matching, key=lambda name: matching[name])
-    return best if matching[best] else None
+
+    def matching(name: str) -> int:
+        found = flow_fit(name, given)
+        return len(expected_flow_entries(name)) - len(found.missing) - len(found.differing)
+
+    best = max(flow_model_names(), key=matching)
+    return best if matching(best) else None
 
 
 def weights_digest(variables: Mapping[str, Any]) -> str:

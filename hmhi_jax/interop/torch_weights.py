@@ -104,10 +104,8 @@ def _efficientnet(stages: tuple[int, ...] = (3, 2, 6, 5)) -> Rules:
         for block in range(blocks):
             place, target = rf"encoder/stage{stage}_block{block}", rf"backbone._blocks.{first + block}"
             rules += [(rf"{place}/(expand|depthwise|project)", rf"{target}._\1_conv")]
-            rules += [
-                (rf"{place}/{name}_norm", rf"{target}._bn{number}")
-                for number, name in enumerate(("expand", "depthwise", "project"))
-            ]
+            for number, name in enumerate(("expand", "depthwise", "project")):
+                rules.append((rf"{place}/{name}_norm", rf"{target}._bn{number}"))
         first += blocks
     return rules
 

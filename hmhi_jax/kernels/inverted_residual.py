@@ -217,12 +217,8 @@ def _part_gradient(
     dmixed = lax.optimization_barrier((given @ weights.project.T) * slope)
     dhidden = _transposed_shifted_sum(dmixed, kernel, stride, padded.shape[1:3])[:, :, left : left + width]
 
-    later = (
-        _kernel_gradient_shifted(padded, dmixed, size, stride),
-        pixel_sums(dmixed),
-        outer_products(relu6(mixed), given),
-        pixel_sums(given),
-    )
+    dkernel = _kernel_gradient_shifted(padded, dmixed, size, stride)
+    later = dkernel, pixel_sums(dmixed), outer_products(relu6(mixed), given), pixel_sums(given)
     if weights.expand is None:
         return dhidden, BranchWeights(None, None, *later)
     dlinear = lax.optimization_barrier(dhidden * (((linear > 0) & (linear < 6)).astype(x.dtype) * inside))

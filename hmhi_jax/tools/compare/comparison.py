@@ -59,16 +59,12 @@ def compare_maps(release: Side, ours: Side, tolerance: float) -> list[StageRow]:
     frames there, is outside: both networks have the same switches, so both have the same maps.
     """
     frames = release.stage("logits").shape[1]
-    names = [[name for name in STAGES if name in side.stages()] for side in (release, ours)]
-    maps = {
-        name: [side.stage(name) if name in found else None for side, found in zip((release, ours), names, strict=True)]
-        for name in STAGES
-        if any(name in found for found in names)
-    }
+    sides = release, ours
+    maps = {name: [side.stage(name) if name in side.stages() else None for side in sides] for name in STAGES}
     rows = []
     for t in range(frames):
         for name, (theirs, mine) in maps.items():
-            recorded = next(side for side in (theirs, mine) if side is not None).shape[1]
+            recorded = next((side.shape[1] for side in (theirs, mine) if side is not None), 0)
             index = t - (frames - recorded)  # read-outs begin with the second frame
             if index < 0:
                 continue

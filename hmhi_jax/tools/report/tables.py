@@ -92,10 +92,7 @@ def scores_markdown(runs: Sequence[Run]) -> str:
 
 
 def _markdown_table(corner: str, rows: Sequence[tuple[str, dict[str, float]]], figures: Sequence[str]) -> str:
-    lines = [
-        "| " + " | ".join([corner, *map(display_name, figures)]) + " |",
-        "|" + "|".join(["---"] + ["---:"] * len(figures)) + "|",
-    ]
+    lines = ["| " + " | ".join([corner, *map(display_name, figures)]) + " |", "|---|" + "---:|" * len(figures)]
     for name, values in rows:
         cells = []
         for figure in figures:

@@ -203,11 +203,9 @@ class TextureMaker:
         scale = np.exp(rng.uniform(np.log(0.35), np.log(1.0))) * fits  # source pixels per texture pixel
         turn = rng.choice([0, 0, 90, 180]) + rng.normal(0, 8)
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), turn, 1.0)
-        centre = rng.uniform(
-            (width * scale / 2, height * scale / 2),
-            np.maximum((source.shape[1] - width * scale / 2, source.shape[0] - height * scale / 2), 1),
-        )
-        into = translation(centre[0] - width * scale / 2, centre[1] - height * scale / 2) @ scaling(scale, scale)
+        half = np.array([width * scale / 2, height * scale / 2])
+        centre = rng.uniform(half, np.maximum(source.shape[1::-1] - half, 1))
+        into = translation(*(centre - half)) @ scaling(scale, scale)
         if scale > 1.5:  # shrink first: warps do not average
             source = cv2.resize(source, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA)
             into[:2] /= scale
