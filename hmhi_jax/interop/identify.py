@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Recognised:
                arrays if `source.ours`
     fit        against what that network expects
     dropped    reason -> names that were left out by rule
+    whole      a whole network, or an encoder alone
     """
 
     source: Source
@@ -36,23 +37,23 @@ class Recognised:
     entries: dict[str, np.ndarray]
     fit: Fit
     dropped: dict[str, list[str]]
+    whole: bool = True
 
     def require_fit(self) -> None:
         """Raises `InputError` with everything that does not fit, if anything does not."""
         if not self.fit:
-            raise InputError(f"{self.source.path}: the weights do not fit {self.network}. {self.fit}")
+            part = "" if self.whole else "the encoder of "
+            raise InputError(f"{self.source.path}: the weights do not fit {part}{self.network}. {self.fit}")
 
 
 @dataclass(frozen=True)
 class Identity(Recognised):
-    """Weights of a network of segmentation.
+    """Weights of a network of segmentation, or of its encoder.
 
-    whole            a whole network, or an encoder alone
     model_arguments  of `build_model`; for an encoder alone what is known: `backbone`, `flow_adapters`
     """
 
-    whole: bool
-    model_arguments: dict[str, Any]
+    model_arguments: dict[str, Any] = field(default_factory=dict)
 
     @property
     def backbone(self) -> str:
