@@ -58,8 +58,7 @@ def ours(folder: str, reading: str, per: str, size: int, frames: int, batch: int
 
     from hmhi_jax.data.augmentation import Augmentation
     from hmhi_jax.data.clips import ClipSampling
-    from hmhi_jax.data.layouts import open_dataset
-    from hmhi_jax.data.mixture import entries_of
+    from hmhi_jax.data.layouts import entries_of, open_dataset
     from hmhi_jax.data.pipeline import BatchLoader, ClipPipeline, PipelineConfig
 
     cv2.setNumThreads(1)

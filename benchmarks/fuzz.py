@@ -32,7 +32,8 @@ from made_datasets import release_tree  # noqa: E402
 from hmhi_jax import cli  # noqa: E402
 from hmhi_jax.errors import InputError  # noqa: E402
 from hmhi_jax.inference import export, video_job  # noqa: E402, F401 - what the forked processes need
-from hmhi_jax.runs import datasets, flow, report, segment, weights  # noqa: E402, F401
+from hmhi_jax.runs import datasets, flow, segment, weights  # noqa: E402, F401
+from hmhi_jax.tools.report import report  # noqa: E402, F401
 
 MOST_BYTES = 2 * 10**9
 MOST_ADDRESSES = 16 * 2**30  # JAX sets much aside that it never touches

@@ -52,8 +52,7 @@ def completed(path: Path, workplace: Path | None = None, *, advice: str | None =
         workplace: folder on the same disk to write in, the one of `path` if not given.
         advice: what to do when it cannot be written, for the `InputError` that then is raised in place of `OSError`.
 
-    Raises:
-        OSError: from the block, or if the folder or the name cannot be had; what stood under `path` is still there.
+    Raises `OSError` from the block, or if the folder or the name cannot be had; what stood under `path` is still there.
     """
     if advice is not None:
         with writable(path, advice), completed(path, workplace) as partial:

@@ -1,4 +1,4 @@
-"""What a process asks of the system: cores, large memory pages, memory given back, a folder for compiled programs.
+"""What a process asks of the system: cores, devices, large memory pages, memory given back, a place for programs.
 
 XLA's CPU backend asks the C library for its temporary memory, hundreds of megabytes, at every call of a compiled
 program, and gives it back afterwards. As pages of 4 KiB all of it would be handed out, zeroed and looked up anew for
@@ -13,6 +13,9 @@ import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from hmhi_jax.errors import InputError
 
 _VARIABLE, _SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 _KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -68,6 +71,16 @@ def available_memory() -> float:
 def cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def devices_here(most: int | None) -> list[Any]:
+    """The first `most` of JAX's devices here, None for all; `InputError` that names `--devices` if there are fewer."""
+    import jax
+
+    there = jax.local_devices()
+    if most is not None and most > len(there):
+        raise InputError(f"--devices {most}: there are {len(there)} here ({there[0].platform}), expected at most that")
+    return there[:most]
 
 
 def cache_folder() -> Path:

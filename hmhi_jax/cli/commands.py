@@ -1,23 +1,18 @@
-"""The `hmhi` command's sub-commands. Each is a module here; heavy imports stay inside the functions they serve."""
+"""The `hmhi` command's sub-commands: functions of modules; heavy imports stay inside the functions they serve."""
 
 import importlib
 
 import typer
 
-# Modules with a function of the same name, in the order the help shows them.
-_COMMANDS: tuple[str, ...] = (
-    "segment",
-    "web",
-    "flow",
-    "inspect",
-    "pack",
-    "synthesise",
-    "convert",
-    "compare",
-    "report",
-    "export",
-    "plan",
-)
+# In the order the help shows them, and the modules that have a function of that name.
+_COMMANDS = {
+    "segment": "segment",
+    "web": "web",
+    "flow": "flow",
+    **dict.fromkeys(("inspect", "pack", "synthesise"), "datasets"),
+    **dict.fromkeys(("convert", "export"), "weights"),
+    **dict.fromkeys(("compare", "report", "plan"), "tools"),
+}
 
 app = typer.Typer(
     help="Find and segment the salient moving object in videos (HMHI-Net in JAX).",
@@ -37,5 +32,5 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-for _name in _COMMANDS:
-    app.command(_name)(getattr(importlib.import_module(f"{__package__}.{_name}"), _name))
+for _name, _module in _COMMANDS.items():
+    app.command(_name)(getattr(importlib.import_module(f"{__package__}.{_module}"), _name))

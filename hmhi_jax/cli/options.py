@@ -1,6 +1,7 @@
 """Options that several commands have, and what can be refused of an option before anything is opened."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ import typer
 
 from hmhi_jax.errors import InputError
 
-# The names of `hmhi_jax.kernels.precision.DTYPES`, which is not imported here: reading a help must not wait for JAX.
+# The names of `hmhi_jax.kernels.platforms.DTYPES`, which is not imported here: reading a help must not wait for JAX.
 COMPUTE_DTYPES = ("float32", "tensorfloat32", "bfloat16")
 
 
@@ -76,3 +77,20 @@ WorkersOrNoneOption = Annotated[
 ]
 MemoryOption = Annotated[int | None, typer.Option(min=1, help="Capacity of the memory.")]
 FlowRecipeOption = Annotated[str | None, typer.Option(help="Flow recipe as JSON (the release's: raw DIS flow).")]
+
+
+def parse_config_flags(arguments: list[str]) -> list[str]:
+    """absl's parser for the `app.run` of `train.py` and `eval.py`, with one line for a field that the config lacks."""
+    from absl import app
+
+    app.define_help_flags()
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except (AttributeError, KeyError) as error:
+        if not any(argument.startswith("--config.") for argument in arguments):
+            raise  # of the config's own file
+        reason: object = error
+        while isinstance(reason, BaseException):
+            reason = reason.args[0]
+        print(f"error: --config.: the config has no field {' '.join(str(reason).split())}", file=sys.stderr)
+        sys.exit(2)

@@ -1,10 +1,16 @@
-"""Which frames of a video make a training clip (docs/model.md 7)."""
+"""Which frames of a video make a training clip (docs/model.md 7), and its arrays: only its frames are read, decoded and
+changed, straight into the batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 
+from hmhi_jax.data.augmentation import ClipChange, add_flow_noise, change_colours, flip
+from hmhi_jax.data.flow import NO_MOTION
+from hmhi_jax.data.masks import read_mask
+from hmhi_jax.data.pictures import Picture, PictureError, read_picture
 from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
 
@@ -62,3 +68,78 @@ def _draw(
         left.remove(drawn[-1])
     drawn.sort()
     return tuple(drawn + [drawn[-1]] * (sampling.frames - len(drawn)))
+
+
+@dataclass(frozen=True)
+class ClipArrays:
+    """Clips as 8-bit arrays with the axes in front (`*B`: none for one clip).
+
+    frames  RGB
+    flows   flow pictures
+    masks   0 or 1; 0 where not known
+    valid   whether the frame's mask is known (sparse ground truth)
+    """
+
+    frames: UInt8[np.ndarray, "*B T H W 3"]
+    flows: UInt8[np.ndarray, "*B T H W 3"]
+    masks: UInt8[np.ndarray, "*B T H W 1"]
+    valid: Bool[np.ndarray, "*B T"]
+
+    @classmethod
+    def empty(cls, clips: int, frames: int, size: tuple[int, int]) -> "ClipArrays":
+        """Room for a batch; the values are arbitrary."""
+        pictures = (np.empty((clips, frames, *size, channels), np.uint8) for channels in (3, 3, 1))
+        return cls(*pictures, np.empty((clips, frames), bool))
+
+    def clip(self, number: int) -> "ClipArrays":
+        """One clip of a batch, as views."""
+        return ClipArrays(self.frames[number], self.flows[number], self.masks[number], self.valid[number])
+
+
+def load_clip(
+    video: VideoRecord,
+    numbers: Sequence[int],
+    change: ClipChange,
+    reading: str,
+    out: ClipArrays,
+    other: tuple[VideoRecord, Sequence[int]] | None = None,
+) -> None:
+    """Read the frames `numbers` of a video into `out` (one clip, which also says the size), changed as drawn. Flow
+    pictures are read from the `other` video and its frames, if there is one.
+
+    Raises PictureError naming the first picture that cannot be read.
+    """
+    size = out.frames.shape[1:3]
+    decoded: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {}  # a short video repeats its last frame
+    moved, moments = other or (video, numbers)
+    for place, number in enumerate(numbers):
+        if number not in decoded:
+            frame = read_picture(_there(video, number, "frames"), size, reading, change.window)
+            flow = read_picture(_there(moved, moments[place], "flows"), size, reading, change.window)
+            mask = video.masks[number]
+            decoded[number] = frame, flow, None if mask is None else read_mask(mask, size, change.window)
+        frame, flow, mask = decoded[number]
+        if colours := change.colours[place]:
+            frame = change_colours(frame, colours)
+        if change.flow_noise:
+            flow = add_flow_noise(flow, change.flow_noise, place)
+        for picture, kept in ((frame, out.frames), (flow, out.flows), (mask, out.masks)):
+            if picture is None:
+                kept[place] = 0
+            elif change.flips[place]:
+                flip(picture, kept[place])
+            else:
+                kept[place] = picture
+        if change.still[place]:
+            out.flows[place] = NO_MOTION
+        out.valid[place] = mask is not None
+
+
+def _there(video: VideoRecord, number: int, kind: str) -> Picture:
+    picture = getattr(video, kind)[number]
+    if picture is None:
+        raise PictureError(
+            f"{video.flow_folder or video.name}: no flow picture for frame {video.frame_names[number]}; "
+            "make it with `hmhi flow`"
+        )
+    return picture

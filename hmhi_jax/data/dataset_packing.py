@@ -91,15 +91,9 @@ def pack_dataset(
     }
     plan = [(video.name, len(video)) for video in dataset.videos]
     return write_packed(
-        out,
-        plan,
-        _Encoder(dataset, form),
-        dataset=dataset.name,
-        details=details,
-        frames_per_shard=frames_per_shard,
-        workers=workers,
-        advance=advance,
-    )
+        out, plan, _Encoder(dataset, form), dataset=dataset.name, details=details, frames_per_shard=frames_per_shard,
+        workers=workers, advance=advance,
+    )  # fmt: skip
 
 
 def _untouched(picture: Picture) -> bytes:

@@ -20,23 +20,6 @@ from hmhi_jax.data.camera import known_flow, remove_camera
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
 
-__all__ = [
-    "NO_MOTION",
-    "FlowEstimator",
-    "FlowRecipe",
-    "colour_wheel",
-    "draw_flow",
-    "estimate_flow",
-    "flow_of",
-    "flow_picture",
-    "flow_to_picture",
-    "neighbours",
-    "neighbours_of",
-    "read_flo",
-    "remove_camera",
-    "write_flo",
-]
-
 T = TypeVar("T")
 
 _PRESETS = {

@@ -10,8 +10,7 @@ from jaxtyping import UInt8
 from hmhi_jax.complete_files import readable
 from hmhi_jax.data.flow import FlowRecipe, draw_flow, read_flo
 from hmhi_jax.data.flow_pictures import recipe_in
-from hmhi_jax.data.natural_order import natural_order
-from hmhi_jax.data.pictures import is_picture, read_picture
+from hmhi_jax.data.pictures import is_picture, natural_order, read_picture
 from hmhi_jax.data.video import files_fingerprint
 from hmhi_jax.errors import InputError, first_of
 
@@ -70,12 +69,8 @@ class FlowFolder:
         if made is None or all(_is_flo(path) for path in self._files.values()):
             return ""
         found, wanted = made.fields(), self._recipe.fields()
-        names = dict.fromkeys((*wanted, *found))
-        return ", ".join(
-            f"{name} {found.get(name)} instead of {wanted.get(name)}"
-            for name in names
-            if found.get(name) != wanted.get(name)
-        )
+        names = [name for name in dict.fromkeys((*wanted, *found)) if found.get(name) != wanted.get(name)]
+        return ", ".join(f"{name} {found.get(name)} instead of {wanted.get(name)}" for name in names)
 
     def _draw(self, path: Path) -> UInt8[np.ndarray, "h w 3"]:
         return draw_flow(read_flo(path), self._recipe) if _is_flo(path) else read_picture(path)

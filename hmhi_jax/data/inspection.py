@@ -3,7 +3,7 @@
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,9 +11,8 @@ from typing import Literal
 from hmhi_jax.data.layout_rules import visible
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.masks import read_mask
-from hmhi_jax.data.natural_order import natural_key
 from hmhi_jax.data.packing import PackedDataset
-from hmhi_jax.data.pictures import Picture, PictureError, is_picture, picture_size, read_picture
+from hmhi_jax.data.pictures import Picture, PictureError, is_picture, natural_key, picture_size, read_picture
 from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError, first_of
 from hmhi_jax.ordered_map import ordered_map
@@ -72,13 +71,6 @@ class Inspection:
         return kept
 
 
-@dataclass
-class _VideoFindings:
-    sizes: Counter[tuple[int, int]]
-    problems: list[Problem]
-    notes: list[str]
-
-
 def inspect_dataset(
     dataset: Dataset,
     *,
@@ -108,14 +100,14 @@ def inspect_dataset(
             return result
     look = functools.partial(_inspect, depth=depth, flows=flows, masks=masks)
     findings = ordered_map(look, dataset.videos, workers=threads or os.cpu_count() or 1)
-    for video, found in zip(dataset.videos, findings, strict=True):
+    for video, (sizes, problems, notes) in zip(dataset.videos, findings, strict=True):
         result.frames += len(video)
         result.flows += sum(video.flows.has(number) for number in range(len(video)))
         result.masks += len(video.annotated)
         result.labels.update([video.label] if video.label else [])
-        result.sizes.update(found.sizes)
-        result.problems += found.problems
-        result.notes += found.notes
+        result.sizes.update(sizes)
+        result.problems += problems
+        result.notes += notes
         if advance:
             advance(len(video))
     return result
@@ -152,23 +144,27 @@ def listed(begin: str, problems: Sequence[Problem]) -> str:
     return "\n".join([begin + ":", *lines])
 
 
-def _inspect(video: VideoRecord, depth: Depth, flows: bool, masks: bool) -> _VideoFindings:
-    found = _VideoFindings(Counter(), [], [])
+def _inspect(
+    video: VideoRecord, depth: Depth, flows: bool, masks: bool
+) -> tuple[Counter[tuple[int, int]], list[Problem], list[str]]:
+    """Sizes, problems and notes."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    problems, notes = [], []
 
     def problem(kind: Kind, text: str) -> None:
-        found.problems.append(Problem(kind, video.name, text))
+        problems.append(Problem(kind, video.name, text))
 
     if video.strays:
-        found.notes.append(f"{video.name}: {len(video.strays)} files belong to no frame ({first_of(video.strays)})")
+        notes.append(f"{video.name}: {len(video.strays)} files belong to no frame ({first_of(video.strays)})")
     folder = getattr(video.frames, "folder", "")
     inside = visible(Path(folder)) if folder else []
     others = sorted((path.name for path in inside if not is_picture(path) and path.is_file()), key=natural_key)
     passed_over = f"{len(others)} files are no pictures by their suffix ({first_of(others)})"
     if not len(video):
         problem("empty video", f"{folder or video.name}: no frames" + (f"; {passed_over}" if others else ""))
-        return found
+        return sizes, problems, notes
     if others:
-        found.notes.append(f"{video.name}: {passed_over}")
+        notes.append(f"{video.name}: {passed_over}")
     missing = [name for number, name in enumerate(video.frame_names) if not video.flows.has(number)]
     if flows and missing:
         where = video.flow_folder or video.name
@@ -190,24 +186,18 @@ def _inspect(video: VideoRecord, depth: Depth, flows: bool, masks: bool) -> _Vid
             return None
 
     first_only = depth == "names" or (depth == "headers" and not hasattr(video.frames, "folder"))
-    for number in _looked_at(video, first_only):
+    for number in sorted({0, *video.annotated[:1]}) if first_only else range(len(video)):
         frame = size(video.frames[number])
         if frame is not None:
-            found.sizes[frame] += 1
+            sizes[frame] += 1
         if not first_only:
             size(video.flows[number])
         mask = size(video.masks[number], mask=True)
         if frame and mask and mask != frame:
             problem("mask size", f"{video.masks[number]}: {_text(mask)}, its frame is {_text(frame)}; resize it")
-    if len(found.sizes) > 1:
-        found.notes.append(f"{video.name}: frames of several sizes ({', '.join(map(_text, found.sizes))})")
-    return found
-
-
-def _looked_at(video: VideoRecord, first_only: bool) -> Iterable[int]:
-    if not first_only:
-        return range(len(video))
-    return sorted({0, *video.annotated[:1]})
+    if len(sizes) > 1:
+        notes.append(f"{video.name}: frames of several sizes ({', '.join(map(_text, sizes))})")
+    return sizes, problems, notes
 
 
 def _text(size: tuple[int, int]) -> str:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hmhi_jax.complete_files import readable
-from hmhi_jax.data.natural_order import natural_key, natural_order
-from hmhi_jax.data.pictures import is_picture
+from hmhi_jax.data.pictures import is_picture, natural_key, natural_order
 
 # Beside the folder of frames; the first is the one `hmhi flow` makes.
 _FLOWS = ("Flows", "JPEGFlows", "OpticalFlow", "Flow", "flows", "flow")
@@ -138,9 +137,7 @@ def _image_trees(root: Path) -> dict[str, Path]:
 def _image_tree_places(root: Path, split: str) -> Iterable[Place]:
     tree = _image_trees(root)[split]
     masks = tree / "Annotations"
-    if not masks.is_dir() and split.endswith(
-        "_all_frames"
-    ):  # YouTube-VOS: every frame, of which train/ annotates a fifth
+    if not masks.is_dir() and split.endswith("_all_frames"):  # of YouTube-VOS, of which train/ annotates a fifth
         masks = root / split.removesuffix("_all_frames") / "Annotations"
     for video in folders(tree / "JPEGImages"):
         if _has_frames(video) or not folders(video):
@@ -192,22 +189,15 @@ def _fbms_places(root: Path, split: str) -> Iterable[Place]:
 
 def _object_shots(root: Path) -> list[tuple[str, str, Path]]:
     """Class, name and folder of every shot of YouTube-Objects: `<class>/data/<video>/shots/<shot>`."""
-    return [
-        (kind.name, f"{kind.name}_{video.name}_{shot.name}", shot)
-        for kind in folders(root)
-        for video in folders(kind / "data")
-        for shot in folders(video / "shots")
-    ]
+    videos = ((kind.name, video) for kind in folders(root) for video in folders(kind / "data"))
+    shots = ((kind, video.name, shot) for kind, video in videos for shot in folders(video / "shots"))
+    return [(kind, f"{kind}_{video}_{shot.name}", shot) for kind, video, shot in shots]
 
 
 def _object_classes(root: Path) -> list[tuple[str, str, Path]]:
     """The same of the copy arranged as `<class>/<video>/JPEGImages`."""
-    return [
-        (kind.name, f"{kind.name}_{video.name}", video)
-        for kind in folders(root)
-        for video in folders(kind)
-        if (video / "JPEGImages").is_dir()
-    ]
+    videos = ((kind.name, video) for kind in folders(root) for video in folders(kind))
+    return [(kind, f"{kind}_{video.name}", video) for kind, video in videos if (video / "JPEGImages").is_dir()]
 
 
 def _objects_places(root: Path, split: str) -> Iterable[Place]:

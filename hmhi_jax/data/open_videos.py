@@ -9,12 +9,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from hmhi_jax.complete_files import readable
-from hmhi_jax.data.animations import AnimatedPicture
 from hmhi_jax.data.ffmpeg import is_url, without_password
-from hmhi_jax.data.frame_folders import FrameFolder
 from hmhi_jax.data.live_sources import Camera
-from hmhi_jax.data.natural_order import natural_order
-from hmhi_jax.data.pictures import PICTURE_SUFFIXES, is_animated, is_picture
+from hmhi_jax.data.picture_videos import AnimatedPicture, FrameFolder
+from hmhi_jax.data.pictures import PICTURE_SUFFIXES, is_animated, is_picture, natural_order
 from hmhi_jax.data.standard_input import RawPictures, StandardInput
 from hmhi_jax.data.video import Video
 from hmhi_jax.data.video_files import VideoFile

@@ -333,12 +333,8 @@ def _write_shard(
                 "flows": "".join("01"[flow is not None] for flow in video.flows),
                 "masks": "".join("01"[mask is not None] for mask in video.masks),
             })  # fmt: skip
-            present = [
-                picture
-                for pictures in zip(video.frames, video.flows, video.masks, strict=True)
-                for picture in pictures
-                if picture is not None
-            ]
+            by_frame = zip(video.frames, video.flows, video.masks, strict=True)
+            present = [picture for pictures in by_frame for picture in pictures if picture is not None]
             with writable(path, _ADVICE, (OSError, RuntimeError)):  # array_record raises RuntimeError for a full disk
                 for picture in present:
                     writer.write(picture)

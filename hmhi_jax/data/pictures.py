@@ -1,6 +1,7 @@
 """Pictures: frames, flow pictures and masks, of folders, packed data sets and files, read by one set of rules.
 
-Which files are pictures is said by their suffix, whatever its case. A picture is seen upright: EXIF's orientation is
+Which files are pictures is said by their suffix, whatever its case, and their order by the numbers in their names:
+frame2 comes before frame10. A picture is seen upright: EXIF's orientation is
 applied to its pixels and to its size, wherever it comes from and whatever it shows.
 """
 
@@ -8,6 +9,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -320,3 +322,19 @@ def _decode_jpeg(data: bytes, size: tuple[int, int] | None) -> UInt8[np.ndarray,
         if "extraneous bytes" in str(error):  # stray bytes between segments, as some cameras write: other readers shrug
             return np.asarray(Image.open(io.BytesIO(data), formats=_FORMATS).convert("RGB"))
         raise
+
+
+def natural_key(name: str) -> tuple:
+    """Sort key under which `frame2` comes before `frame10`."""
+    return tuple((int(part), "") if i % 2 else (-1, part) for i, part in enumerate(re.split(r"(\d+)", name))), name
+
+
+def natural_order(path: Path) -> tuple:
+    """Sort key of a file: its name without suffix, capitals or not."""
+    return natural_key(path.stem.lower()), path.name
+
+
+def last_number(stem: str) -> int | None:
+    """The last number in a name: 12 of `dog_00012_gt` and of `00012`."""
+    numbers = re.findall(r"\d+", stem)
+    return int(numbers[-1]) if numbers else None

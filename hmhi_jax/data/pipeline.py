@@ -23,9 +23,8 @@ from absl import flags
 from jaxtyping import Int
 
 from hmhi_jax.data.augmentation import Augmentation, draw_change
-from hmhi_jax.data.clip_loading import ClipArrays, load_clip
-from hmhi_jax.data.clips import ClipSampling, sample_clip
-from hmhi_jax.data.mixture import Entry
+from hmhi_jax.data.clips import ClipArrays, ClipSampling, load_clip, sample_clip
+from hmhi_jax.data.layouts import Entry
 from hmhi_jax.data.pictures import READINGS, PictureError
 from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
@@ -104,20 +103,10 @@ class BatchLoader:
         local = self.config.batch_size // self.shards
         arrays = ClipArrays.empty(local, self.config.sampling.frames, self.size(step))
         first = step * self.config.batch_size + self.shard * local
-        videos, numbers, skipped = [], [], []
-        for i in range(local):
-            name, chosen = self._load(first + i, arrays.clip(i), skipped)
-            videos.append(name)
-            numbers.append(chosen)
-        return {
-            "frames": arrays.frames,
-            "flows": arrays.flows,
-            "masks": arrays.masks,
-            "valid": arrays.valid,
-            "video": np.array(videos),
-            "index": np.array(numbers, np.int32),
-            "skipped": skipped,
-        }
+        skipped: list[str] = []
+        videos, numbers = zip(*(self._load(first + i, arrays.clip(i), skipped) for i in range(local)), strict=True)
+        batch = {"video": np.array(videos), "index": np.array(numbers, np.int32), "skipped": skipped}
+        return vars(arrays) | batch
 
     def size(self, step: int) -> tuple[int, int]:
         """(height, width) of a step's batch."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import cv2
 import joblib
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.data.pictures import Picture
@@ -89,11 +89,6 @@ def score_arrays(
     return FrameScore(values, f_curve, e_curve)
 
 
-def _without_void(picture: UInt8[np.ndarray, "H W"], void: Bool[np.ndarray, "H W"] | None) -> UInt8[np.ndarray, "H W"]:
-    """Void pixels become background, in prediction and truth alike, so that they add to no error and no success."""
-    return picture if void is None else np.where(void, np.uint8(0), picture)
-
-
 def score_files(
     prediction_file: Picture, truth_file: Picture, readings: tuple[str, ...], measures: Measures, void_label: VoidLabel
 ) -> FrameResult:
@@ -108,7 +103,9 @@ def score_files(
         picture = read_as(prediction, reading)
         if resized_from:
             picture = resize_prediction(picture, truth.grey.shape)
-        scores[reading] = score_arrays(_without_void(picture, truth.void), truth.grey, measures)
+        if truth.void is not None:  # background in prediction and truth alike, so that it adds to no error or success
+            picture = np.where(truth.void, np.uint8(0), picture)
+        scores[reading] = score_arrays(picture, truth.grey, measures)
     return FrameResult(scores, truth.grey.shape, resized_from, int(prediction.max()), rule)
 
 
@@ -127,14 +124,8 @@ def score_all(
     void_label: VoidLabel = "auto",
     workers: int | None = None,
 ) -> Iterator[tuple[int, FrameResult]]:
-    """Score (prediction, truth) pairs on `workers` cores (all if not given).
-
-    Yields:
-        (index, result) in the order they are done.
-
-    Raises:
-        RuntimeError: a process died, for lack of memory for one.
-    """
+    """Score (prediction, truth) pairs on `workers` cores (all if not given). Yields (index, result) in the order they
+    are done. Raises `RuntimeError` if a process died, for lack of memory for one."""
     count = min(workers or joblib.cpu_count(), -(-len(files) // _FRAMES_PER_TASK))
     seconds = sum(cost for name, cost in _SECONDS_PER_FRAME.items() if getattr(measures, name)) * len(readings)
     in_processes = count > 1 and seconds * len(files) >= _WORTH_PROCESSES

@@ -177,12 +177,8 @@ def e_curve(histogram: Int[np.ndarray, "2 256"]) -> Float[np.ndarray, "256"]:
     true_negative = pixels - positives - false_positive
     predicted_share, true_share = (true_positive + false_positive) / pixels, positives / pixels
     total = np.zeros(THRESHOLDS)
-    for count, predicted, true in (
-        (true_positive, 1, 1),
-        (false_positive, 1, 0),
-        (false_negative, 0, 1),
-        (true_negative, 0, 0),
-    ):
+    counts = true_positive, false_positive, false_negative, true_negative
+    for count, (predicted, true) in zip(counts, ((1, 1), (1, 0), (0, 1), (0, 0)), strict=True):
         p, t = predicted - predicted_share, true - true_share
         alignment = 2 * p * t / (p * p + t * t + 1e-20)
         total += count * (alignment + 1) ** 2 / 4

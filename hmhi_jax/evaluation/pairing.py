@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hmhi_jax.complete_files import readable
-from hmhi_jax.data.layout_rules import LAYOUTS
+from hmhi_jax.data.layout_rules import LAYOUTS, folders
 from hmhi_jax.data.layouts import Dataset, open_dataset
-from hmhi_jax.data.natural_order import last_number, natural_key
 from hmhi_jax.data.packing import INDEX
-from hmhi_jax.data.pictures import Picture, is_picture
-from hmhi_jax.errors import InputError
+from hmhi_jax.data.pictures import Picture, is_picture, last_number, natural_key
+from hmhi_jax.errors import InputError, first_of
 
 # Where masks lie below a folder that is no whole data set, and the frames that go with them.
 _TRUTH_FOLDERS = ("Annotations/480p", "Annotations", "mask/val", "mask/test", "mask")
@@ -85,11 +83,8 @@ def pair_folders(
         videos: the videos to score, where not all.
         frames_dir: folder of RGB frames, `<video>/<frame>.jpg`, where they are not beside the masks.
 
-    Returns:
-        The videos with ground truth, whether predicted or not, and remarks.
-
-    Raises:
-        InputError: a folder is missing, or nothing in them fits together.
+    Returns the videos with ground truth, whether predicted or not, and remarks. Raises `InputError` if a folder
+    is missing, or nothing in them fits together.
     """
     if not pred_dir.is_dir():
         raise InputError(
@@ -160,11 +155,7 @@ def _truths(truth: Path | Dataset, frames_dir: Path | None, predictions: dict[st
 def _truths_of(dataset: Dataset) -> dict[str, _Truths]:
     return {
         video.name: _Truths(
-            tuple(
-                (video.frame_names[i], mask, video.frames[i])
-                for i in video.annotated
-                if (mask := video.masks[i]) is not None
-            ),
+            tuple((video.frame_names[i], m, video.frames[i]) for i in video.annotated if (m := video.masks[i])),
             video.frame_names,
             video.label,
         )
@@ -196,7 +187,7 @@ def _videos_below(root: Path) -> dict[str, list[Path]]:
         if real in above:  # a link to where it came from
             return
         pictures = _result_pictures(folder)
-        subfolders = [] if pictures else _folders_in(folder)
+        subfolders = [] if pictures else folders(folder)
         pictures = pictures or _pictures_in(folder)
         if pictures or (not subfolders and folder != root):
             name = folder.relative_to(root).as_posix() if folder != root else real.name
@@ -215,11 +206,6 @@ def _result_pictures(folder: Path) -> list[Path]:
     return _pictures_in(folder / "masks") or _pictures_in(folder / "soft")
 
 
-def _folders_in(folder: Path) -> list[Path]:
-    with readable(folder):
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
 def _pictures_in(folder: Path) -> list[Path]:
     """The pictures of a folder in order; a PNG stands before its JPEG namesake."""
     pictures: dict[str, Path] = {}
@@ -230,9 +216,8 @@ def _pictures_in(folder: Path) -> list[Path]:
     return [pictures[stem] for stem in sorted(pictures, key=natural_key)]
 
 
-def _some(names: Iterable[str], count: int = 3) -> str:
-    names = sorted(names, key=natural_key)
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+def _some(names: Iterable[str]) -> str:
+    return first_of(sorted(names, key=natural_key))
 
 
 def _partner_videos(truths: Sequence[str], predictions: dict[str, list[Path]]) -> dict[str, str]:

@@ -45,10 +45,7 @@ def understand_prediction(source: Picture) -> Prediction:
     8-bit grey is taken as it is, 16-bit grey is scaled to 8 bits, floats in 0..1 times 255. Label pictures (a palette,
     or 16 bits with no value above 255) and 1-bit pictures become 0 and 255. Colour pictures of few colours are label
     pictures too, understood as ground truth is; of others the brightest channel is taken. Of cut-outs, pictures whose
-    transparency differs from pixel to pixel, the opacity is.
-
-    Raises:
-        InputError: the file is no picture.
+    transparency differs from pixel to pixel, the opacity is. Raises `InputError` if the file is no picture.
     """
     picture = open_picture(source)
     if picture.mode == "L":
@@ -77,10 +74,8 @@ def understand_prediction(source: Picture) -> Prediction:
 def read_truth(source: Picture, void_label: VoidLabel = "auto") -> Mask:
     """Ground truth of one frame; `decode_mask` tells how files are understood and what `void_label` does.
 
-    UVOS takes what is above 0 of its `grey`, as the release does, VSOD what is at least half.
-
-    Raises:
-        InputError: the file is no picture.
+    UVOS takes what is above 0 of its `grey`, as the release does, VSOD what is at least half. Raises `InputError` if
+    the file is no picture.
     """
     return decode_mask(open_picture(source), void_label)
 

@@ -114,11 +114,8 @@ PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (Davis16(), Davis16Inner(),
 
 
 def find_protocol(protocol: str | Protocol, kind: Literal["uvos", "vsod"] | None = None) -> Protocol:
-    """A protocol by name (or itself), optionally of one kind.
-
-    Raises:
-        InputError: no such protocol, or one of the other kind.
-    """
+    """A protocol by name (or itself), optionally of one kind. Raises `InputError` if there is no such, or it is of
+    the other kind."""
     names = [p.name for p in PROTOCOLS.values() if kind in (None, p.kind)]
     found = protocol if isinstance(protocol, Protocol) else PROTOCOLS.get(protocol)
     if found is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.masks import VoidLabel
-from hmhi_jax.data.natural_order import natural_key
+from hmhi_jax.data.pictures import natural_key
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures, score_all
 from hmhi_jax.evaluation.pairing import Remark, VideoPair, pair_folders
@@ -44,16 +44,12 @@ def evaluate_uvos(
         workers: processes; all cores by default. Each holds one frame at a time.
         progress: show a progress bar.
 
-    Returns:
-        `Scores` with figures `J_mean`, `J_recall`, `J_decay`, the same of F, and `JF_mean`, for the data set and each
-        video. Frames without prediction are not part of any mean and are listed in its `remarks`.
-
-    Raises:
-        InputError: a folder is missing, nothing fits together, or `strict` and something is not as it should be.
+    Returns `Scores` with figures `J_mean`, `J_recall`, `J_decay`, the same of F, and `JF_mean`, for the data set and
+    each video. Frames without prediction are not part of any mean and are listed in its `remarks`. Raises `InputError`
+    if a folder is missing, nothing fits together, or `strict` and something is not as it should be.
     """
-    protocol = find_protocol(protocol, "uvos")
     (scores,) = evaluate(
-        pred_dir, gt_dir, [protocol], [reading], measures=Measures(), videos=videos, void_label=void_label,
+        pred_dir, gt_dir, [find_protocol(protocol, "uvos")], [reading], videos=videos, void_label=void_label,
         strict=strict, workers=workers, progress=progress,
     )  # fmt: skip
     return scores
@@ -79,17 +75,12 @@ def evaluate_vsod(
             most of the time.
         The others are those of `evaluate_uvos`.
 
-    Returns:
-        `Scores` with figures `MAE`, `max_F`, `max_E`, `S` and `curves` "F" and "E", float64 [256] over thresholds 0..1.
-
-    Raises:
-        InputError: as `evaluate_uvos`.
+    Returns `Scores` with figures `MAE`, `max_F`, `max_E`, `S` and `curves` "F" and "E", float64 [256] over thresholds
+    0..1. Raises `InputError` as `evaluate_uvos`.
     """
-    protocol = find_protocol(protocol, "vsod")
-    measures = Measures(uvos=False, vsod=True, extra=extra)
     (scores,) = evaluate(
-        pred_dir, gt_dir, [protocol], [reading], measures=measures, videos=videos, void_label=void_label,
-        strict=strict, workers=workers, progress=progress,
+        pred_dir, gt_dir, [find_protocol(protocol, "vsod")], [reading], extra=extra, videos=videos,
+        void_label=void_label, strict=strict, workers=workers, progress=progress,
     )  # fmt: skip
     return scores
 
@@ -100,7 +91,7 @@ def evaluate(
     protocols: Sequence[str | Protocol],
     readings: Sequence[str] = ("plain",),
     *,
-    measures: Measures | None = None,
+    extra: bool = False,
     videos: Sequence[str] | None = None,
     void_label: VoidLabel = "auto",
     strict: bool = False,
@@ -110,21 +101,16 @@ def evaluate(
 ) -> list[Scores]:
     """Scores by several protocols and readings at once; every pair of files is read once.
 
-    `frames_dir` is where a report finds RGB frames that are not beside the masks.
-
-    Returns:
-        One `Scores` per reading and protocol, in that order: all protocols of the first reading, then of the second.
-
-    Raises:
-        InputError: as `evaluate_uvos`.
+    `extra` adds the `sod_` figures to VSOD's; `frames_dir` is where a report finds RGB frames that are not beside the
+    masks. Returns one `Scores` per reading and protocol, in that order: all protocols of the first reading, then of the
+    second. Raises `InputError` as `evaluate_uvos`.
     """
     chosen = [find_protocol(protocol) for protocol in protocols]
     for reading in readings:
         if reading not in READINGS:
             raise InputError(f"reading: {reading!r} is not known; choose {' or '.join(READINGS)}")
-    if measures is None:
-        kinds = {protocol.kind for protocol in chosen}
-        measures = Measures("uvos" in kinds, "vsod" in kinds, "vsod" in kinds)
+    kinds = {protocol.kind for protocol in chosen}
+    measures = Measures("uvos" in kinds, "vsod" in kinds, "vsod" in kinds and extra)
     pred_dir = Path(pred_dir)
     truth = gt_dir if isinstance(gt_dir, Dataset) else Path(gt_dir)
     place = str(truth.root if isinstance(truth, Dataset) else truth)
@@ -141,11 +127,8 @@ def evaluate(
     remarks = remarks + _remarks_of_results(pairs, results)
     if strict:
         _refuse(remarks)
-    return [
-        _aggregate(pairs, results, protocol, reading, remarks, str(pred_dir), place)
-        for reading in readings
-        for protocol in chosen
-    ]
+    ways = [(protocol, reading) for reading in readings for protocol in chosen]
+    return [_aggregate(pairs, results, *way, remarks, str(pred_dir), place) for way in ways]
 
 
 def _refuse(remarks: list[Remark]) -> None:
@@ -187,15 +170,11 @@ def _remarks_of_results(pairs: list[VideoPair], results: list[FrameResult | None
         remarks.append(Remark("rule", "", None, f"{count} of {len(scored)} predictions are {rule}"))
     brightest = max((result.brightest for result in scored), default=255)
     if brightest <= FOREGROUND_ABOVE:
-        remarks.append(
-            Remark(
-                "rule",
-                "",
-                None,
-                f"no prediction has a value above {brightest}, and what is not above {FOREGROUND_ABOVE} reads as an "
-                "empty mask; save label pictures as 0 and 255 or with a palette, read faint probabilities as `release`",
-            )
+        text = (
+            f"no prediction has a value above {brightest}, and what is not above {FOREGROUND_ABOVE} reads as an empty "
+            "mask; save label pictures as 0 and 255 or with a palette, read faint probabilities as `release`"
         )
+        remarks.append(Remark("rule", "", None, text))
     elif scored and not any(score.values.get("J", 1) for result in scored for score in result.scores.values()):
         text = "no prediction has a pixel in common with its ground truth; are they masks, of the same frames?"
         remarks.append(Remark("rule", "", None, text))

@@ -9,8 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.elementwise import instance_norm
-from hmhi_jax.models.backbones.batch_norm import BatchNorm
-from hmhi_jax.models.layers import Conv3x3, he_fan_out
+from hmhi_jax.models.layers import BatchNorm, Conv3x3, he_fan_out
 from hmhi_jax.models.layers import conv as any_conv
 
 STRIDES = (1, 2, 2)  # of the three stages; the stem has stride 2 as well

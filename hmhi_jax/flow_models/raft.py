@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from hmhi_jax.flow_models.correlation import LARGEST_VOLUME, Correlation, correlate, look_up
 from hmhi_jax.flow_models.encoders import FlowEncoder
 from hmhi_jax.flow_models.update import ConvGRU, FlowHead, MaskHead, MotionEncoder
-from hmhi_jax.kernels.precision import compute_dtype, in_precision
+from hmhi_jax.kernels.platforms import compute_dtype, in_precision
 
 SCALE = 8  # of the picture to the flow that is improved
 
@@ -63,7 +63,7 @@ class RAFT(nn.Module):
         flow_head_features: hidden features of the flow head.
         convex: whether the flow is enlarged with learned weights; bilinearly if not.
         dtype: of the encoders and the update operator; correlations, flow and hidden state are float32.
-        precision: of products, in the words of `jax.default_matmul_precision`; `kernels.precision` has what belongs
+        precision: of products, in the words of `jax.default_matmul_precision`; `kernels.platforms` has what belongs
             together.
         largest_volume: bytes of correlations beyond which they are looked up in pieces.
     """

@@ -25,7 +25,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.flow_models import RAFT, build_flow_model
 from hmhi_jax.flow_models.estimation import check_sizes, cropped, draw_pictures, prepared, shorter_flow, without_camera
 from hmhi_jax.interop.flow_weights import load_flow_weights, weights_digest
-from hmhi_jax.kernels.precision import DTYPES
+from hmhi_jax.kernels.platforms import DTYPES
 
 ITERATIONS = 12
 # Pairs in one batch. More keep an accelerator busy; a CPU gains nothing and needs the memory.
@@ -84,7 +84,7 @@ class LearnedFlow:
             recipe: what to follow. Of the estimator raft, weights of another checksum are refused; of another
                 estimator, everything but the estimator is kept.
             iterations: instead of the recipe's; 12 where it says none.
-            dtype: in which the encoders and the update operator compute, one of `kernels.precision.DTYPES`.
+            dtype: in which the encoders and the update operator compute, one of `kernels.platforms.DTYPES`.
             batch, device: see `LearnedFlow`.
 
         Raises:

@@ -29,7 +29,7 @@ from hmhi_jax.inference.network_input import FlowOf, prepare, windows
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
 from hmhi_jax.inference.stream_state import StreamState
 from hmhi_jax.interop.weights import Weights, load_weights
-from hmhi_jax.kernels.precision import DTYPES
+from hmhi_jax.kernels.platforms import DTYPES
 from hmhi_jax.models import HMHINet, build_model
 
 STRIDE = 32  # the network's coarsest map

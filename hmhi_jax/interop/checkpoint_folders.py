@@ -34,11 +34,8 @@ def seal(checkpoint: Path) -> None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, None if nothing is known to be.
-
-    Raises:
-        OSError: for a file that is there and cannot be read; that says nothing about what is in it.
-    """
+    """What is wrong with the files of a checkpoint, None if nothing is known to be. Raises `OSError` for a file that is
+    there and cannot be read; that says nothing about what is in it."""
     for part in PARTS:
         if not (checkpoint / part).is_dir():
             return f"its part {part} is missing"
@@ -67,14 +64,8 @@ def _mark(path: Path) -> list[int]:
 
 def read_checkpoint(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """What a checkpoint is, for people; its variables, nested, of a run the averaged ones where it keeps them; and what
-    it says about itself as the header of a weights file, only what is there.
-
-    Args:
-        folder: as `weight_places.checkpoint_of` gives it.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
+    it says about itself as the header of a weights file, only what is there. `folder` is what
+    `weight_places.checkpoint_of` gives. Raises `InputError` if it cannot be read."""
     if (folder / ORBAX_VARIABLES).is_dir():
         header = read_json(folder / ORBAX_HEADER / "metadata")
         return "hmhi weights (Orbax)", read_arrays(folder / ORBAX_VARIABLES), header

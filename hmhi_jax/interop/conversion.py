@@ -100,13 +100,12 @@ def _write_aligned(archive: zipfile.ZipFile, name: str, data: memoryview) -> Non
     archive.writestr(info, data)
 
 
-FORMATS = ("safetensors", "npz", "pth", "orbax")
 _SUFFIXES = {".safetensors": "safetensors", ".npz": "npz", ".pth": "pth", ".pt": "pth", ".bin": "pth", "": "orbax"}
 
 
 def format_of(target: Path, dtype: str = "float32") -> str:
-    """The kind of file a name asks for: one of `FORMATS`. Raises `InputError` for a suffix that says nothing, or a kind
-    that cannot hold arrays of that type."""
+    """The kind of file a name asks for: "safetensors", "npz", "pth" or "orbax". Raises `InputError` for a suffix that
+    says nothing, or a kind that cannot hold arrays of that type."""
     if target.suffix not in _SUFFIXES:
         raise InputError(
             f"{target}: suffix {target.suffix!r} says no format, expected .safetensors, .npz, .pth, or none "
@@ -119,11 +118,8 @@ def format_of(target: Path, dtype: str = "float32") -> str:
 
 
 def variables_of(identity: Identity) -> dict[str, Any]:
-    """Our variables, nested, float32; an encoder alone gives `{"params": {"encoder": ...}}`.
-
-    Raises:
-        InputError: if the entries do not fit.
-    """
+    """Our variables, nested, float32; an encoder alone gives `{"params": {"encoder": ...}}`. Raises `InputError` if the
+    entries do not fit."""
     identity.require_fit()
     if identity.source.ours:
         return nested_float32(identity.entries)
@@ -167,8 +163,7 @@ def write_weights(
         torch_names: `.safetensors` and `.npz` under PyTorch's names and layout instead of ours; a `.pth` always is.
         dtype: how floating-point arrays are stored: "float32", "bfloat16" or "float16".
 
-    Raises:
-        InputError: if the entries do not fit or the target cannot be written; nothing incomplete is left behind.
+    Raises `InputError` if the entries do not fit or the target cannot be written; nothing incomplete is left behind.
     """
     kind = format_of(target, dtype)
     variables, named, wrapper = variables_of(identity), None, ""

@@ -14,17 +14,13 @@ import numpy as np
 from hmhi_jax.errors import InputError
 
 
-def _same(x: np.ndarray) -> np.ndarray:
-    return x
-
-
 @dataclass(frozen=True)
 class Rule:
     """A name that fits `pattern` becomes `target`; `part` orders what is put together along the first axis."""
 
     pattern: str
     target: str
-    change: Callable[[np.ndarray], np.ndarray] = _same
+    change: Callable[[np.ndarray], np.ndarray] = lambda x: x
     part: int = 0
 
 
@@ -57,14 +53,6 @@ def _corners(x: np.ndarray) -> np.ndarray:
 
 def _squeezed(x: np.ndarray) -> np.ndarray:
     return x.reshape(x.shape[:2])
-
-
-def _first_third(x: np.ndarray) -> np.ndarray:
-    return x[: len(x) // 3]
-
-
-def _last_thirds(x: np.ndarray) -> np.ndarray:
-    return x[len(x) // 3 :]
 
 
 def _stages(count: int, make: Callable[[int], list[Rule]]) -> tuple[Rule, ...]:
@@ -111,8 +99,8 @@ def _mit_openmmlab(i: int) -> list[Rule]:
         Rule(rf"layers\.{i}\.0\.norm{_LEAF}", rf"patch_embed{stage}.norm.\1"),
         Rule(rf"layers\.{i}\.2{_LEAF}", rf"norm{stage}.\1"),
         Rule(rf"{block}\.norm([12]){_LEAF}", rf"{target}.norm\2.\3"),
-        Rule(rf"{block}\.attn\.attn\.in_proj_(weight|bias)", rf"{target}.attn.q.\2", _first_third),
-        Rule(rf"{block}\.attn\.attn\.in_proj_(weight|bias)", rf"{target}.attn.kv.\2", _last_thirds),
+        Rule(rf"{block}\.attn\.attn\.in_proj_(weight|bias)", rf"{target}.attn.q.\2", lambda x: x[: len(x) // 3]),
+        Rule(rf"{block}\.attn\.attn\.in_proj_(weight|bias)", rf"{target}.attn.kv.\2", lambda x: x[len(x) // 3 :]),
         Rule(rf"{block}\.attn\.attn\.out_proj{_LEAF}", rf"{target}.attn.proj.\2"),
         Rule(rf"{block}\.attn\.(sr|norm){_LEAF}", rf"{target}.attn.\2.\3"),
         Rule(rf"{block}\.ffn\.layers\.0\.weight", rf"{target}.mlp.fc1.weight", _squeezed),
@@ -164,10 +152,9 @@ def _swin_huggingface(i: int) -> list[Rule]:
     return [
         Rule(rf"{block}\.layernorm_before{_LEAF}", rf"{target}.norm1.\2"),
         Rule(rf"{block}\.layernorm_after{_LEAF}", rf"{target}.norm2.\2"),
-        *(
-            Rule(rf"{block}\.attention\.{name}{_LEAF}", rf"{target}.attn.qkv.\2", part=part)
-            for part, name in enumerate((_QUERY, _KEY, _VALUE))
-        ),
+        Rule(rf"{block}\.attention\.{_QUERY}{_LEAF}", rf"{target}.attn.qkv.\2", part=0),
+        Rule(rf"{block}\.attention\.{_KEY}{_LEAF}", rf"{target}.attn.qkv.\2", part=1),
+        Rule(rf"{block}\.attention\.{_VALUE}{_LEAF}", rf"{target}.attn.qkv.\2", part=2),
         Rule(
             rf"{block}\.attention\.(?:self|relative_position_bias)\.(relative_position_bias_table)",
             rf"{target}.attn.\2",
@@ -303,8 +290,7 @@ def rename_encoder(entries: Mapping[str, np.ndarray], source: str) -> Renamed:
         entries: name -> array in PyTorch's layout.
         source: names the file in errors.
 
-    Raises:
-        InputError: if no dialect fits, or an entry cannot be taken apart as its name asks.
+    Raises `InputError` if no dialect fits, or an entry cannot be taken apart as its name asks.
     """
     unmarked = []
     for prefix in ("", *_CONTAINERS):

@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict
 from hmhi_jax.errors import InputError
 from hmhi_jax.flow_models import RAFT, build_flow_model, flow_model_names
 from hmhi_jax.interop.conversion import format_of, write_variables
+from hmhi_jax.interop.identify import Recognised
 from hmhi_jax.interop.shapes import Fit, fit, not_finite
 from hmhi_jax.interop.torch_weights import Entry, entries_of, layout, state_dict_of, variables_from
 from hmhi_jax.interop.weight_sources import Source, read_source
@@ -139,8 +140,7 @@ def flow_from_torch(flow_model: RAFT, state_dict: Mapping[str, np.ndarray]) -> d
         state_dict: name -> array in PyTorch's layout. A `module.` prefix is taken off; batch norm's step counters and
             the authors' second names of shared norms may be there or not.
 
-    Raises:
-        InputError: one error that lists every missing, unused and misshapen entry, by torchvision's names.
+    Raises `InputError`: one error that lists every missing, unused and misshapen entry, by torchvision's names.
     """
     network = flow_model.name_of_network
     given, *_ = flow_entries(state_dict)
@@ -194,15 +194,13 @@ def require_flow_fit(network: str, given: Mapping[str, np.ndarray], source: str 
 
 def network_of(given: Mapping[str, np.ndarray]) -> str | None:
     """The flow network whose entries these mostly are, by name and shape; None if none shares an entry."""
-    matching = {
-        name: sum(
-            key in given and tuple(given[key].shape) == tuple(entry.shape)
-            for key, entry in expected_flow_entries(name).items()
-        )
-        for name in flow_model_names()
-    }
-    best = max(matching, key=lambda name: matching[name])
-    return best if matching[best] else None
+
+    def matching(name: str) -> int:
+        found = flow_fit(name, given)
+        return len(expected_flow_entries(name)) - len(found.missing) - len(found.differing)
+
+    best = max(flow_model_names(), key=matching)
+    return best if matching(best) else None
 
 
 def weights_digest(variables: Mapping[str, Any]) -> str:
@@ -225,26 +223,6 @@ class FlowWeights:
     network: str
     variables: dict[str, Any]
     path: Path
-
-
-@dataclasses.dataclass(frozen=True)
-class FlowSource:
-    """What a file of a flow network's weights is.
-
-    source     as it was read
-    publisher  whose names its entries have
-    network    registered name
-    entries    torchvision's names -> arrays in PyTorch's layout (our paths -> our arrays if `source.ours`)
-    fit        against what the network expects
-    dropped    reason -> names that were left out by rule
-    """
-
-    source: Source
-    publisher: str
-    network: str
-    entries: dict[str, np.ndarray]
-    fit: Fit
-    dropped: dict[str, list[str]]
 
 
 def find_flow_weights(name_or_path: str | Path) -> Path:
@@ -292,15 +270,14 @@ def load_flow_weights(name_or_path: str | Path) -> FlowWeights:
     source = read_source(path)
     found = identify_flow(source)
     if found is None:
-        require_flow_fit(flow_model_names()[0], source.entries, str(path))
-        raise InputError(f"{path}: its weights are of no flow network")  # pragma: no cover - fits say so before
-    require_fit(found)
+        require_flow_fit(flow_model_names()[0], source.entries, str(path))  # which says what they are not
+    found.require_fit()
     if broken := not_finite(found.entries):
         raise InputError(f"{path}: {len(broken)} arrays hold numbers that are not finite: {', '.join(broken)}")
     return FlowWeights(found.network, variables_of(found), path)
 
 
-def identify_flow(source: Source, network: str | None = None) -> FlowSource | None:
+def identify_flow(source: Source, network: str | None = None) -> Recognised | None:
     """Recognise a flow network's weights; None if a source is something else. `network` overrides what shapes say."""
     if network is not None and network not in flow_model_names():
         raise InputError(f"flow network {network!r} is not known, expected one of {', '.join(flow_model_names())}")
@@ -311,21 +288,15 @@ def identify_flow(source: Source, network: str | None = None) -> FlowSource | No
         if name not in flow_model_names():
             raise InputError(f"{source.path}: its metadata names the flow network {name!r}, unknown to this version")
         expected = {path: leaf.shape for path, leaf in flow_variable_shapes(name).items()}
-        return FlowSource(source, "hmhi", name, dict(source.entries), fit(expected, source.entries), {})
+        return Recognised(source, "hmhi", name, dict(source.entries), fit(expected, source.entries), {})
     if not are_raft_names(source.entries):
         return None
     entries, publisher, dropped = flow_entries(source.entries)
     name = network or network_of(entries) or flow_model_names()[0]
-    return FlowSource(source, publisher, name, entries, flow_fit(name, entries), dropped)
+    return Recognised(source, publisher, name, entries, flow_fit(name, entries), dropped)
 
 
-def require_fit(found: FlowSource) -> None:
-    """Raises `InputError` with everything that does not fit, if anything does not."""
-    if not found.fit:
-        raise InputError(f"{found.source.path}: the weights do not fit {found.network}. {found.fit}")
-
-
-def variables_of(found: FlowSource) -> dict[str, Any]:
+def variables_of(found: Recognised) -> dict[str, Any]:
     """Our variables, nested, float32, of entries that fit."""
     if not found.source.ours:
         return flow_from_torch(build_flow_model(found.network), found.entries)
@@ -333,14 +304,14 @@ def variables_of(found: FlowSource) -> dict[str, Any]:
 
 
 def write_flow_weights(
-    found: FlowSource, target: Path, *, torch_names: bool = False, dtype: str = "float32"
+    found: Recognised, target: Path, *, torch_names: bool = False, dtype: str = "float32"
 ) -> dict[str, Any]:
     """Write recognised weights to `target`, whose suffix says how (`conversion.format_of`), and return its header.
 
     `torch_names` writes `.safetensors` and `.npz` under torchvision's names and in PyTorch's layout; a `.pth` always
     is. Raises `InputError` if the entries do not fit or the target cannot be written.
     """
-    require_fit(found)
+    found.require_fit()
     kind = format_of(target, dtype)
     header = {FLOW_NETWORK: found.network}
     if not found.source.ours:

@@ -18,36 +18,47 @@ from hmhi_jax.models.backbones import backbone_names, spec
 
 
 @dataclass(frozen=True)
-class Identity:
-    """What a source holds.
+class Recognised:
+    """Weights of a known network.
 
-    source           where it came from
-    publisher        whose names they were
-    whole            a whole network, or an encoder alone
-    model_arguments  of `build_model`; for an encoder alone what is known: `backbone`, `flow_adapters`
-    entries          the release's names -> arrays in PyTorch's layout (our paths -> our arrays if `source.ours`)
-    fit              against what that network expects
-    dropped          reason -> names that were left out by rule
+    source     where they came from
+    publisher  whose names they had
+    network    registered name of a backbone or of a flow network
+    entries    the release's names (of flow networks torchvision's) -> arrays in PyTorch's layout; our paths -> our
+               arrays if `source.ours`
+    fit        against what that network expects
+    dropped    reason -> names that were left out by rule
+    whole      a whole network, or an encoder alone
     """
 
     source: Source
     publisher: str
-    whole: bool
-    model_arguments: dict[str, Any]
+    network: str
     entries: dict[str, np.ndarray]
     fit: Fit
-    dropped: dict[str, list[str]] = field(default_factory=dict)
-
-    @property
-    def backbone(self) -> str:
-        """Registered name."""
-        return self.model_arguments["backbone"]
+    dropped: dict[str, list[str]]
+    whole: bool = True
 
     def require_fit(self) -> None:
         """Raises `InputError` with everything that does not fit, if anything does not."""
         if not self.fit:
             part = "" if self.whole else "the encoder of "
-            raise InputError(f"{self.source.path}: its entries do not fit {part}{self.backbone}. {self.fit}")
+            raise InputError(f"{self.source.path}: the weights do not fit {part}{self.network}. {self.fit}")
+
+
+@dataclass(frozen=True)
+class Identity(Recognised):
+    """Weights of a network of segmentation, or of its encoder.
+
+    model_arguments  of `build_model`; for an encoder alone what is known: `backbone`, `flow_adapters`
+    """
+
+    model_arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def backbone(self) -> str:
+        """Registered name."""
+        return self.network
 
 
 def identify(source: Source, backbone: str | None = None) -> Identity:
@@ -66,7 +77,7 @@ def identify(source: Source, backbone: str | None = None) -> Identity:
     compared = dataclasses.replace(compared, unused=compared.unused + renamed.unknown)
     # Without adapters in the file the network keeps its default, and fresh ones.
     arguments = {"backbone": name, **({"flow_adapters": True} if adapters else {})}
-    return Identity(source, renamed.dialect, False, arguments, entries, compared, renamed.dropped)
+    return Identity(source, renamed.dialect, name, entries, compared, renamed.dropped, False, arguments)
 
 
 def _identify_release(source: Source, backbone: str | None) -> Identity:
@@ -84,7 +95,7 @@ def _identify_release(source: Source, backbone: str | None) -> Identity:
         dropped.setdefault(reason, []).append(key)
     kept = {key: array for key, array in entries.items() if key not in unread}
     compared = fit(expected_entries(build_model(**arguments)), kept)
-    return Identity(source, "HMHI-Net's authors", True, arguments, kept, compared, dropped)
+    return Identity(source, "HMHI-Net's authors", name, kept, compared, dropped, True, arguments)
 
 
 def release_arguments(backbone: str, entries: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -94,13 +105,8 @@ def release_arguments(backbone: str, entries: Mapping[str, np.ndarray]) -> dict[
     """
     entry = spec(backbone)
     modules = {name.split(".", 1)[0] for name in entries}
-    arguments: dict[str, Any] = {
-        "backbone": backbone,
-        "sgim": "obj_to_pixel" in modules,
-        "plam": "pixel_down_sample" in modules,
-        "shallow_memory": "Mem0" in modules,
-        "deep_memory": "Mem1" in modules,
-    }
+    parts = {"sgim": "obj_to_pixel", "plam": "pixel_down_sample", "shallow_memory": "Mem0", "deep_memory": "Mem1"}
+    arguments: dict[str, Any] = {"backbone": backbone, **{switch: part in modules for switch, part in parts.items()}}
     adapters = any("adapter." in name for name in entries)
     if adapters != entry.flow_adapters:
         arguments["flow_adapters"] = adapters
@@ -126,12 +132,10 @@ def _identify_ours(source: Source, backbone: str | None) -> Identity:
         raise InputError(f"{source.path}: its metadata describes no network of ours: {error}") from None
     if not whole:
         adapters = any("adapter" in name for name in source.entries)
-        expected = {
-            path: shape
-            for path, shape in expected.items()
-            if path.split("/")[1] == "encoder" and (adapters or "adapter" not in path)
-        }
-    return Identity(source, "hmhi", whole, arguments, dict(source.entries), fit(expected, source.entries))
+        wanted = [path for path in expected if path.split("/")[1] == "encoder" and (adapters or "adapter" not in path)]
+        expected = {path: expected[path] for path in wanted}
+    compared = fit(expected, source.entries)
+    return Identity(source, "hmhi", arguments["backbone"], dict(source.entries), compared, {}, whole, arguments)
 
 
 def guess_backbone(family: str, entries: Mapping[str, np.ndarray], source: str) -> str:

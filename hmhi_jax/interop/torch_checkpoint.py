@@ -252,20 +252,16 @@ class _Archive:
 
     def persistent(self, identity: Any) -> Storage:
         """The storage that a persistent id `("storage", type, key, device, element count)` names."""
-        if not (isinstance(identity, tuple) and len(identity) == 5 and identity[0] == "storage"):
-            raise MalformedPickle("a reference that is no storage")
-        _, kind, key, _, count = identity
-        if not (isinstance(kind, StorageType) and isinstance(key, str) and type(count) is int and count >= 0):
-            raise MalformedPickle("a storage without type, name or size")
+        key, dtype, count, _ = _storage_of((*identity, None) if isinstance(identity, tuple) else identity)
         if key not in self._storages:
             raw = self._entry(f"data/{key}")
             # Unaligned maps (a file zipped again by another tool) are legal but slow ever after: copied once.
             self._storages[key] = raw if raw.ctypes.data % 16 == 0 or not raw.size else raw.copy()
         raw = self._storages[key]
-        size = count * (kind.dtype.itemsize if kind.dtype is not None else 1)
+        size = count * _bytes_of_one(dtype)
         if size > raw.size:
             raise MalformedPickle(f"storage {key} has {raw.size} bytes, {size} are announced")
-        return Storage(raw[:size], kind.dtype, self._swapped)
+        return Storage(raw[:size], dtype, self._swapped)
 
     def verify(self) -> None:
         """Compares every storage with its checksum in the zip.

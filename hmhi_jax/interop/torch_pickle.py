@@ -149,25 +149,6 @@ _Reader.dispatch = {
 _ENCODINGS = ("latin1", "latin-1", "iso-8859-1", "utf-8", "ascii")
 
 
-def value_builders() -> dict[str, Callable[..., Any] | Constant]:
-    """Names of the closed table that concern no tensor, see `torch_pickle.Builders`."""
-    sets = {f"{module} {name}": _set for module in ("builtins", "__builtin__") for name in ("set", "frozenset")}
-    scalars = {f"numpy.{core}.multiarray scalar": _numpy_scalar for core in ("core", "_core")}
-    return {
-        "collections OrderedDict": _dictionary,
-        "collections Counter": _dictionary,
-        **sets,
-        **{f"{module} bytearray": _bytes for module in ("builtins", "__builtin__")},
-        **{f"{module} complex": _complex for module in ("builtins", "__builtin__")},
-        "_codecs encode": _bytes,
-        "numpy dtype": _numpy_type,
-        **scalars,
-        "torch Size": lambda items=(): tuple(items),
-        "torch device": _device,
-        "torch.serialization _get_layout": _layout,
-    }
-
-
 def _dictionary(items: Any = ()) -> dict[Any, Any]:
     pairs = [(key, value) for key, value in (items.items() if isinstance(items, dict) else items)]
     checked_keys(key for key, _ in pairs)
@@ -314,7 +295,17 @@ def _rebuild_parameter(data: Any, *_: Any) -> np.ndarray:
 
 def builders() -> dict[str, Any]:
     """Every name a checkpoint may use, and what becomes of it."""
-    table: dict[str, Any] = value_builders() | {
+    builtin = {"set": _set, "frozenset": _set, "bytearray": _bytes, "complex": _complex}
+    table: dict[str, Any] = {
+        **{f"{module} {name}": make for module in ("builtins", "__builtin__") for name, make in builtin.items()},
+        "collections OrderedDict": _dictionary,
+        "collections Counter": _dictionary,
+        "_codecs encode": _bytes,
+        "numpy dtype": _numpy_type,
+        **{f"numpy.{core}.multiarray scalar": _numpy_scalar for core in ("core", "_core")},
+        "torch Size": lambda items=(): tuple(items),
+        "torch device": _device,
+        "torch.serialization _get_layout": _layout,
         "torch._utils _rebuild_tensor": _rebuild_tensor_v2,
         "torch._utils _rebuild_tensor_v2": _rebuild_tensor_v2,
         "torch._utils _rebuild_tensor_v3": _rebuild_tensor_v3,

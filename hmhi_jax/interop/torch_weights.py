@@ -104,10 +104,8 @@ def _efficientnet(stages: tuple[int, ...] = (3, 2, 6, 5)) -> Rules:
         for block in range(blocks):
             place, target = rf"encoder/stage{stage}_block{block}", rf"backbone._blocks.{first + block}"
             rules += [(rf"{place}/(expand|depthwise|project)", rf"{target}._\1_conv")]
-            rules += [
-                (rf"{place}/{name}_norm", rf"{target}._bn{number}")
-                for number, name in enumerate(("expand", "depthwise", "project"))
-            ]
+            for number, name in enumerate(("expand", "depthwise", "project")):
+                rules.append((rf"{place}/{name}_norm", rf"{target}._bn{number}"))
         first += blocks
     return rules
 
@@ -272,8 +270,7 @@ def from_torch(model: HMHINet, state_dict: Mapping[str, np.ndarray]) -> dict[str
         model: from `build_model`; its switches decide which entries are expected.
         state_dict: release name -> array in PyTorch's layout. A `module.` prefix is taken off.
 
-    Raises:
-        InputError: one error that lists every missing, unused and misshapen entry.
+    Raises `InputError`: one error that lists every missing, unused and misshapen entry.
     """
     given = {name.removeprefix("module."): np.asarray(array) for name, array in state_dict.items()}
     return _turned(expected_entries(model), given, f"{model.backbone} with these switches")
@@ -289,8 +286,7 @@ def encoder_from_torch(
         state_dict: the release's names, which begin with `backbone.`; flow adapters may be absent as a whole.
         flow_adapters: whether they are expected; None takes the backbone's default.
 
-    Raises:
-        InputError: one error that lists every missing, unused and misshapen entry.
+    Raises `InputError`: one error that lists every missing, unused and misshapen entry.
     """
     expected = expected_encoder_entries(backbone, flow_adapters)
     if not any("adapter." in name for name in state_dict):

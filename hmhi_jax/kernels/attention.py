@@ -11,8 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from hmhi_jax.kernels.elementwise import DropoutKey, dropout
-from hmhi_jax.kernels.platforms import by_platform, dear, gradient_of
-from hmhi_jax.kernels.precision import define_gradient
+from hmhi_jax.kernels.platforms import by_platform, dear, define_gradient, gradient_of
 
 # Queries are read in pieces: a piece's scores are all that ever exists of the matrix, and they should stay in cache. On
 # TPUs pieces are larger: cutting queries out of their layouts takes longer than what it saves.
@@ -56,7 +55,7 @@ def _backward(dropout_rate: float, arguments: tuple, cotangent: Array) -> tuple:
     return *by_platform(cotangent, *arguments, **gradients), None, None
 
 
-define_gradient(_attend, _forward, _backward)
+define_gradient(_attend, _backward, _forward)
 
 
 def _forms(dropout_rate: float, fewest_scores: int) -> dict[str, Callable]:

@@ -24,8 +24,7 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.convolution import dense_kernel_gradient, plain_conv, turned
 from hmhi_jax.kernels.grids import cubic_matrix, enlarge
-from hmhi_jax.kernels.platforms import by_platform
-from hmhi_jax.kernels.precision import define_gradient
+from hmhi_jax.kernels.platforms import by_platform, define_gradient
 
 TILE = 4  # outputs per tile and axis
 POINTS = TILE + 2
@@ -56,18 +55,13 @@ def transform_kernel(kernel: Float[Array, "3 3 C D"]) -> Float[Array, "6 6 C D"]
     return jnp.stack([jnp.stack([_combine(row, list(x)) for row in KERNEL_TRANSFORM]) for x in at_columns])
 
 
-def winograd_conv(x: Float[Array, "B H W C"], transformed: Float[Array, "6 6 C D"]) -> Float[Array, "B H W D"]:
-    """Stride 1, zero padding that keeps the size, for a kernel from `transform_kernel`."""
-    return _in_bands(x.shape[1:3], [_plain_source(x)], [transformed])
-
-
-def winograd_conv_joined(
-    x: Float[Array, "B H W C"], small: Float[Array, "B h w E"], transformed: Float[Array, "6 6 _ D"]
+def winograd_conv(
+    x: Float[Array, "B H W C"], transformed: Float[Array, "6 6 _ D"], small: Float[Array, "B h w E"] | None = None
 ) -> Float[Array, "B H W D"]:
-    """`winograd_conv` of `x` with `small`, enlarged to twice its size (`grids.enlarge`), as further channels."""
-    channels = x.shape[-1]
-    kernels = [transformed[:, :, :channels], transformed[:, :, channels:]]
-    return _in_bands(x.shape[1:3], [_plain_source(x), _enlarged_source(small)], kernels)
+    """Stride 1, zero padding that keeps the size, for a kernel from `transform_kernel`; with `small`, enlarged to twice
+    its size (`grids.enlarge`), as further channels."""
+    kernels = jnp.split(transformed, [x.shape[-1]], 2) if small is not None else [transformed]
+    return _in_bands(x.shape[1:3], _sources(x, small), kernels)
 
 
 def winograd_input_gradient(
@@ -82,12 +76,12 @@ def winograd_input_gradient(
 def winograd_kernel_gradient(
     x: Float[Array, "B H W C"], cotangent: Float[Array, "B H W D"], small: Float[Array, "B h w E"] | None = None
 ) -> Float[Array, "3 3 _ D"]:
-    """Of `winograd_conv`, or with `small` of `winograd_conv_joined`: the transposes of its steps, with as few products.
+    """Of `winograd_conv`: the transposes of its steps, with as few products.
 
     What a pair of points contributes to the kernel there is the product of all tiles' inputs with the cotangent of
     their products, which is the cotangent's tile evaluated as `_interpolated` weighs it.
     """
-    sources = [_plain_source(x), *(() if small is None else (_enlarged_source(small),))]
+    sources = _sources(x, small)
     padding = [(0, -side % TILE) for side in x.shape[1:3]]
     given = jnp.pad(cotangent, ((0, 0), *padding, (0, 0)))
     totals = None
@@ -164,13 +158,17 @@ def _interpolated(
     return outputs.transpose(1, 2, 0, 3, 4).reshape(batch, rows * TILE, columns * TILE, -1)
 
 
+def _sources(x: Array, small: Array | None) -> list[_Source]:
+    return [_plain_source(x), *([] if small is None else [_enlarged_source(small)])]
+
+
 def _plain_source(x: Float[Array, "B H W C"]) -> _Source:
     padding = [(1, 1 + -side % TILE) for side in x.shape[1:3]]
-    return _Source(jnp.pad(x, ((0, 0), *padding, (0, 0))), TILE, 2, _tiles)
 
+    def at_points(padded: Array, first: int, rows: int, columns: int) -> list[Float[Array, "6 T C"]]:
+        return _at_points(padded, POINTS, INPUT_TRANSFORM, rows, columns)
 
-def _tiles(padded: Float[Array, "B h w C"], first: int, rows: int, columns: int) -> list[Float[Array, "6 T C"]]:
-    return _at_points(padded, POINTS, INPUT_TRANSFORM, rows, columns)
+    return _Source(jnp.pad(x, ((0, 0), *padding, (0, 0))), TILE, 2, at_points)
 
 
 def _at_points(
@@ -244,76 +242,53 @@ FEWEST_TILES = 64
 FEWEST_CHANNELS = 64
 
 
-@jax.custom_vjp
-def conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C D"]) -> Float[Array, "B H W D"]:
-    """Stride 1, zero padding that keeps the size.
+def plain_conv3x3(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 _ D"], small: Float[Array, "B h w E"] | None = None
+) -> Float[Array, "B H W D"]:
+    """The plain form of `conv3x3`."""
+    return plain_conv(_joined(x, small), kernel)
 
-    On CPU a value in float32 is computed with a quarter of the multiplications, and so are both gradients. Half
+
+@jax.custom_vjp
+def conv3x3(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 _ D"], small: Float[Array, "B h w E"] | None = None
+) -> Float[Array, "B H W D"]:
+    """Stride 1, zero padding that keeps the size; of `x` and, where it is given, `small`, enlarged bicubically to twice
+    its size, as further channels.
+
+    On CPU a value in float32 is computed with a quarter of the multiplications, and so are all gradients. Half
     precision (whose rounding the transforms would enlarge) and accelerators, whose convolutions are better fed than
     small matrix products, take the plain form.
     """
-    return by_platform(x, kernel, cpu=_transformed if _pays(x, kernel) else plain_conv, accelerator=plain_conv)
+    return by_platform(
+        x, kernel, small, cpu=_transformed if _pays(x, kernel) else plain_conv3x3, accelerator=plain_conv3x3
+    )
 
 
-def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return conv3x3(x, kernel), (x, kernel)
-
-
-def _backward(residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
+def _backward(residuals: tuple[Array, Array, Array | None], cotangent: Array) -> tuple[Array, Array, Array | None]:
+    x, kernel, small = residuals
     cpu = _transformed_gradients if _pays(x, kernel) else _plain_gradients
-    return by_platform(x, kernel, cotangent, cpu=cpu, accelerator=_plain_gradients)
-
-
-def _transformed_gradients(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
-    return winograd_input_gradient(cotangent, kernel), winograd_kernel_gradient(x, cotangent)
-
-
-def _plain_gradients(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
-    return plain_conv(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
-
-
-define_gradient(conv3x3, _forward, _backward)
-
-
-@jax.custom_vjp
-def conv3x3_joined(
-    x: Float[Array, "B H W C"], small: Float[Array, "B h w E"], kernel: Float[Array, "3 3 _ D"]
-) -> Float[Array, "B H W D"]:
-    """`conv3x3` of `x` with `small`, enlarged bicubically to twice its size, as further channels."""
-    cpu = _transformed_joined if _pays(x, kernel) else plain_conv3x3_joined
-    return by_platform(x, small, kernel, cpu=cpu, accelerator=plain_conv3x3_joined)
-
-
-def _joined_forward(x: Array, small: Array, kernel: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-    return conv3x3_joined(x, small, kernel), (x, small, kernel)
-
-
-def _joined_backward(residuals: tuple[Array, Array, Array], cotangent: Array) -> tuple[Array, Array, Array]:
-    x, small, kernel = residuals
-    cpu = _transformed_joined_gradients if _pays(x, kernel) else _plain_joined_gradients
-    joined, dkernel = by_platform(x, small, kernel, cotangent, cpu=cpu, accelerator=_plain_joined_gradients)
-    dx, denlarged = jnp.split(joined, [x.shape[-1]], -1)
+    dx, dkernel = by_platform(x, kernel, small, cotangent, cpu=cpu, accelerator=_plain_gradients)
+    if small is None:
+        return dx, dkernel, None
+    dx, denlarged = jnp.split(dx, [x.shape[-1]], -1)
     (dsmall,) = jax.linear_transpose(partial(enlarge, scale=2), small)(denlarged)
-    return dx, dsmall, dkernel
+    return dx, dkernel, dsmall
 
 
-def _transformed_joined_gradients(x: Array, small: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+def _transformed_gradients(x: Array, kernel: Array, small: Array | None, cotangent: Array) -> tuple[Array, Array]:
     return winograd_input_gradient(cotangent, kernel), winograd_kernel_gradient(x, cotangent, small)
 
 
-def _plain_joined_gradients(x: Array, small: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
-    return _plain_gradients(jnp.concatenate([x, enlarge(small, 2)], -1), kernel, cotangent)
+def _plain_gradients(x: Array, kernel: Array, small: Array | None, cotangent: Array) -> tuple[Array, Array]:
+    return plain_conv(cotangent, turned(kernel)), dense_kernel_gradient(_joined(x, small), kernel, cotangent)
 
 
-define_gradient(conv3x3_joined, _joined_forward, _joined_backward)
+define_gradient(conv3x3, _backward)
 
 
-def plain_conv3x3_joined(
-    x: Float[Array, "B H W C"], small: Float[Array, "B h w E"], kernel: Float[Array, "3 3 _ D"]
-) -> Float[Array, "B H W D"]:
-    """The plain form of `conv3x3_joined`."""
-    return plain_conv(jnp.concatenate([x, enlarge(small, 2)], -1), kernel)
+def _joined(x: Array, small: Array | None) -> Array:
+    return x if small is None else jnp.concatenate([x, enlarge(small, 2)], -1)
 
 
 def _pays(x: Array, kernel: Array) -> bool:
@@ -321,9 +296,5 @@ def _pays(x: Array, kernel: Array) -> bool:
     return x.dtype == jnp.float32 and tiles >= FEWEST_TILES and min(kernel.shape[2:]) >= FEWEST_CHANNELS
 
 
-def _transformed(x: Array, kernel: Array) -> Array:
-    return winograd_conv(x, transform_kernel(kernel))
-
-
-def _transformed_joined(x: Array, small: Array, kernel: Array) -> Array:
-    return winograd_conv_joined(x, small, transform_kernel(kernel))
+def _transformed(x: Array, kernel: Array, small: Array | None) -> Array:
+    return winograd_conv(x, transform_kernel(kernel), small)

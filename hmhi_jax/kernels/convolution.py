@@ -14,8 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.kernels.platforms import by_platform, dear, gradient_of
-from hmhi_jax.kernels.precision import define_gradient
+from hmhi_jax.kernels.platforms import by_platform, dear, define_gradient, gradient_of
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 FEW = 16  # times as many input channels as outputs, or more: `few_outputs_conv` pays
@@ -84,10 +83,6 @@ def depthwise_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw 1 C"]
     return lax.platform_dependent(x, kernel, cpu=_depthwise_shifted, default=_grouped_native)
 
 
-def _forward(x, kernel):
-    return depthwise_conv(x, kernel), (x, kernel)
-
-
 def _backward(residuals, cotangent):
     x, kernel = residuals
     # The input's gradient is the same operation with the kernel turned by 180 degrees.
@@ -98,7 +93,7 @@ def _backward(residuals, cotangent):
     return dx, dkernel
 
 
-define_gradient(depthwise_conv, _forward, _backward)
+define_gradient(depthwise_conv, _backward)
 
 
 def plain_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> Float[Array, "B H W D"]:
@@ -148,16 +143,12 @@ def same_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> 
     return plain_conv(x, kernel)
 
 
-def _same_forward(x, kernel):
-    return plain_conv(x, kernel), (x, kernel)
-
-
 def _same_backward(residuals, cotangent):
     x, kernel = residuals
     return plain_conv(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
 
 
-define_gradient(same_conv, _same_forward, _same_backward)
+define_gradient(same_conv, _same_backward)
 
 
 def few_outputs_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> Float[Array, "B H W D"]:
@@ -254,10 +245,6 @@ def channelwise_conv(
     return by_platform(x, kernel, cpu=shifted, accelerator=native)
 
 
-def _channelwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return channelwise_conv(x, kernel, stride), (x, kernel)
-
-
 def _channelwise_backward(stride: int, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     """On GPUs the native form's kernel gradient makes the compiler collect a batch that is split over chips on all of
     them, and takes fifteen times the memory; on TPUs both its and the patches' gradients are estimated at eight to
@@ -266,4 +253,4 @@ def _channelwise_backward(stride: int, residuals: tuple[Array, Array], cotangent
     return by_platform(cotangent, *residuals, cpu=patches, accelerator=patches, tpu=shifted)
 
 
-define_gradient(channelwise_conv, _channelwise_forward, _channelwise_backward)
+define_gradient(channelwise_conv, _channelwise_backward)

@@ -12,8 +12,7 @@ from jaxtyping import Array, Float
 from hmhi_jax.kernels.attention import pieces_of
 from hmhi_jax.kernels.convolution import depthwise_conv, outer_products, pixel_sums
 from hmhi_jax.kernels.elementwise import gelu
-from hmhi_jax.kernels.platforms import by_platform, dear, differentiated_as
-from hmhi_jax.kernels.precision import define_gradient
+from hmhi_jax.kernels.platforms import by_platform, dear, define_gradient, differentiated_as
 
 BAND = 32  # picture rows of a band
 BACKWARD_BAND = 16  # those of one picture's band in the backward pass, which has more maps to keep in cache
@@ -69,10 +68,6 @@ def feed_forward_recomputed(x: Float[Array, "N H W C"], weights: MixWeights) -> 
     never written to memory, and the whole takes a third of the time.
     """
     return feed_forward_in_bands(x, weights)
-
-
-def _recomputed_forward(x: Array, weights: MixWeights) -> tuple[Array, tuple[Array, MixWeights]]:
-    return feed_forward_in_bands(x, weights), (x, weights)
 
 
 def _recomputed_backward(residuals: tuple[Array, MixWeights], cotangent: Array) -> tuple[Array, MixWeights]:
@@ -146,7 +141,7 @@ def _band_gradient(
     )  # fmt: skip
 
 
-define_gradient(feed_forward_recomputed, _recomputed_forward, _recomputed_backward)
+define_gradient(feed_forward_recomputed, _recomputed_backward)
 
 
 def mix_feed_forward(x: Float[Array, "N H W C"], weights: MixWeights) -> Float[Array, "N H W C"]:

@@ -19,8 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from hmhi_jax.kernels.convolution import outer_products, pixel_sums
-from hmhi_jax.kernels.platforms import by_platform, dear, gradient_of
-from hmhi_jax.kernels.precision import define_gradient
+from hmhi_jax.kernels.platforms import by_platform, dear, define_gradient, gradient_of
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 PART = 2**19  # numbers of the wide map that the backward pass works on at a time
@@ -68,10 +67,8 @@ def _seen_by(padded: Array, i: int | Array, j: int | Array, rows: int, columns: 
 def _shifted_sum(padded: Array, kernel: Array, rows: int, columns: int, stride: int) -> Array:
     """A depthwise convolution of what is padded already: elementwise work that XLA fuses into one loop on CPU."""
     high, wide = stride * (rows - 1) + 1, stride * (columns - 1) + 1
-    taps = [
-        padded[:, i : i + high : stride, j : j + wide : stride] * kernel[None, None, i, j]
-        for i, j in np.ndindex(kernel.shape[:2])
-    ]
+    places = np.ndindex(kernel.shape[:2])
+    taps = [padded[:, i : i + high : stride, j : j + wide : stride] * kernel[None, None, i, j] for i, j in places]
     return sum(taps[1:], start=taps[0])
 
 
@@ -89,10 +86,6 @@ def depthwise_same_conv(
     return by_platform(x, kernel, cpu=shifted, accelerator=native, cuda=shifted)
 
 
-def _depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return depthwise_same_conv(x, kernel, stride), (x, kernel)
-
-
 def _depthwise_backward(stride: int, residuals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     shifted = partial(_depthwise_gradient_shifted, stride=stride)
     native = gradient_of(partial(_depthwise_native, stride=stride), 2)
@@ -108,7 +101,7 @@ def _depthwise_gradient_shifted(cotangent: Array, x: Array, kernel: Array, strid
     return dpadded[:, top : top + height, left : left + width], dkernel
 
 
-define_gradient(depthwise_same_conv, _depthwise_forward, _depthwise_backward)
+define_gradient(depthwise_same_conv, _depthwise_backward)
 
 
 def _kernel_gradient_shifted(padded: Array, cotangent: Array, size: int, stride: int) -> Float[Array, "k k 1 C"]:
@@ -135,10 +128,6 @@ def _branch(x: Array, weights: BranchWeights, stride: int, depthwise_conv=_depth
 def branch_recomputed(x: Float[Array, "N H W C"], weights: BranchWeights, stride: int) -> Float[Array, "N h w D"]:
     """For CPU: the branch, of which the backward pass keeps nothing but `x`."""
     return _branch(x, weights, stride, _depthwise_shifted)
-
-
-def _recomputed_forward(x: Array, weights: BranchWeights, stride: int) -> tuple[Array, tuple[Array, BranchWeights]]:
-    return _branch(x, weights, stride, _depthwise_shifted), (x, weights)
 
 
 def _recomputed_backward(
@@ -183,7 +172,7 @@ def _recomputed_backward(
     return gradient[:, top : top + height], totals
 
 
-define_gradient(branch_recomputed, _recomputed_forward, _recomputed_backward)
+define_gradient(branch_recomputed, _recomputed_backward)
 
 
 def parts(pictures: int, rows: int, row: int) -> tuple[int, int]:
@@ -228,12 +217,8 @@ def _part_gradient(
     dmixed = lax.optimization_barrier((given @ weights.project.T) * slope)
     dhidden = _transposed_shifted_sum(dmixed, kernel, stride, padded.shape[1:3])[:, :, left : left + width]
 
-    later = (
-        _kernel_gradient_shifted(padded, dmixed, size, stride),
-        pixel_sums(dmixed),
-        outer_products(relu6(mixed), given),
-        pixel_sums(given),
-    )
+    dkernel = _kernel_gradient_shifted(padded, dmixed, size, stride)
+    later = dkernel, pixel_sums(dmixed), outer_products(relu6(mixed), given), pixel_sums(given)
     if weights.expand is None:
         return dhidden, BranchWeights(None, None, *later)
     dlinear = lax.optimization_barrier(dhidden * (((linear > 0) & (linear < 6)).astype(x.dtype) * inside))

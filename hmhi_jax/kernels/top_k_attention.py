@@ -17,8 +17,7 @@ from jaxtyping import Array, Float, Int
 from hmhi_jax.kernels.attention import join_queries, map_pieces, over_pieces, split_queries
 from hmhi_jax.kernels.elementwise import DropoutKey, dropout
 from hmhi_jax.kernels.one_hot import LOWEST, pick, put, top_k_by_products
-from hmhi_jax.kernels.platforms import DEAR, by_platform
-from hmhi_jax.kernels.precision import define_gradient
+from hmhi_jax.kernels.platforms import DEAR, by_platform, define_gradient
 from hmhi_jax.kernels.selection import (
     BLOCK,
     LONGEST,
@@ -325,4 +324,4 @@ def _scatter(chosen: Float[Array, "B n k"], index: Int[Array, "B n k"], count: i
     return empty.at[row, query, index].set(chosen, mode="promise_in_bounds", unique_indices=True)
 
 
-define_gradient(_attend, _forward, _backward)
+define_gradient(_attend, _backward, _forward)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from hmhi_jax.kernels.elementwise import DropoutKey
 from hmhi_jax.kernels.grids import enlarge, unfolded
-from hmhi_jax.kernels.precision import compute_dtype, in_precision
+from hmhi_jax.kernels.platforms import compute_dtype, in_precision
 from hmhi_jax.models.backbones import FLOAT32, spec
 from hmhi_jax.models.backbones.flow_adapter import join_pairs, split_pairs
 from hmhi_jax.models.decoder import Decoder
@@ -248,9 +248,8 @@ def build_model(backbone: str = "mit_b1", *, dtype: str | DTypeLike = "float32",
         dtype: of the computation: "float32", "tensorfloat32" or "bfloat16".
         switches: attributes of `HMHINet`, which say what each is and what it is by default.
 
-    Raises:
-        TypeError: for a switch that there is not.
-        ValueError: for an unknown backbone, or a value that its attribute does not allow.
+    Raises `TypeError` for a switch that there is not, `ValueError` for an unknown backbone, or a value that its
+    attribute does not allow.
     """
     spec(backbone)
     maps, precision = compute_dtype(dtype)

@@ -1,4 +1,4 @@
-"""The small layers that the network is made of, and how the release draws their weights (docs/model.md 2.1, 3.1, 7)."""
+"""The small layers and norms of the network, and how the release draws their weights (docs/model.md 2.1, 3.1, 7)."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from hmhi_jax.kernels.conv3x3 import conv3x3, conv3x3_joined
+from hmhi_jax.kernels.conv3x3 import conv3x3
 from hmhi_jax.kernels.convolution import channelwise_conv, depthwise_conv, flax_conv, flax_same_conv, patch_conv
 from hmhi_jax.kernels.elementwise import group_norm
 from hmhi_jax.kernels.platforms import dear
@@ -162,7 +162,7 @@ class PatchConv(nn.Module):
 
 
 class Conv3x3(nn.Module):
-    """`conv3x3`, or `conv3x3_joined` where `small` is given, with its kernel `[3, 3, channels, features]` and bias."""
+    """`conv3x3` with its kernel `[3, 3, channels, features]` and bias."""
 
     features: int
     dtype: jnp.dtype = jnp.float32
@@ -174,8 +174,7 @@ class Conv3x3(nn.Module):
     ) -> Float[Array, "B H W D"]:
         channels = x.shape[-1] + (0 if small is None else small.shape[-1])
         kernel, bias = kernel_and_bias(self, (3, 3, channels, self.features), self.kernel_init)
-        x = x.astype(self.dtype)
-        outputs = conv3x3(x, kernel) if small is None else conv3x3_joined(x, small.astype(self.dtype), kernel)
+        outputs = conv3x3(x.astype(self.dtype), kernel, None if small is None else small.astype(self.dtype))
         return dear(outputs) + bias[None, None, None]
 
 
@@ -219,3 +218,60 @@ class CBAM(nn.Module):
         planes = jnp.concatenate([x.mean(-1, keepdims=True), x.max(-1, keepdims=True)], -1)
         planes = jax.nn.relu(conv(16, 3, **settings, name="spatial_squeeze")(planes))
         return x * jax.nn.sigmoid(conv(1, 3, **settings, name="spatial_excite")(planes))
+
+
+def _variables(module: nn.Module, channels: int) -> tuple[Array, Array, nn.Variable, nn.Variable]:
+    """Scale, bias, running mean and running variance, float32."""
+    return (
+        module.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32),
+        module.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32),
+        module.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32),
+        module.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32),
+    )
+
+
+class BatchNorm(nn.Module):
+    """Batch norm with PyTorch's conventions: the new statistics weigh `momentum`, the running variance is unbiased.
+
+    In evaluation, and in training when frozen, the running statistics normalise. When updated, training normalises by
+    the statistics of all rows it is given: under `jit` that is the whole batch wherever its rows lie, so devices need
+    no word about it. The running ones move where the collection `batch_stats` is mutable.
+    """
+
+    updated: bool
+    dtype: jnp.dtype = jnp.float32
+    epsilon: float = 1e-5
+    momentum: float = 0.1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "N H W C"], train: bool) -> Float[Array, "N H W C"]:
+        channels = x.shape[-1]
+        scale, bias, running_mean, running_var = _variables(self, channels)
+        if train and self.updated:
+            wide = x.astype(jnp.float32)
+            count = x.size // channels
+            mean = wide.mean((0, 1, 2))
+            var = jnp.square(wide - mean[None, None, None]).mean((0, 1, 2))
+            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+                new = self.momentum
+                running_mean.value = (1 - new) * running_mean.value + new * mean
+                running_var.value = (1 - new) * running_var.value + new * var * (count / max(count - 1, 1))
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return (x * factor[None, None, None] + (bias - mean * factor)[None, None, None]).astype(self.dtype)
+
+
+class FrozenBatchNorm(nn.Module):
+    """`BatchNorm` by its running statistics, as `x * factor + shift`: what a convolution in front can take in.
+
+    Its variables are those of a `BatchNorm` of the same name.
+    """
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, channels: int) -> tuple[Float[Array, "C"], Float[Array, "C"]]:
+        scale, bias, mean, var = _variables(self, channels)
+        factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
+        return factor, bias - mean.value * factor

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.layouts import Dataset, open_dataset
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.frame_scores import Measures
 from hmhi_jax.evaluation.protocols import Protocol, find_protocol
 from hmhi_jax.evaluation.scores import Scores
 from hmhi_jax.evaluation.scoring import evaluate
@@ -81,31 +80,18 @@ def score_set(
     progress: bool = False,
 ) -> tuple[Scores, ...]:
     """Score the predictions in `<folder>/<reading>/<video>/` by all of the data set's protocols."""
-    kinds = {protocol.kind for protocol in one.protocols}
-    measures = Measures("uvos" in kinds, "vsod" in kinds, "vsod" in kinds and extra)
+    options = {"extra": extra, "strict": strict, "workers": workers, "progress": progress}
     return tuple(
         scores
         for reading in readings
-        for scores in evaluate(
-            folder / reading,
-            one.dataset,
-            one.protocols,
-            [reading],
-            measures=measures,
-            strict=strict,
-            workers=workers,
-            progress=progress,
-        )
+        for scores in evaluate(folder / reading, one.dataset, one.protocols, [reading], **options)
     )
 
 
 def figures_of(scores: Sequence[Scores]) -> dict[str, float]:
     """`<protocol>/<reading>/<figure>` -> value."""
-    return {
-        f"{found.protocol.name}/{found.reading}/{name}": value
-        for found in scores
-        for name, value in found.figures.items()
-    }
+    named = ((f"{found.protocol.name}/{found.reading}", found.figures) for found in scores)
+    return {f"{where}/{name}": value for where, figures in named for name, value in figures.items()}
 
 
 def run(config: ConfigDict, workdir: str) -> int:

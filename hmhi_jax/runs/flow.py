@@ -14,8 +14,8 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import ExportedNetwork, is_export
 from hmhi_jax.inference.learned_flow import LearnedFlow
 from hmhi_jax.interop.weights import load_weights
+from hmhi_jax.process import devices_here
 from hmhi_jax.progress import frame_progress
-from hmhi_jax.runs.devices import devices_here
 
 
 def make_flow(

@@ -211,8 +211,8 @@ def _run(
 
     from hmhi_jax.inference.masks_pipe import write_masks
     from hmhi_jax.inference.video_job import Interrupted, segment_video
+    from hmhi_jax.process import devices_here
     from hmhi_jax.progress import VideoProgress
-    from hmhi_jax.runs.devices import devices_here
 
     here = devices_here(devices)[: len(tasks)]
     places: queue.Queue[_Device] = queue.Queue()

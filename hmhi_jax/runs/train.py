@@ -59,21 +59,12 @@ def run(config: ConfigDict, workdir: str, *, profile: bool = False, accepted: tu
         wait_for_all("data-opened")  # looking through a data set takes some processes longer than others
         # From here on: the first compilation takes minutes, and a signal in it must not end in a traceback.
         with Interruption() as interruption:
-            checkpoints = Checkpoints(
-                folder,
-                keep_last=config.checkpoints.keep_last,
-                keep_best=config.checkpoints.keep_best,
-                best_metric=best or None,
-                lowest_is_best=lowest,
-            )
+            kept = {name: config.checkpoints[name] for name in ("keep_last", "keep_best")}
+            checkpoints = Checkpoints(folder, **kept, best_metric=best or None, lowest_is_best=lowest)
 
             def export(state: TrainState, figures: Mapping[str, float]) -> None:
-                extra = {
-                    "step": int(state.step),
-                    "figures": dict(figures),
-                    "config": plain,
-                    "versions": record["versions"],
-                }
+                extra = {"step": int(state.step), "figures": dict(figures), "config": plain}
+                extra["versions"] = record["versions"]
                 variables = jax.tree.map(jax.device_get, state.variables(averaged=True))
                 recipe = data.flow_recipe
                 save_weights(folder / CHECKPOINT_EXPORT, variables, plain["model"], parts.sizes[-1], recipe, extra)

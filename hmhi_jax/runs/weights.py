@@ -10,9 +10,9 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import write_export
 from hmhi_jax.inference.segmenter import checked_size
 from hmhi_jax.interop.conversion import format_of, header_of, write_weights
-from hmhi_jax.interop.flow_weights import FlowSource, find_flow_weights, identify_flow, is_flow_name, write_flow_weights
-from hmhi_jax.interop.identify import Identity, identify
-from hmhi_jax.interop.shapes import Fit, not_finite
+from hmhi_jax.interop.flow_weights import find_flow_weights, identify_flow, is_flow_name, write_flow_weights
+from hmhi_jax.interop.identify import Recognised, identify
+from hmhi_jax.interop.shapes import not_finite
 from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.interop.weights import load_weights
 
@@ -43,10 +43,10 @@ def convert(
         return _convert_flow(flow_network, None if check else target, torch_names=names == "torch", dtype=dtype)
     found = identify(weights, backbone)
     settings = ", ".join(f"{key} {value}" for key, value in found.model_arguments.items())
-    _describe(found, f"{'HMHI-Net' if found.whole else 'an encoder alone'}: {settings}", found.backbone)
+    _describe(found, f"{'HMHI-Net' if found.whole else 'an encoder alone'}: {settings}")
     if check or target is None:
         return bool(found.fit)
-    _require_fit(source, found.backbone, found.fit)
+    _require_fit(found)
     if found.source.ours and found.whole and recipe is None and "flow" not in found.source.header:
         assumed = "raw DIS flow is assumed; if the network saw other pictures, say how they were made with --flow"
         print(f"warning   {found.source.path} does not say how its flow pictures were made: {assumed}")
@@ -56,25 +56,27 @@ def convert(
     return True
 
 
-def _convert_flow(found: FlowSource, target: Path | None, *, torch_names: bool, dtype: str) -> bool:
+def _convert_flow(found: Recognised, target: Path | None, *, torch_names: bool, dtype: str) -> bool:
     """The same for a network of optical flow; without a target it is only looked at."""
-    _describe(found, f"optical flow: {found.network}", found.network)
+    _describe(found, f"optical flow: {found.network}")
     if target is None:
         return bool(found.fit)
-    _require_fit(found.source.path, found.network, found.fit)
+    _require_fit(found)
     write_flow_weights(found, target, torch_names=torch_names, dtype=dtype)
     print(f"wrote     {target}: {found.network}")
     return True
 
 
-def _require_fit(source: Path, network: str, fit: Fit) -> None:
-    if not fit:
+def _require_fit(found: Recognised) -> None:
+    if not (fit := found.fit):
         counts = ((fit.missing, "missing"), (fit.unused, "left over"), (fit.differing, "misshapen"))
         listed = ", ".join(f"{len(names)} {kind}" for names, kind in counts if names)
-        raise InputError(f"{source}: does not fit {network} ({listed}, see above); nothing was written")
+        raise InputError(
+            f"{found.source.path}: does not fit {found.network} ({listed}, see above); nothing was written"
+        )
 
 
-def _describe(found: Identity | FlowSource, network: str, name: str) -> None:
+def _describe(found: Recognised, network: str) -> None:
     """Print what a source is, what it fits, what was dropped and what does not fit."""
     source = found.source
     millions = sum(array.size for entry, array in found.entries.items() if "running_" not in entry) / 1e6
@@ -96,7 +98,7 @@ def _describe(found: Identity | FlowSource, network: str, name: str) -> None:
         print(f"misshapen {len(found.fit.differing)}: {', '.join(found.fit.shapes())}")
     if broken := not_finite(source.entries):
         print(f"warning   {len(broken)} hold numbers that are not finite: {', '.join(_grouped(broken))}")
-    print("fits      yes" if found.fit else f"fits      no: {name} expects otherwise")
+    print("fits      yes" if found.fit else f"fits      no: {found.network} expects otherwise")
 
 
 def _grouped(names: list[str]) -> list[str]:
@@ -123,14 +125,8 @@ def export(
     if memory_frames is not None:
         arguments["memory_frames"] = memory_frames
     write_export(
-        folder,
-        arguments,
-        found.variables,
-        size=checked_size(size or found.input_size),
-        flow_recipe=found.flow_recipe,
-        batch=batch,
-        platforms=platforms,
-        parameters_inside=not beside,
-    )
+        folder, arguments, found.variables, size=checked_size(size or found.input_size), flow_recipe=found.flow_recipe,
+        batch=batch, platforms=platforms, parameters_inside=not beside,
+    )  # fmt: skip
     total = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
     print(f"{folder}: encode, start and step for {', '.join(platforms)}, {total:.0f} MiB")

@@ -20,8 +20,7 @@ from hmhi_jax.data.device_batches import DeviceBatches, batch_shardings
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.flow_pictures import RECIPE_FILE, flow_recipe_of
 from hmhi_jax.data.inspection import check_for_training
-from hmhi_jax.data.layouts import Dataset
-from hmhi_jax.data.mixture import Source, entries_of, open_sources
+from hmhi_jax.data.layouts import Dataset, Source, entries_of, open_sources
 from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.shapes import abstract_variables
@@ -118,27 +117,14 @@ def sizes_of(config: ConfigDict) -> tuple[tuple[int, int], ...]:
 def pipeline_config(config: ConfigDict) -> PipelineConfig:
     """Settings of the data pipeline out of `config.data`."""
     d = config.data
+    changes = {name: d[name] for name in ("flip", "photometric", "hue", "still", "no_flow", "other_flow", "flow_noise")}
+    reading = {name: d[name] for name in ("batch_size", "reading", "on_corrupt", "workers", "threads", "buffer")}
     return PipelineConfig(
-        batch_size=d.batch_size,
         sizes=sizes_of(config),
         seed=config.seed,
-        sampling=ClipSampling(frames=d.frames, reach=d.reach, among=d.among),
-        augmentation=Augmentation(
-            flip=d.flip,
-            photometric=d.photometric,
-            hue=d.hue,
-            per=d.augment_per,
-            crop=tuple(d.crop) if d.crop else None,
-            still=d.still,
-            no_flow=d.no_flow,
-            other_flow=d.other_flow,
-            flow_noise=d.flow_noise,
-        ),
-        reading=d.reading,
-        on_corrupt=d.on_corrupt,
-        workers=d.workers,
-        threads=d.threads,
-        buffer=d.buffer,
+        sampling=ClipSampling(d.frames, d.reach, d.among),
+        augmentation=Augmentation(per=d.augment_per, crop=tuple(d.crop) if d.crop else None, **changes),
+        **reading,
     )
 
 
@@ -207,8 +193,7 @@ def assemble(
         steps: its length, where the config's is of no interest; without it, epochs are counted in the data opened.
         platform: that it trains on; None: the one that runs this.
 
-    Raises:
-        InputError: for a field that cannot be used, with its name.
+    Raises `InputError` for a field that cannot be used, with its name.
     """
     sizes = sizes_of(config)
     if mesh is not None:
@@ -259,18 +244,10 @@ def optimiser_of(config: ConfigDict, total_steps: int) -> tuple[optax.GradientTr
     if not o.learning_rate > 0:
         raise InputError(f"config.optimiser.learning_rate is {o.learning_rate}, expected a positive number")
     schedule = learning_rate_schedule(o.schedule, o.learning_rate, total_steps, o.warmup_steps, o.final_fraction)
-    optimiser = make_optimiser(
-        schedule,
-        weight_decay=o.weight_decay,
-        decay_mask=o.decay_mask,
-        b1=o.b1,
-        b2=o.b2,
-        eps=o.eps,
-        clip_norm=o.clip_norm or None,
-        frozen=tuple(o.frozen),
-        rate_multipliers={BACKBONE: o.backbone_rate} if o.backbone_rate != 1.0 else None,
-    )
-    return optimiser, schedule
+    same = {name: o[name] for name in ("weight_decay", "decay_mask", "b1", "b2", "eps")}
+    rates = {BACKBONE: o.backbone_rate} if o.backbone_rate != 1.0 else None
+    clip_norm, frozen = o.clip_norm or None, tuple(o.frozen)
+    return make_optimiser(schedule, **same, clip_norm=clip_norm, frozen=frozen, rate_multipliers=rates), schedule
 
 
 def step_arguments(config: ConfigDict, platform: str | None = None) -> dict[str, Any]:
@@ -284,14 +261,9 @@ def step_arguments(config: ConfigDict, platform: str | None = None) -> dict[str,
         raise InputError(f"config.step.ema_decay is {s.ema_decay}, expected at least 0 and less than 1")
     unroll = s.frames == "unrolled" or (s.frames == "auto" and (platform or jax.default_backend()) in ("cpu", "tpu"))
     return {
-        "accumulate": s.accumulate,
-        "checkpoint": s.checkpoint,
-        "unroll": unroll,
-        "dropout": bool(s.dropout),
-        "ema_decay": s.ema_decay or None,
-        "map_weight": s.map_weight,
-        "frozen": tuple(config.optimiser.frozen),
-    }
+        "accumulate": s.accumulate, "checkpoint": s.checkpoint, "unroll": unroll, "dropout": bool(s.dropout),
+        "ema_decay": s.ema_decay or None, "map_weight": s.map_weight, "frozen": tuple(config.optimiser.frozen),
+    }  # fmt: skip
 
 
 def steps_of(config: ConfigDict, clips_per_epoch: int) -> tuple[int, int]:

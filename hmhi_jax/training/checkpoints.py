@@ -98,11 +98,9 @@ class Checkpoints:
 
     def best(self) -> tuple[int, float] | None:
         """Step and value of the best checkpoint so far, None before the first evaluation."""
-        scored = [(step, metrics[self._best_metric]) for step in self.steps() if (metrics := self._metrics(step))]
-        if self._best_metric is None or not scored:
-            return None
-        step = self._manager.best_step()
-        return next(((s, value) for s, value in scored if s == step), None)
+        step = self._manager.best_step() if self._best_metric else None
+        metrics = None if step is None else self._manager.metrics(step)
+        return (step, metrics[self._best_metric]) if metrics and self._best_metric in metrics else None
 
     def is_best(self, figures: Mapping[str, float] | None) -> bool:
         """Whether an evaluation is better than all before it; asked once for each, before it is recorded."""
@@ -120,17 +118,11 @@ class Checkpoints:
         """Whether the checkpoint of this step has an evaluation's figures."""
         return self._manager.metrics(step) is not None
 
-    def _metrics(self, step: int) -> dict[str, float] | None:
-        metrics = self._manager.metrics(step)
-        return metrics if metrics and self._best_metric in metrics else None
-
     def save(self, state: TrainState, data: dict[str, Any], run: dict[str, Any], *, wait: bool = False) -> None:
         """Save after `state.step` steps, in the background unless `wait`.
 
-        Does nothing if that step is saved already. An earlier save that failed is reported here, or by `close`.
-
-        Raises:
-            InputError: if the disk is full or the folder cannot be written.
+        Does nothing if that step is saved already. An earlier save that failed is reported here, or by `close`. Raises
+        `InputError` if the disk is full or the folder cannot be written.
         """
         step = int(state.step)
         with _explained(self.folder):
@@ -157,10 +149,7 @@ class Checkpoints:
 
     def record(self, step: int, figures: Mapping[str, float]) -> None:
         """Write an evaluation's figures into the checkpoint of `step`, which is waited for; called on every process.
-
-        Raises:
-            InputError: as `save`.
-        """
+        Raises `InputError` as `save`."""
         with _explained(self.folder):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -181,9 +170,8 @@ class Checkpoints:
             check: called with the checkpoint's `run` before its arrays are read; raises `InputError` if it does not
                 fit.
 
-        Raises:
-            InputError: from `check`, if there are damaged checkpoints and none that can be read, or if the newest one
-                holds other arrays than `like` or cannot be read though nothing is known to be wrong with it: it stays.
+        Raises `InputError` from `check`, if there are damaged checkpoints and none that can be read, or if the newest
+        one holds other arrays than `like` or cannot be read though nothing is known to be wrong with it: it stays.
         """
         for step in reversed(self.steps()):
             place = self.folder / str(step)

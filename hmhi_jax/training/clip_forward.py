@@ -35,8 +35,7 @@ def clip_logits(
         unroll: write the frames out one after the other instead of scanning. Then early frames read less memory, and on
             CPU, where much of a loop's body runs on one thread, all cores work; a scan compiles once for all frames.
 
-    Returns:
-        float32 logits, and the new `batch_stats` (empty for backbones that have none).
+    Returns float32 logits, and the new `batch_stats` (empty for backbones that have none).
     """
     train = dropout_key is not None
     encode_key, step_key = jax.random.split(dropout_key) if train else (None, None)

@@ -60,11 +60,8 @@ def starting_state(
         accepted: fields in which a checkpoint's config may differ from this run's.
         meanwhile: called with the state's shapes while weights are drawn in case 3.
 
-    Returns:
-        state; what was restored in case 1; notes for the user on what was taken and what is fresh.
-
-    Raises:
-        InputError: for a checkpoint of other settings, or weights that cannot be read or do not fit.
+    Returns state; what was restored in case 1; notes for the user on what was taken and what is fresh. Raises
+    `InputError` for a checkpoint of other settings, or weights that cannot be read or do not fit.
     """
     place, ema = replicated(mesh), config.step.ema_decay > 0
 
@@ -79,11 +76,10 @@ def starting_state(
         return restored.state, restored, [f"going on from step {restored.step}"]
     # Hundreds of small random draws that run once: on CPU, optimising them costs more than all the rest of it.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    drawn = jax.jit(
-        lambda: init_variables(parts.model, config.seed, config.initialisation),
-        out_shardings=place,
-        compiler_options=options,
-    )
+
+    @partial(jax.jit, out_shardings=place, compiler_options=options)
+    def drawn() -> dict[str, Any]:
+        return init_variables(parts.model, config.seed, config.initialisation)
 
     def draw() -> dict[str, Any]:
         what = parts.what and f"weights {parts.what} {config.seed} {config.initialisation} {mesh}"
@@ -121,10 +117,7 @@ def overlay(fresh: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> t
     A part of the network (encoder, decoder, a bank, ...) may be missing as a whole, flow adapters always, and so what
     reduces the deepest map. An encoder that ends earlier than the one it comes from (`efficientnet_lite0_160`) leaves
     the blocks behind its last one out. Anything else missing, left over or of another shape is refused, all in one
-    message.
-
-    Returns:
-        The variables and notes on what was taken and what stays fresh.
+    message. Returns the variables and notes on what was taken and what stays fresh.
     """
     mine, theirs = leaves_by_path(dict(fresh)), leaves_by_path(dict(loaded))
 
@@ -182,13 +175,8 @@ _FOREGROUND_LOGIT = -2.0  # about an eighth of a picture is foreground
 
 def init_variables(model: HMHINet, seed: int, initialisation: str = "published") -> dict[str, Any]:
     """Fresh variables; the same for a seed on every mesh. Parameters do not depend on the pictures' size.
-
-    Args:
-        initialisation: "published", as the release draws them, or "fan_in", see `fan_in_scaled`.
-
-    Raises:
-        InputError: for another name.
-    """
+    `initialisation`: "published", as the release draws them, or "fan_in", see `fan_in_scaled`. Raises `InputError` for
+    another name."""
     check_initialisation(initialisation)
     return _drawn_variables(model, seed, initialisation)
 

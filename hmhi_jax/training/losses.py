@@ -43,11 +43,8 @@ def clip_losses(
     valid: Bool[Array | np.ndarray, "B T"] | None = None,
     map_weight: float | int = MAP_WEIGHT,
 ) -> Float[Array, "B"]:
-    """`map_weight * (focal + bce / 2) + dice` of what `frame_losses` gives, summed over the frames of a clip.
-
-    Args:
-        valid: frames whose mask is known (sparse annotation); the others count nothing. None: all are.
-    """
+    """`map_weight * (focal + bce / 2) + dice` of what `frame_losses` gives, summed over the frames of a clip. `valid`:
+    frames whose mask is known (sparse annotation); the others count nothing. None: all are."""
     total = map_weight * (terms["focal"] + BCE_WEIGHT * terms["bce"]) + terms["dice"]
     if valid is not None:  # not a product: a non-finite loss of an unannotated frame must not count either
         total = jnp.where(valid, total, 0.0)

@@ -99,8 +99,7 @@ def batch_loss(
         checkpoint, unroll: as for `clip_logits`.
         map_weight: of focal + bce / 2 against dice.
 
-    Returns:
-        loss, (loss by clip, means of the terms over annotated frames, moved batch statistics).
+    Returns loss, (loss by clip, means of the terms over annotated frames, moved batch statistics).
     """
     variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
     frames, flows, masks, valid = network_inputs(batch)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hmhi_jax.cli.options import COMPUTE_DTYPES
-from hmhi_jax.kernels.precision import DTYPES
+from hmhi_jax.kernels.platforms import DTYPES
 
 
 def test_the_network_computes_in_what_the_commands_offer():

@@ -16,9 +16,8 @@ from made_datasets import cut_off, damage, release_tree
 from hmhi_jax.data.augmentation import NONE, Augmentation
 from hmhi_jax.data.clips import ClipSampling
 from hmhi_jax.data.dataset_packing import PackedForm, pack_dataset
-from hmhi_jax.data.layouts import open_dataset
+from hmhi_jax.data.layouts import Source, entries_of, open_dataset, open_sources
 from hmhi_jax.data.masks import read_mask
-from hmhi_jax.data.mixture import Source, entries_of, open_sources
 from hmhi_jax.data.pictures import PictureError, read_picture
 from hmhi_jax.data.pipeline import BatchLoader, ClipPipeline, PipelineConfig
 from hmhi_jax.errors import InputError
@@ -351,7 +350,7 @@ def test_a_killed_worker_is_an_error_not_a_hang(entries):
 _PARENT = """
 import sys, time
 from hmhi_jax.data.layouts import open_dataset
-from hmhi_jax.data.mixture import entries_of
+from hmhi_jax.data.layouts import entries_of
 from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig
 if __name__ == "__main__":
     pipeline = ClipPipeline(entries_of([(open_dataset(sys.argv[1]), 1)]), PipelineConfig(sizes=((32, 32),), workers=1))

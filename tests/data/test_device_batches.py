@@ -11,8 +11,7 @@ from made_datasets import cut_off, release_tree
 
 from hmhi_jax.data.clips import ClipSampling
 from hmhi_jax.data.device_batches import DeviceBatches, batch_shardings, network_inputs
-from hmhi_jax.data.layouts import open_dataset
-from hmhi_jax.data.mixture import entries_of
+from hmhi_jax.data.layouts import entries_of, open_dataset
 from hmhi_jax.data.pictures import PictureError
 from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig
 from hmhi_jax.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD

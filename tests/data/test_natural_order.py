@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hmhi_jax.data.natural_order import last_number, natural_key, natural_order
+from hmhi_jax.data.pictures import last_number, natural_key, natural_order
 
 
 def test_numbers_count_as_numbers():

@@ -13,8 +13,8 @@ from PIL import Image
 from small_videos import moving_square, pictures_of, save_frames, write_video
 
 from hmhi_jax.data import live_sources
-from hmhi_jax.data.frame_folders import FrameFolder
 from hmhi_jax.data.open_videos import open_videos
+from hmhi_jax.data.picture_videos import FrameFolder
 from hmhi_jax.data.pictures import picture_size, read_picture
 from hmhi_jax.data.video import check_size
 from hmhi_jax.data.video_files import VideoFile

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from hmhi_jax.evaluation import evaluate, evaluate_uvos, evaluate_vsod, frame_scores
-from hmhi_jax.evaluation.frame_scores import Measures
 
 GOLDENS = Path(__file__).parent / "goldens"
 DAVIS_GOLDENS = Path(__file__).resolve().parents[3] / "shared" / "goldens" / "metrics_davis"
@@ -51,8 +50,7 @@ def test_saliency_equals_the_release(goldens):
 
 def test_several_protocols_and_readings_in_one_pass_equal_single_ones():
     folders = GOLDENS / "pred", GOLDENS / "gt"
-    measures = Measures(uvos=True, vsod=True)
-    together = evaluate(*folders, ["davis16", "davis16-inner", "vsod"], ["plain", "release"], measures=measures)
+    together = evaluate(*folders, ["davis16", "davis16-inner", "vsod"], ["plain", "release"])
     assert [(s.protocol.name, s.reading) for s in together] == [
         (protocol, reading) for reading in ("plain", "release") for protocol in ("davis16", "davis16-inner", "vsod")
     ]
@@ -66,9 +64,6 @@ def test_several_protocols_and_readings_in_one_pass_equal_single_ones():
 def test_processes_change_nothing(monkeypatch):
     monkeypatch.setattr(frame_scores, "_WORTH_PROCESSES", 0)
     folders = GOLDENS / "pred", GOLDENS / "gt"
-    alone, together = (
-        evaluate(*folders, ["davis16", "vsod"], measures=Measures(uvos=True, vsod=True), workers=workers)
-        for workers in (1, 3)
-    )
+    alone, together = (evaluate(*folders, ["davis16", "vsod"], workers=workers) for workers in (1, 3))
     for one, other in zip(alone, together, strict=True):
         assert one.to_json() == other.to_json()

@@ -11,7 +11,7 @@ from hmhi_jax.data.preprocessing import normalise
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.conversion import variables_of
 from hmhi_jax.interop.identify import identify
-from hmhi_jax.interop.packaged_weights import packaged_file
+from hmhi_jax.interop.weight_places import packaged_file
 from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.models.backbones import spec
 

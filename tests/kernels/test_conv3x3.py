@@ -10,14 +10,7 @@ from rounding import EPSILON, assert_rounded_alike, in_float64
 
 from hmhi_jax.kernels import conv3x3 as dispatch
 from hmhi_jax.kernels import conv3x3 as winograd
-from hmhi_jax.kernels.conv3x3 import (
-    conv3x3,
-    conv3x3_joined,
-    plain_conv3x3_joined,
-    transform_kernel,
-    winograd_conv,
-    winograd_conv_joined,
-)
+from hmhi_jax.kernels.conv3x3 import conv3x3, plain_conv3x3, transform_kernel, winograd_conv
 from hmhi_jax.kernels.convolution import plain_conv
 from hmhi_jax.models.layers import Conv3x3
 
@@ -65,9 +58,9 @@ def test_an_enlarged_map_joins(size):
     small, kernel = _arrays((2, height, width, 4), 6)
     x = jax.random.normal(jax.random.key(2), (2, 2 * height, 2 * width, 3))
     kernel = jnp.concatenate([kernel, kernel[:, :, :3]], 2)
-    found = jax.jit(winograd_conv_joined)(x, small, transform_kernel(kernel))
-    exact = in_float64(plain_conv3x3_joined, x, small, kernel)
-    _rounded_like_plain(found, plain_conv3x3_joined(x, small, kernel), exact)
+    found = jax.jit(winograd_conv)(x, transform_kernel(kernel), small)
+    exact = in_float64(plain_conv3x3, x, kernel, small)
+    _rounded_like_plain(found, plain_conv3x3(x, kernel, small), exact)
 
 
 @pytest.fixture
@@ -83,10 +76,10 @@ def test_bands_change_nothing(monkeypatch, float64):
     assert whole.dtype == np.float64
     large = jax.random.normal(jax.random.key(2), (2, 42, 24, 2))
     joined = jnp.concatenate([kernel, kernel[:, :, :2]], 2)
-    joined_whole = winograd_conv_joined(large, x, transform_kernel(joined))
+    joined_whole = winograd_conv(large, transform_kernel(joined), x)
     monkeypatch.setattr(winograd, "BAND_TILES", 12)  # of the picture's 6 rows of 2 x 3 tiles, two at a time
     np.testing.assert_allclose(winograd_conv(x, transform_kernel(kernel)), whole, atol=1e-13)
-    np.testing.assert_allclose(winograd_conv_joined(large, x, transform_kernel(joined)), joined_whole, atol=1e-13)
+    np.testing.assert_allclose(winograd_conv(large, transform_kernel(joined), x), joined_whole, atol=1e-13)
 
 
 def test_the_amplification_is_what_the_documentation_says():
@@ -127,10 +120,9 @@ def test_gradients_are_those_of_the_plain_form(monkeypatch, height, band):
     def gradients(form, *inputs):
         return jax.jit(jax.grad(lambda *inputs: jnp.sin(form(*inputs)).sum(), range(len(inputs))))(*inputs)
 
-    pairs = [(conv3x3, plain_conv, (x, kernel)), (conv3x3_joined, plain_conv3x3_joined, (x[..., :2], small, kernel))]
-    for form, plain_form, inputs in pairs:
+    for plain_form, inputs in ((plain_conv, (x, kernel)), (plain_conv3x3, (x[..., :2], kernel, small))):
         exact = in_float64(partial(gradients, plain_form), *inputs)
-        _rounded_like_plain(gradients(form, *inputs), gradients(plain_form, *inputs), exact)
+        _rounded_like_plain(gradients(conv3x3, *inputs), gradients(plain_form, *inputs), exact)
 
 
 def _uses_convolution(x, kernel) -> bool:

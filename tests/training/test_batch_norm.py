@@ -11,8 +11,7 @@ from flax import linen as nn
 
 from hmhi_jax.models import build_model
 from hmhi_jax.models.backbones import BackboneSpec, register
-from hmhi_jax.models.backbones.batch_norm import BatchNorm
-from hmhi_jax.models.layers import PatchConv
+from hmhi_jax.models.layers import BatchNorm, PatchConv
 from hmhi_jax.training.initial_weights import init_variables
 from hmhi_jax.training.mesh import make_mesh
 from hmhi_jax.training.step import make_state, make_train_step

@@ -20,10 +20,9 @@ from hmhi_jax.kernels.inverted_residual import (
     relu6,
     stem_conv,
 )
+from hmhi_jax.models import layers
 from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
-from hmhi_jax.models.backbones.batch_norm import BatchNorm, FrozenBatchNorm
 from hmhi_jax.models.backbones.flow_adapter import with_adapter
-from hmhi_jax.models.layers import Kernel, conv, drop_rates, he_depthwise, he_fan_out, stochastic_depth
 
 # What the networks of TensorFlow's reference implementation train with (its momentum .99 is the old statistics' share).
 EPSILON, MOMENTUM = 1e-3, 0.01
@@ -43,9 +42,9 @@ class InvertedResidual(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"], train: bool) -> Float[Array, "N h w D"]:
         channels, wide = x.shape[-1], self.ratio * x.shape[-1]
-        expand = None if self.ratio == 1 else Kernel((1, 1, channels, wide), he_fan_out, name="expand")()
-        depthwise = Kernel((self.kernel, self.kernel, 1, wide), he_depthwise, name="depthwise")()
-        project = Kernel((1, 1, wide, self.features), he_fan_out, name="project")()
+        expand = None if self.ratio == 1 else layers.Kernel((1, 1, channels, wide), layers.he_fan_out, name="expand")()
+        depthwise = layers.Kernel((self.kernel, self.kernel, 1, wide), layers.he_depthwise, name="depthwise")()
+        project = layers.Kernel((1, 1, wide, self.features), layers.he_fan_out, name="project")()
         kernels = {"expand_norm": expand, "depthwise_norm": depthwise, "project_norm": project}
         if train and self.updated:
             y = self._normalised_by_batch(x, *kernels.values())
@@ -54,13 +53,13 @@ class InvertedResidual(nn.Module):
             y = inverted_residual_branch(x, BranchWeights(*folded), self.stride)
         if y.shape != x.shape:
             return y
-        return x + stochastic_depth(self.drop_path, train)(y)
+        return x + layers.stochastic_depth(self.drop_path, train)(y)
 
     def _folded(self, kernel: Array | None, norm: str) -> tuple[Array, Array] | tuple[None, None]:
         """A kernel (1x1: a matrix) and the bias behind it that do what the kernel and its frozen norm do."""
         if kernel is None:
             return None, None
-        factor, shift = FrozenBatchNorm(EPSILON, name=norm)(kernel.shape[-1])
+        factor, shift = layers.FrozenBatchNorm(EPSILON, name=norm)(kernel.shape[-1])
         folded = (kernel * factor[None, None, None]).astype(self.dtype)
         return folded[0, 0] if kernel.shape[:2] == (1, 1) else folded, shift.astype(self.dtype)
 
@@ -68,7 +67,7 @@ class InvertedResidual(nn.Module):
         """The branch in training with updated batch norm, whose factors are known after the convolutions only."""
 
         def normed(y: Array, name: str) -> Array:
-            return BatchNorm(True, self.dtype, EPSILON, MOMENTUM, name=name)(y, True)
+            return layers.BatchNorm(True, self.dtype, EPSILON, MOMENTUM, name=name)(y, True)
 
         if expand is not None:
             x = relu6(normed(x @ expand[0, 0].astype(self.dtype), "expand_norm"))
@@ -101,14 +100,14 @@ class EfficientNetLite(nn.Module):
     @nn.compact
     def __call__(self, pictures: Pictures, *, flow_rows: int, train: bool = False) -> Maps:
         updated = self.batch_norm == "updated"
-        rates = drop_rates(self.drop_path, sum(count for stage in self.groups for *_, count in stage))
+        rates = layers.drop_rates(self.drop_path, sum(count for stage in self.groups for *_, count in stage))
         x = _as_trained(pictures).astype(self.dtype)
-        kernel = Kernel((3, 3, 3, self.stem), he_fan_out, name="stem")()
+        kernel = layers.Kernel((3, 3, 3, self.stem), layers.he_fan_out, name="stem")()
         if train and updated:
             x = stem_conv(x, kernel.astype(self.dtype))
-            x = BatchNorm(True, self.dtype, EPSILON, MOMENTUM, name="stem_norm")(x, True)
+            x = layers.BatchNorm(True, self.dtype, EPSILON, MOMENTUM, name="stem_norm")(x, True)
         else:
-            factor, shift = FrozenBatchNorm(EPSILON, name="stem_norm")(self.stem)
+            factor, shift = layers.FrozenBatchNorm(EPSILON, name="stem_norm")(self.stem)
             x = stem_conv(x, (kernel * factor[None, None, None]).astype(self.dtype))
             x = x + shift.astype(self.dtype)[None, None, None]
         x = relu6(x)
@@ -122,7 +121,7 @@ class EfficientNetLite(nn.Module):
             if self.flow_adapters:
                 x = with_adapter(x, flow_rows, self.dtype, f"stage{index}_adapter")
             if self.reduction and index == len(self.groups):
-                x = conv(self.reduction, 1, dtype=self.dtype, kernel_init=he_fan_out, name="reduction")(x)
+                x = layers.conv(self.reduction, 1, dtype=self.dtype, kernel_init=layers.he_fan_out, name="reduction")(x)
             maps.append(of_unit_size(x) if self.unit_maps else x)
         return tuple(maps)
 

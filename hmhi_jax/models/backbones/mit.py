@@ -8,20 +8,9 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.attention import attend
 from hmhi_jax.kernels.feed_forward import MixWeights, mix_feed_forward
+from hmhi_jax.models import layers
 from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
 from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, with_adapter
-from hmhi_jax.models.layers import (
-    KernelAndBias,
-    PatchConv,
-    conv,
-    dense,
-    drop_rates,
-    he_depthwise,
-    he_fan_out,
-    norm,
-    stochastic_depth,
-    transformer_linear,
-)
 
 
 class EfficientAttention(nn.Module):
@@ -37,17 +26,17 @@ class EfficientAttention(nn.Module):
         rows, channels = x.shape[0], x.shape[-1]
         source = x
         if self.reduction > 1:
-            source = PatchConv(channels, self.reduction, self.dtype, he_fan_out, name="reduce")(x)
-            source = norm(1e-5, self.dtype, "reduce_norm")(source)
-        q = dense(channels, self.dtype, "q")(x)
-        kv = dense(2 * channels, self.dtype, "kv")(source)
+            source = layers.PatchConv(channels, self.reduction, self.dtype, layers.he_fan_out, name="reduce")(x)
+            source = layers.norm(1e-5, self.dtype, "reduce_norm")(source)
+        q = layers.dense(channels, self.dtype, "q")(x)
+        kv = layers.dense(2 * channels, self.dtype, "kv")(source)
         if self.flow_adapters:
             q = add_to_flow_rows(q, x, flow_rows, FlowAdapter(channels, self.dtype, name="q_adapter"))
             kv = add_to_flow_rows(kv, source, flow_rows, FlowAdapter(2 * channels, self.dtype, name="kv_adapter"))
         split = (self.heads, channels // self.heads)
         k, v = jnp.split(kv.reshape(rows, -1, 2 * channels), 2, -1)
         mixed = attend(q.reshape(rows, -1, *split), k.reshape(rows, -1, *split), v.reshape(rows, -1, *split))
-        return dense(channels, self.dtype, "out")(mixed.reshape(x.shape))
+        return layers.dense(channels, self.dtype, "out")(mixed.reshape(x.shape))
 
 
 class MixFeedForward(nn.Module):
@@ -58,12 +47,12 @@ class MixFeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
         channels, hidden = x.shape[-1], 4 * x.shape[-1]
-        layers = (
-            ("expand", (channels, hidden), transformer_linear),
-            ("dwconv", (3, 3, 1, hidden), he_depthwise),
-            ("project", (hidden, channels), transformer_linear),
+        parts = (
+            ("expand", (channels, hidden), layers.transformer_linear),
+            ("dwconv", (3, 3, 1, hidden), layers.he_depthwise),
+            ("project", (hidden, channels), layers.transformer_linear),
         )
-        arrays = [KernelAndBias(shape, self.dtype, init, name=name)() for name, shape, init in layers]
+        arrays = [layers.KernelAndBias(shape, self.dtype, init, name=name)() for name, shape, init in parts]
         return mix_feed_forward(x.astype(self.dtype), MixWeights(*(array for pair in arrays for array in pair)))
 
 
@@ -78,10 +67,10 @@ class MixBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"], flow_rows: int, train: bool) -> Float[Array, "N H W C"]:
-        drop = stochastic_depth(self.drop_path, train)
+        drop = layers.stochastic_depth(self.drop_path, train)
         attention = EfficientAttention(self.heads, self.reduction, self.flow_adapters, self.dtype, name="attn")
-        x = x + drop(attention(norm(1e-6, self.dtype, "norm1")(x), flow_rows))
-        x = x + drop(MixFeedForward(self.dtype, name="mlp")(norm(1e-6, self.dtype, "norm2")(x)))
+        x = x + drop(attention(layers.norm(1e-6, self.dtype, "norm1")(x), flow_rows))
+        x = x + drop(MixFeedForward(self.dtype, name="mlp")(layers.norm(1e-6, self.dtype, "norm2")(x)))
         if self.flow_adapters:
             x = with_adapter(x, flow_rows, self.dtype, "adapter")
         return x
@@ -100,19 +89,19 @@ class MixTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, pictures: Pictures, *, flow_rows: int, train: bool = False) -> Maps:
-        rates = drop_rates(self.drop_path, sum(self.depths))
+        rates = layers.drop_rates(self.drop_path, sum(self.depths))
         x, maps = pictures.astype(self.dtype), []
         for index, (channels, depth) in enumerate(zip(self.channels, self.depths, strict=True)):
             stage, size = f"stage{index + 1}", 7 if index == 0 else 3
-            stride, drawn = 4 if index == 0 else 2, {"dtype": self.dtype, "kernel_init": he_fan_out}
-            embed = conv(channels, size, stride=stride, **drawn, name=f"{stage}_embed")
-            x = norm(1e-5, self.dtype, f"{stage}_embed_norm")(embed(x))
+            stride, drawn = 4 if index == 0 else 2, {"dtype": self.dtype, "kernel_init": layers.he_fan_out}
+            embed = layers.conv(channels, size, stride=stride, **drawn, name=f"{stage}_embed")
+            x = layers.norm(1e-5, self.dtype, f"{stage}_embed_norm")(embed(x))
             for block in range(depth):
                 x = MixBlock(
                     self.heads[index], self.reductions[index], next(rates), self.flow_adapters, self.dtype,
                     name=f"{stage}_block{block}",
                 )(x, flow_rows, train)  # fmt: skip
-            x = norm(1e-6, self.dtype, f"{stage}_norm")(x)
+            x = layers.norm(1e-6, self.dtype, f"{stage}_norm")(x)
             maps.append(x)
         return tuple(maps)
 

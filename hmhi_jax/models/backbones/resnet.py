@@ -8,9 +8,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
-from hmhi_jax.models.backbones.batch_norm import BatchNorm
 from hmhi_jax.models.backbones.flow_adapter import with_adapter
-from hmhi_jax.models.layers import conv, drop_rates, he_fan_out, stochastic_depth
+from hmhi_jax.models.layers import BatchNorm, conv, drop_rates, he_fan_out, stochastic_depth
 
 
 def unbiased(features: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:

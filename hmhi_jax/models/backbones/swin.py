@@ -9,17 +9,9 @@ from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.elementwise import gelu
 from hmhi_jax.kernels.grids import WINDOW, from_windows, relative_position_index, seam_mask, to_windows
+from hmhi_jax.models import layers
 from hmhi_jax.models.backbones import BackboneSpec, Maps, Pictures, register
 from hmhi_jax.models.backbones.flow_adapter import FlowAdapter, add_to_flow_rows, with_adapter
-from hmhi_jax.models.layers import (
-    PatchConv,
-    dense,
-    drop_rates,
-    norm,
-    stochastic_depth,
-    torch_kernel,
-    transformer_linear,
-)
 
 EPSILON = 1e-5
 
@@ -41,7 +33,7 @@ class WindowAttention(nn.Module):
         padded = x.shape[1:3]
         x = jnp.roll(x, (-self.shift, -self.shift), (1, 2)) if self.shift else x
 
-        qkv = dense(3 * channels, self.dtype, "qkv")(x)
+        qkv = layers.dense(3 * channels, self.dtype, "qkv")(x)
         if self.flow_adapters:
             q = FlowAdapter(channels, self.dtype, name="q_adapter")
             kv = FlowAdapter(2 * channels, self.dtype, name="kv_adapter")
@@ -50,7 +42,7 @@ class WindowAttention(nn.Module):
         q, k, v = windows.transpose(3, 0, 1, 4, 2, 5)
 
         places = (2 * WINDOW - 1) ** 2
-        table = self.param("relative_position_bias", transformer_linear, (places, self.heads), jnp.float32)
+        table = self.param("relative_position_bias", layers.transformer_linear, (places, self.heads), jnp.float32)
         bias = table[relative_position_index().reshape(-1)].reshape(WINDOW**2, WINDOW**2, self.heads)
         bias = bias.transpose(2, 0, 1)[None]
         if self.shift:
@@ -61,7 +53,7 @@ class WindowAttention(nn.Module):
 
         x = from_windows(mixed.reshape(rows, -1, WINDOW**2, channels), *padded)
         x = jnp.roll(x, (self.shift, self.shift), (1, 2)) if self.shift else x
-        return dense(channels, self.dtype, "out")(x[:, :height, :width])
+        return layers.dense(channels, self.dtype, "out")(x[:, :height, :width])
 
 
 class SwinBlock(nn.Module):
@@ -76,11 +68,11 @@ class SwinBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"], flow_rows: int, train: bool) -> Float[Array, "N H W C"]:
         channels = x.shape[-1]
-        drop = stochastic_depth(self.drop_path, train)
+        drop = layers.stochastic_depth(self.drop_path, train)
         attention = WindowAttention(self.heads, self.shift, self.flow_adapters, self.dtype, name="attn")
-        x = x + drop(attention(norm(EPSILON, self.dtype, "norm1")(x), flow_rows))
-        hidden = dense(4 * channels, self.dtype, "expand")(norm(EPSILON, self.dtype, "norm2")(x))
-        x = x + drop(dense(channels, self.dtype, "project")(gelu(hidden)))
+        x = x + drop(attention(layers.norm(EPSILON, self.dtype, "norm1")(x), flow_rows))
+        hidden = layers.dense(4 * channels, self.dtype, "expand")(layers.norm(EPSILON, self.dtype, "norm2")(x))
+        x = x + drop(layers.dense(channels, self.dtype, "project")(gelu(hidden)))
         if self.flow_adapters:
             x = with_adapter(x, flow_rows, self.dtype, "adapter")
         return x
@@ -98,18 +90,18 @@ class SwinTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, pictures: Pictures, *, flow_rows: int, train: bool = False) -> Maps:
-        rates = drop_rates(self.drop_path, sum(self.depths))
+        rates = layers.drop_rates(self.drop_path, sum(self.depths))
         x, maps = pictures.astype(self.dtype), []
         for index, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True)):
             stage, channels = f"stage{index + 1}", self.width * 2**index
             if index == 0:
-                x = PatchConv(channels, 4, self.dtype, torch_kernel, name=f"{stage}_embed")(x)
-                x = norm(EPSILON, self.dtype, f"{stage}_embed_norm")(x)
+                x = layers.PatchConv(channels, 4, self.dtype, layers.torch_kernel, name=f"{stage}_embed")(x)
+                x = layers.norm(EPSILON, self.dtype, f"{stage}_embed_norm")(x)
             else:
                 # A quarter of the tokens: (even row, even column), (odd, even), (even, odd), (odd, odd).
                 corners = [x[:, i::2, j::2] for i, j in ((0, 0), (1, 0), (0, 1), (1, 1))]
-                x = norm(EPSILON, self.dtype, f"{stage}_merge_norm")(jnp.concatenate(corners, -1))
-                x = dense(channels, self.dtype, f"{stage}_merge", use_bias=False)(x)
+                x = layers.norm(EPSILON, self.dtype, f"{stage}_merge_norm")(jnp.concatenate(corners, -1))
+                x = layers.dense(channels, self.dtype, f"{stage}_merge", use_bias=False)(x)
             for block in range(depth):
                 x = SwinBlock(
                     heads, WINDOW // 2 * (block % 2), next(rates), self.flow_adapters, self.dtype,

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,16 +59,12 @@ def compare_maps(release: Side, ours: Side, tolerance: float) -> list[StageRow]:
     frames there, is outside: both networks have the same switches, so both have the same maps.
     """
     frames = release.stage("logits").shape[1]
-    names = [[name for name in STAGES if name in side.stages()] for side in (release, ours)]
-    maps = {
-        name: [side.stage(name) if name in found else None for side, found in zip((release, ours), names, strict=True)]
-        for name in STAGES
-        if any(name in found for found in names)
-    }
+    sides = release, ours
+    maps = {name: [side.stage(name) if name in side.stages() else None for side in sides] for name in STAGES}
     rows = []
     for t in range(frames):
         for name, (theirs, mine) in maps.items():
-            recorded = next(side for side in (theirs, mine) if side is not None).shape[1]
+            recorded = next((side.shape[1] for side in (theirs, mine) if side is not None), 0)
             index = t - (frames - recorded)  # read-outs begin with the second frame
             if index < 0:
                 continue
@@ -199,10 +195,7 @@ def compare_parameters(
         drift[module] = drift.get(module, 0.0) + apart
         moved[module] = moved.get(module, 0.0) + float(np.square(wide - initial[name]).sum())
     theirs, mine = (_by_module(side.report["gradient_norms"][0]) for side in sides)
-    return [
-        ModuleRow(m, theirs.get(m, 0.0), mine.get(m, 0.0), float(np.sqrt(drift[m])), float(np.sqrt(moved[m])))
-        for m in drift
-    ]
+    return [ModuleRow(m, theirs.get(m, 0.0), mine.get(m, 0.0), drift[m] ** 0.5, moved[m] ** 0.5) for m in drift]
 
 
 def steps_outside(rows: list[StepRow], tolerance: float) -> str | None:
@@ -238,8 +231,3 @@ def summary(rows: list[StageRow]) -> list[dict[str, Any]]:
             within = all(row.within for row in of_stage)
             table.append({"stage": name, "frames": len(of_stage), **figures, "within": within})
     return table
-
-
-def as_json(rows: list[Any]) -> list[dict[str, Any]]:
-    """Rows of a table as plain dictionaries, for JSON and for the page."""
-    return [asdict(row) for row in rows]

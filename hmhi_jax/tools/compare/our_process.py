@@ -60,7 +60,8 @@ def infer(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
         outputs, seen = start(variables, features) if memory is None else step(variables, memory, features)
         return *outputs, {**encoded["intermediates"], **seen["intermediates"]}
 
-    clip = [[jnp.asarray(arrays[name][:, t : t + 1]) for name in ("frames", "flows")] for t in range(_length(arrays))]
+    frames = range(arrays["frames"].shape[1])
+    clip = [[jnp.asarray(arrays[name][:, t : t + 1]) for name in ("frames", "flows")] for t in frames]
 
     def run(keep: bool) -> dict[str, list[np.ndarray]]:
         maps: dict[str, list[np.ndarray]] = {}
@@ -85,12 +86,8 @@ def infer(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
     peak = _peak()
     for name, values in run(keep=True).items():
         np.save(Path(request["output"]) / f"{name}.npy", np.stack(values, 1))
-    return {
-        "seconds_per_frame": seconds / len(clip),
-        "cpu_seconds_per_frame": busy / len(clip),
-        "compile_seconds": warm,
-        "peak_mib": peak,
-    }
+    figures = {"seconds_per_frame": seconds / len(clip), "cpu_seconds_per_frame": busy / len(clip)}
+    return figures | {"compile_seconds": warm, "peak_mib": peak}
 
 
 def train(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: dict[str, Any]) -> dict[str, Any]:
@@ -152,12 +149,7 @@ def _named_norms(model: Any, norms: Any, params: Any) -> dict[str, float]:
     return {torch_name(path, ranks[path], model.backbone): float(norm) for path, norm in flat.items()}
 
 
-def _length(arrays: dict[str, np.ndarray]) -> int:
-    return arrays["frames"].shape[1]
-
-
 def _peak() -> float:
-
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     return peak_mib(stats.get("peak_bytes_in_use") if stats else None)

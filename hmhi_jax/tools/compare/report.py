@@ -4,7 +4,7 @@ pictures of where the two sides differ."""
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +162,8 @@ def report_inference(
         "settings": facts,
         "verdict": {"within": outside is None, "text": verdict, "first_outside": outside and vars(outside)},
         "stages": stages,
-        "frames": comparison.as_json(rows),
-        "masks": comparison.as_json(masks),
+        "frames": list(map(asdict, rows)),
+        "masks": list(map(asdict, masks)),
     }
     chart = deviation_chart(data["frames"], facts["tolerance"])
     found = Findings(verdict, outside is None, tables, chart, _strips(release, ours, pictures))
@@ -219,8 +219,8 @@ def report_training(
     data = {
         "settings": {**facts, "steps": len(steps)},
         "verdict": {"within": problem is None, "text": verdict},
-        "steps": comparison.as_json(steps),
-        "modules": comparison.as_json(modules),
+        "steps": list(map(asdict, steps)),
+        "modules": list(map(asdict, modules)),
     }
     _publish(folder, facts, data, (release, ours), Findings(verdict, problem is None, tables))
     return problem is None

@@ -124,8 +124,7 @@ def run_side(command: list[str], name: str, folder: Path, request: Mapping[str, 
         request: see `release_process`; `output` is set here.
         log: what it prints; stays if it fails.
 
-    Raises:
-        InputError: if it fails, with the last line it printed and where the rest is.
+    Raises `InputError` if it fails, with the last line it printed and where the rest is.
     """
     output = folder / name
     output.mkdir(parents=True, exist_ok=True)

@@ -138,11 +138,8 @@ class Collective:
 
 
 def collectives(program: Program, mesh: dict[str, int]) -> list[Collective]:
-    """Every collective operation of a program, equal ones added up, the largest first.
-
-    Args:
-        mesh: sizes of the axes, in the mesh's order.
-    """
+    """Every collective operation of a program, equal ones added up, the largest first. `mesh`: sizes of the axes, in
+    the mesh's order."""
     found: dict[tuple, list[int]] = {}
     for instruction, computation, times in program.executed(fused=True):
         kind = instruction.opcode.removesuffix("-start")

@@ -93,8 +93,7 @@ def make_plan(
         lanes, chunk: videos a chip works on in inference, and frames encoded together.
         note: told what is compiled next; that may take minutes.
 
-    Raises:
-        InputError: for a config or a batch that does not suit the chips, or a missing compiler.
+    Raises `InputError` for a config or a batch that does not suit the chips, or a missing compiler.
     """
     devices = devices_of(topology)
     batch = global_batch or config.data.batch_size
@@ -103,9 +102,8 @@ def make_plan(
     mesh = planned_mesh(devices, config.mesh.space)
     sizes = {DATA: mesh.shape[DATA], SPACE: mesh.shape[SPACE]}
 
-    def planned(name: str, per_chip: float, lowered: Any, of: Topology, axes: dict[str, int]) -> PlannedStep:
-        measured = measure(lowered, of, axes)
-        return judge(name, per_chip, measured, topology, config.model.dtype)
+    def planned(name: str, per_chip: float, lowered: Any, axes: dict[str, int]) -> PlannedStep:
+        return judge(name, per_chip, measure(lowered, topology, axes), topology, config.model.dtype)
 
     tried: dict[str, PlannedStep] = {}
     best = None
@@ -113,7 +111,7 @@ def make_plan(
         for policy in chosen:
             note(f"training step, {batch} clips over {topology.count} chips, checkpoint={policy}")
             lowered = lower_training(config, mesh, batch, policy)
-            tried[policy] = planned("training step", batch / topology.count, lowered, topology, sizes)
+            tried[policy] = planned("training step", batch / topology.count, lowered, sizes)
             if tried[policy].fits is not False:
                 best = policy
                 break
@@ -121,12 +119,10 @@ def make_plan(
     steps = []
     if inference:
         note(f"inference, {lanes} videos a chip")
-        titles = {
-            "encode": f"encode, {chunk} frames of {lanes} videos a chip",
-            "step": f"one frame of {lanes} videos a chip",
-        }
+        frames = {"encode": f"encode, {chunk} frames", "step": "one frame"}
         for name, lowered in lower_inference(config, devices, lanes, chunk).items():
-            steps.append(planned(titles[name], float(lanes), lowered, topology, {"lanes": topology.count}))
+            title = f"{frames[name]} of {lanes} videos a chip"
+            steps.append(planned(title, float(lanes), lowered, {"lanes": topology.count}))
     settings = {
         "backbone": config.model.backbone, "size": list(config.data.sizes[-1]), "frames": config.data.frames,
         "memory_frames": config.model.memory_frames, "dtype": config.model.dtype, "accumulate": config.step.accumulate,

@@ -121,8 +121,7 @@ def lower_inference(config: ConfigDict, devices: list[Any], lanes: int, chunk: i
         lanes: videos a chip works on at once.
         chunk: frames of a video that are encoded together.
 
-    Returns:
-        Traced programs by name: "encode" of one chunk of all lanes, "step" of one frame of all lanes.
+    Returns traced programs by name: "encode" of one chunk of all lanes, "step" of one frame of all lanes.
     """
     platform = _platform(devices[0])
     parts = assemble(config, steps=STEPS, platform=platform)
@@ -200,8 +199,6 @@ def measure(lowered: Any, topology: Topology, mesh: dict[str, int]) -> Measured:
 
 
 def _compile(lowered: Any, topology: Topology, mesh: dict[str, int]) -> Measured:
-    import jax
-
     begin = time.perf_counter()
     try:
         compiled = lowered.compile()

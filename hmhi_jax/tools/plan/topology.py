@@ -123,11 +123,8 @@ def quiet_environment() -> None:
 
 
 def devices_of(topology: Topology) -> list[Any]:
-    """The topology's devices, to be used in a mesh like any others.
-
-    Raises:
-        InputError: the compiler for the chip is not installed, is in use by another process, or knows no such shape.
-    """
+    """The topology's devices, to be used in a mesh like any others. Raises `InputError` if the compiler for the chip
+    is not installed, is in use by another process, or knows no such shape."""
     import jax
     from jax.experimental import topologies
 

@@ -29,19 +29,10 @@ class Line:
 
 
 @dataclass(frozen=True)
-class DrawnLine:
-    """A line with its path in the SVG."""
-
-    label: str
-    colour: int
-    style: str
-    path: str
-
-
-@dataclass(frozen=True)
 class Chart:
     """A chart as the template draws it.
 
+    lines      with their paths in the SVG
     describe   what it shows, in a sentence, for those who cannot see it
     x_label    name of the positions
     ticks      names of positions, printed from left to right
@@ -50,7 +41,7 @@ class Chart:
     numbers    JSON for the cursor of `report.js`
     """
 
-    lines: list[DrawnLine]
+    lines: list[tuple[Line, str]]
     describe: str
     x_label: str
     ticks: list[str]
@@ -84,9 +75,7 @@ def line_chart(
     drawn = []
     for line in lines:
         heights = np.clip(line.values, 0, highest) / highest
-        drawn.append(
-            DrawnLine(line.label, line.colour, line.style, _steps(heights) if line.style == "steps" else path(heights))
-        )
+        drawn.append((line, _steps(heights) if line.style == "steps" else path(heights)))
     uncounted = []
     for start, stop in _runs(shaded):
         left, right = (_WIDTH * min(max(i - 0.5, 0), count - 1) / max(count - 1, 1) for i in (start, stop))

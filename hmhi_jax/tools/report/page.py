@@ -13,15 +13,6 @@ from hmhi_jax.tools import pages
 from hmhi_jax.tools.report import tables
 from hmhi_jax.tools.report.charts import COLOURS, Chart, Line, histogram_chart, line_chart, path
 from hmhi_jax.tools.report.pictures import FALSE_ALARM, MISSED, PANELS, FrameRequest, Overlay
-from hmhi_jax.tools.report.tables import (
-    Run,
-    combinations,
-    frame_measure,
-    lead_figure,
-    main_scores,
-    video_names,
-    worst_and_best,
-)
 
 Overlays = dict[tuple[str, str, str, str], Overlay]
 
@@ -48,35 +39,35 @@ class VideoBlock:
     overlays: list[FrameFigure]
 
 
-def addresses(runs: Sequence[Run]) -> dict[str, str]:
+def addresses(runs: Sequence[tables.Run]) -> dict[str, str]:
     """For every video an address inside the page, without characters that would need quoting."""
     videos = dict.fromkeys(name for run in runs for found in run.scores for name in found.videos)
     plain = ("".join(c if c.isascii() and c.isalnum() else "-" for c in name) for name in videos)
     return {name: f"video-{i}-{text}" for i, (name, text) in enumerate(zip(videos, plain, strict=True))}
 
 
-def video_blocks(runs: Sequence[Run], overlays: Overlays) -> list[VideoBlock]:
+def video_blocks(runs: Sequence[tables.Run], overlays: Overlays) -> list[VideoBlock]:
     """A block for each video of the runs' main scores."""
-    main = main_scores(runs)
-    lead = lead_figure(main[0][1])
+    main = tables.main_scores(runs)
+    lead = tables.lead_figure(main[0][1])
     blocks = []
-    for name in video_names(main):
+    for name in tables.video_names(main):
         members = [(k, run, found.videos[name]) for k, (run, found) in enumerate(main) if name in found.videos]
         frames = []
         for _, run, video in members:
-            for which, position in zip(("Worst", "Best"), worst_and_best(video, lead), strict=True):
+            for which, position in zip(("Worst", "Best"), tables.worst_and_best(video, lead), strict=True):
                 request = FrameRequest(run.name, name, video.pairs[position], main[0][1].reading)
                 label = f"{which} frame" + (f" of {run.name}" if len(runs) > 1 else "")
                 frames += _figure(overlays, request, label, video, position)
         number, _, first = members[0]
-        line = path(np.clip(first.per_frame[frame_measure(lead)], 0, 1))
+        line = path(np.clip(first.per_frame[tables.frame_measure(lead)], 0, 1))
         values = [video.figures[lead] for _, _, video in members]
         chart = _chart(name, members, many=len(runs) > 1)
         blocks.append(VideoBlock(name, line, number % COLOURS, values, chart, frames))
     return blocks
 
 
-def _chart(name: str, members: Sequence[tuple[int, Run, VideoScores]], many: bool) -> Chart:
+def _chart(name: str, members: Sequence[tuple[int, tables.Run, VideoScores]], many: bool) -> Chart:
     measures = ("J", "F") if "J" in members[0][2].per_frame else ("S", "MAE")
     lines, lowest = [], []
     for number, run, video in members:
@@ -98,11 +89,11 @@ def _chart(name: str, members: Sequence[tuple[int, Run, VideoScores]], many: boo
 
 
 def galleries(
-    runs: Sequence[Run], extremes: dict[str, tuple[list[FrameRequest], list[FrameRequest]]], overlays: Overlays
+    runs: Sequence[tables.Run], extremes: dict[str, tuple[list[FrameRequest], list[FrameRequest]]], overlays: Overlays
 ) -> list[tuple[str, list[FrameFigure]]]:
     """Each run's worst and best frames under a heading; what has no overlay is left out."""
     shown = []
-    for run, found in main_scores(runs):
+    for run, found in tables.main_scores(runs):
         for title, requests in zip(("Worst frames", "Best frames"), extremes[run.name], strict=True):
             figures = []
             for request in requests:
@@ -131,37 +122,24 @@ _OF_TABLES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Page:
-    """What a page is made of.
-
-    runs      methods with their scores
-    title     heading
-    overlays  by `FrameRequest.key`
-    extremes  per run: the requests of its best and worst frames
-    links     (text, address) of other pages: single runs, or the comparison a run belongs to
-    created   date and time, and the version that wrote it
-    """
-
-    runs: Sequence[Run]
-    title: str
-    overlays: Overlays
-    extremes: dict[str, tuple[list[FrameRequest], list[FrameRequest]]]
-    links: Sequence[tuple[str, str]] = ()
-    created: str = ""
-
-
-def render(page: Page) -> str:
-    """The whole page as HTML."""
-    runs = page.runs
-    main = main_scores(runs)[0][1]
+def render(
+    runs: Sequence[tables.Run],
+    title: str,
+    created: str,
+    links: Sequence[tuple[str, str]],
+    extremes: dict[str, tuple[list[FrameRequest], list[FrameRequest]]],
+    overlays: Overlays,
+) -> str:
+    """The whole page as HTML. `links` are (text, address) of other pages: single runs, or the comparison a run belongs
+    to; `extremes` the requests of each run's best and worst frames; `overlays` stand under `FrameRequest.key`."""
+    main = tables.main_scores(runs)[0][1]
     everything = [found for run in runs for found in run.scores]
     gaps = [{str(r) for found in run.scores for r in found.remarks if r.kind == "gap"} for run in runs]
     return pages.render(
         "report.html",
-        title=page.title,
-        links=page.links,
-        created=page.created,
+        title=title,
+        links=links,
+        created=created,
         places=[
             (run.name if len(runs) > 1 else "Predictions", place)
             for run in runs
@@ -169,12 +147,12 @@ def render(page: Page) -> str:
         ],
         truth=everything[0].truth,
         gaps=sum(map(len, gaps)),
-        groups=list(combinations(runs)),
+        groups=list(tables.combinations(runs)),
         addresses=addresses(runs),
-        videos=video_blocks(runs, page.overlays),
-        lead=lead_figure(main),
+        videos=video_blocks(runs, overlays),
+        lead=tables.lead_figure(main),
         main=tables.protocol_and_reading(main),
-        galleries=galleries(runs, page.extremes, page.overlays),
+        galleries=galleries(runs, extremes, overlays),
         panels=PANELS,
         missed=MISSED,
         false_alarm=FALSE_ALARM,
@@ -188,10 +166,10 @@ def render(page: Page) -> str:
     )
 
 
-def _curves(runs: Sequence[Run]) -> Iterator[tuple[str, list[tuple[str, Chart]]]]:
+def _curves(runs: Sequence[tables.Run]) -> Iterator[tuple[str, list[tuple[str, Chart]]]]:
     """F and E over the thresholds, for each protocol and reading that has them."""
     thresholds = [f"{i / 255:.2f}" for i in range(256)]
-    for members in combinations(runs):
+    for members in tables.combinations(runs):
         if not members[0][1].curves:
             continue
         charts = []
@@ -203,9 +181,9 @@ def _curves(runs: Sequence[Run]) -> Iterator[tuple[str, list[tuple[str, Chart]]]
         yield tables.protocol_and_reading(members[0][1]), charts
 
 
-def _distributions(runs: Sequence[Run]) -> Iterator[tuple[str, Chart]]:
+def _distributions(runs: Sequence[tables.Run]) -> Iterator[tuple[str, Chart]]:
     """How the frames' main measures are distributed."""
-    main = main_scores(runs)
+    main = tables.main_scores(runs)
     for measure in ("J", "F") if main[0][1].protocol.kind == "uvos" else ("S", "MAE"):
         series = []
         for k, (run, found) in enumerate(main):
@@ -216,7 +194,7 @@ def _distributions(runs: Sequence[Run]) -> Iterator[tuple[str, Chart]]:
         yield f"{measure} of single frames", histogram_chart(series, describe=describe, x_label=measure)
 
 
-def _remarks(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
+def _remarks(runs: Sequence[tables.Run]) -> Iterator[tuple[str, list[str]]]:
     """What was not scored, scored by a rule or not needed, each run's under headings of its own."""
     for run in runs:
         seen = dict.fromkeys((remark.kind, str(remark)) for found in run.scores for remark in found.remarks)

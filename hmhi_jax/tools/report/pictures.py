@@ -57,8 +57,7 @@ def draw_overlays(
         void_label: as in `read_truth`.
         budget: bytes the pictures may take in the page, in all.
 
-    Returns:
-        Overlays by the requests' keys; a frame whose files cannot be read is missing.
+    Returns overlays by the requests' keys; a frame whose files cannot be read is missing.
     """
     unique = list({request.key: request for request in requests}.values())
     width = _WIDTHS[0]
@@ -98,12 +97,9 @@ def _draw(request: FrameRequest, void_label: VoidLabel, width: int) -> Overlay |
     predicted, true = (_shrink(mask, size) for mask in (prediction > FOREGROUND_ABOVE, truth.grey > 0))
     background = _background(request.pair.picture, size)
     grey = np.repeat(background.mean(axis=2, keepdims=True), 3, axis=2) * 0.55 + 40
-    panels = (
-        _encode(_tint(background, predicted, PREDICTED)),
-        _encode(_tint(background, true, TRUE)),
-        _encode(_difference(grey, predicted, true)),
-    )
-    return Overlay(panels, size)
+    panels = _tint(background, predicted, PREDICTED), _tint(background, true, TRUE), _difference(grey, predicted, true)
+    shown, truth_shown, difference = map(_encode, panels)
+    return Overlay((shown, truth_shown, difference), size)
 
 
 def _shrink(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> np.ndarray:
@@ -127,11 +123,7 @@ def _tint(background: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]
 
 def _difference(grey: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Found object light, missed object and false alarms in their colours, on a dim grey frame."""
-    both, missed, false = (
-        np.minimum(predicted, true),
-        np.maximum(true - predicted, 0),
-        np.maximum(predicted - true, 0),
-    )
+    both, missed, false = np.minimum(predicted, true), (true - predicted).clip(0), (predicted - true).clip(0)
     found = grey * 0.35 + 150
     rest = 1 - both - missed - false
     colours = (np.array(colour, np.float32) for colour in (MISSED, FALSE_ALARM))

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,22 +37,11 @@ def scores_csv(runs: Sequence[Run]) -> str:
     rows = []
     for run, found in all_scores:
         start = run.name, found.protocol.name, found.reading
-        rows.append(
-            [
-                *start,
-                "data set",
-                "",
-                found.frame_count,
-                *(six_digits(found.figures.get(name, math.nan)) for name in figures),
-            ]
-        )
-        for name, values in found.classes.items():
-            rows.append([*start, "class", name, "", *(six_digits(values.get(figure, math.nan)) for figure in figures)])
-        for name, video in found.videos.items():
-            count = int(video.scored.sum())
-            rows.append(
-                [*start, "video", name, count, *(six_digits(video.figures.get(figure, math.nan)) for figure in figures)]
-            )
+        listed: list[tuple[Any, ...]] = [("data set", "", found.frame_count, found.figures)]
+        listed += [("class", name, "", values) for name, values in found.classes.items()]
+        listed += [("video", name, int(one.scored.sum()), one.figures) for name, one in found.videos.items()]
+        for *where, values in listed:
+            rows.append([*start, *where, *(six_digits(values.get(figure, math.nan)) for figure in figures)])
     return _write_csv(["run", "protocol", "reading", "level", "name", "frames", *figures], rows)
 
 
@@ -102,10 +92,7 @@ def scores_markdown(runs: Sequence[Run]) -> str:
 
 
 def _markdown_table(corner: str, rows: Sequence[tuple[str, dict[str, float]]], figures: Sequence[str]) -> str:
-    lines = [
-        "| " + " | ".join([corner, *map(display_name, figures)]) + " |",
-        "|" + "|".join(["---"] + ["---:"] * len(figures)) + "|",
-    ]
+    lines = ["| " + " | ".join([corner, *map(display_name, figures)]) + " |", "|---|" + "---:|" * len(figures)]
     for name, values in rows:
         cells = []
         for figure in figures:
@@ -166,12 +153,8 @@ def video_figures(members: Members) -> list[str]:
 
 def figure_of_all(members: Members, figure: str, video: str | None = None) -> list[float]:
     """A figure of every run, of its data set or one of its videos; NaN where a run has none."""
-    found = [scores.figures if video is None else _of_video(scores, video) for _, scores in members]
-    return [figures.get(figure, math.nan) for figures in found]
-
-
-def _of_video(scores: Scores, video: str) -> dict[str, float]:
-    return scores.videos[video].figures if video in scores.videos else {}
+    of_all = [scores if video is None else scores.videos.get(video) for _, scores in members]
+    return [one.figures.get(figure, math.nan) if one else math.nan for one in of_all]
 
 
 def class_names(members: Members) -> list[str]:

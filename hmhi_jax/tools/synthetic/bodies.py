@@ -2,10 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from hmhi_jax.tools.synthetic.shapes import Body, Number, Outline, Part, blob, curve, limb, polygon, ring
+
+
+class _Parts(list[Part]):
+    def add(self, *arguments: Any, **settings: Any) -> None:
+        self.append(Part(*arguments, **settings))
 
 
 def _blob_body(rng: np.random.Generator) -> Body:
@@ -18,16 +24,16 @@ def _blob_body(rng: np.random.Generator) -> Body:
 
 
 def _polygon_body(rng: np.random.Generator) -> Body:
-    parts = [Part(polygon(rng, rng.integers(3, 9)))]
+    parts = _Parts([Part(polygon(rng, rng.integers(3, 9)))])
     for _ in range(rng.integers(0, 3)):
         other = polygon(rng, rng.integers(3, 7)) * rng.uniform(0.3, 0.9)
-        parts.append(Part(other, 0, tuple(rng.uniform(-0.3, 0.3, 2)), material=int(rng.integers(3))))
+        parts.add(other, 0, tuple(rng.uniform(-0.3, 0.3, 2)), material=int(rng.integers(3)))
     return Body("polygon", tuple(parts), upright=False)
 
 
 def _chain_body(rng: np.random.Generator) -> Body:
     """Blobs on joints: caterpillars, robots, anything that bends."""
-    parts = [Part(blob(rng, 0.2, 0.6, rng.uniform(0.2, 0.5)))]
+    parts = _Parts([Part(blob(rng, 0.2, 0.6, rng.uniform(0.2, 0.5)))])
     for _ in range(rng.integers(1, 6)):
         parent = int(rng.integers(len(parts)))
         place = parts[parent].outline[rng.integers(len(parts[parent].outline))] * 0.85
@@ -36,44 +42,39 @@ def _chain_body(rng: np.random.Generator) -> Body:
         outline = (
             limb(length, wide, wide * rng.uniform(0.4, 1.2)) if rng.random() < 0.6 else blob(rng, 0.2, length, wide)
         )
-        parts.append(
-            Part(
-                outline, parent, (float(place[0]), float(place[1])), turn, rng.uniform(0, 0.7), rng.uniform(0, 6),
-                rng.choice([1, 1, 2]), material=int(rng.integers(3)), depth=float(rng.choice([-1, 1])),
-            )
-        )  # fmt: skip
+        swing = rng.uniform(0, 0.7), rng.uniform(0, 6), rng.choice([1, 1, 2])
+        material, depth = int(rng.integers(3)), float(rng.choice([-1, 1]))
+        parts.add(outline, parent, tuple(place.tolist()), turn, *swing, material=material, depth=depth)
     return Body("chain", tuple(parts), upright=False)
 
 
-def _add_leg(parts: list[Part], parent, joint, length, width, phase, depth, swing, material) -> None:
+def _add_leg(parts: _Parts, parent, joint, length, width, phase, depth, swing, material) -> None:
     upper = limb(length * 0.55, width, width * 0.75)
     lower = limb(length * 0.5, width * 0.75, width * 0.55)
-    parts.append(Part(upper, parent, joint, 0.0, swing, phase, depth=depth, material=material))
+    parts.add(upper, parent, joint, 0.0, swing, phase, depth=depth, material=material)
     knee = {"parent": len(parts) - 1, "joint": (0.0, length * 0.5), "rest": 0.15}
-    parts.append(Part(lower, **knee, swing=swing * 0.8, phase=phase - 1.2, depth=depth, material=material))
+    parts.add(lower, **knee, swing=swing * 0.8, phase=phase - 1.2, depth=depth, material=material)
 
 
 def _quadruped(rng: np.random.Generator) -> Body:
     length, girth, leg = 0.62, rng.uniform(0.18, 0.36), rng.uniform(0.22, 0.5)
     width, swing = rng.uniform(0.04, 0.1), rng.uniform(0.15, 0.7)
-    parts = [Part(blob(rng, 0.08, length, girth))]
+    parts = _Parts([Part(blob(rng, 0.08, length, girth))])
     socks = int(rng.integers(2))
     for x, depth, phase in ((0.22, -2, 0), (-0.22, -2, np.pi), (0.25, 2, np.pi), (-0.2, 2, 0)):
         _add_leg(parts, 0, (x, girth * 0.2), leg, width, phase + rng.normal(0, 0.2), depth, swing, socks)
     neck_length, neck_up = rng.uniform(0.08, 0.35), rng.uniform(0.3, 1.3)
     tip = neck_length * np.array([np.cos(neck_up), -np.sin(neck_up)])
     neck = curve(np.array([(-0.06, 0.02), tip * 0.5, tip]), girth * 0.6, girth * 0.35)
-    parts.append(Part(neck, 0, (length * 0.42, -girth * 0.2), 0, 0.1, rng.uniform(0, 6), 1, depth=1))
+    parts.add(neck, 0, (length * 0.42, -girth * 0.2), 0, 0.1, rng.uniform(0, 6), 1, depth=1)
     head = blob(rng, 0.1, rng.uniform(0.2, 0.28), rng.uniform(0.12, 0.18))
-    parts.append(
-        Part(np.add(head, (0.04, 0)), len(parts) - 1, tuple(tip), rng.uniform(-0.3, 0.6), 0.15, 1, 1, depth=1.5)
-    )
+    parts.add(np.add(head, (0.04, 0)), len(parts) - 1, tuple(tip), rng.uniform(-0.3, 0.6), 0.15, 1, 1, depth=1.5)
     ear = np.array([(-0.03, 0), (0.03, 0), (0.0, -0.1 * rng.uniform(0.4, 1.5))])
-    parts.append(Part(ear, len(parts) - 1, (-0.04, -0.05), rng.uniform(-0.5, 0.5), 0.1, depth=1.6, material=1))
+    parts.add(ear, len(parts) - 1, (-0.04, -0.05), rng.uniform(-0.5, 0.5), 0.1, depth=1.6, material=1)
     if rng.random() < 0.8:
         bend = rng.uniform(-0.2, 0.2)
         tail = curve(np.array([(0, 0), (-0.15, bend), (-0.3, -bend)]) * rng.uniform(0.5, 1.2), 0.05, 0.02)
-        parts.append(Part(tail, 0, (-length * 0.46, -girth * 0.15), rng.uniform(-0.8, 0.8), 0.4, 0, 2, depth=-1))
+        parts.add(tail, 0, (-length * 0.46, -girth * 0.15), rng.uniform(-0.8, 0.8), 0.4, 0, 2, depth=-1)
     return Body("quadruped", tuple(parts))
 
 
@@ -81,7 +82,7 @@ def _biped(rng: np.random.Generator, seated: bool = False) -> Body:
     torso, leg, width = rng.uniform(0.28, 0.36), rng.uniform(0.4, 0.5), rng.uniform(0.07, 0.12)
     broad, swing = rng.uniform(0.14, 0.26), rng.uniform(0.1, 0.8)
     lean = rng.normal(0.5, 0.15) if seated else rng.normal(0, 0.1)
-    parts = [Part(blob(rng, 0.06, broad, torso), -1, (0.0, -0.15), lean, 0.05, 0, 2, material=0)]
+    parts = _Parts([Part(blob(rng, 0.06, broad, torso), -1, (0.0, -0.15), lean, 0.05, 0, 2, material=0)])
     thigh = -1.1 if seated else 0.0
     spread = 0.0 if rng.random() < 0.6 else broad * 0.25  # seen from the side, or from the front
     for side, depth, phase in ((-1, -2, 0), (1, 2 - 3 * (spread > 0), np.pi)):
@@ -96,10 +97,10 @@ def _biped(rng: np.random.Generator, seated: bool = False) -> Body:
         if seated or rng.random() < 0.2:
             parts[start] = dataclasses.replace(parts[start], rest=-1.0, swing=0.1)
     head = blob(rng, 0.04, rng.uniform(0.1, 0.14), rng.uniform(0.13, 0.17))
-    parts.append(Part(head, 0, (0.0, -torso * 0.5 - 0.06), -lean / 2, 0.06, 0, 2, depth=0.5, material=2))
+    parts.add(head, 0, (0.0, -torso * 0.5 - 0.06), -lean / 2, 0.06, 0, 2, depth=0.5, material=2)
     if rng.random() < 0.25:
         load = blob(rng, 0.2, 0.16, 0.22)
-        parts.append(Part(load, 0, (-broad * 0.6, -0.05), depth=-0.5, material=3))
+        parts.add(load, 0, (-broad * 0.6, -0.05), depth=-0.5, material=3)
     return Body("biped", tuple(parts))
 
 
@@ -109,83 +110,67 @@ def _wheel(parent: int, joint: tuple[Number, Number], radius: Number, solid: boo
 
 
 def _bar(start: tuple[Number, Number], end: tuple[Number, Number], width: Number) -> Outline:
-    line = np.array([start, ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2), end])
-    return curve(line, width, width)
+    return curve(np.array([start, ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2), end]), width, width)
 
 
 def _rider(rng: np.random.Generator) -> Body:
     """A person on a bicycle, a board, a scooter or an animal."""
     person = _biped(rng, seated=rng.random() < 0.75)
-    parts = list(person.parts)
-    place = (0.0, 0.0)
+    parts, place = _Parts(person.parts), (0.0, 0.0)
     if rng.random() < 0.65:
         radius, bar = rng.uniform(0.11, 0.19), rng.uniform(0.015, 0.04)
         solid = bool(rng.random() < 0.3)
         frame = _bar((-0.28, 0.32), (0.0, 0.12), bar)
         for start, end in (((-0.28, 0.32), (0.0, 0.32)), ((0.0, 0.32), (0.22, 0.08)), ((0.22, 0.02), (0.3, 0.32))):
-            parts.append(Part(_bar(start, end, bar), -1, place, material=3, depth=0.2))
-        parts.append(Part(frame, -1, place, material=3, depth=0.2))
+            parts.add(_bar(start, end, bar), -1, place, material=3, depth=0.2)
+        parts.add(frame, -1, place, material=3, depth=0.2)
         parts += [_wheel(-1, (x, 0.32), radius, solid, 0.1) for x in (-0.28, 0.3)]
     else:
-        parts.append(
-            Part(np.add(blob(rng, 0.05, rng.uniform(0.4, 0.8), 0.05), (0, 0.42)), -1, place, material=3, depth=-3)
-        )
+        board = np.add(blob(rng, 0.05, rng.uniform(0.4, 0.8), 0.05), (0, 0.42))
+        parts.add(board, -1, place, material=3, depth=-3)
     return Body("rider", tuple(parts))
 
 
 def _vehicle(rng: np.random.Generator) -> Body:
     height, nose, tail = rng.uniform(0.14, 0.28), rng.uniform(-0.05, 0.12), rng.uniform(-0.02, 0.1)
-    hull = np.array(
-        [
-            (-0.5, -height / 2 + tail),
-            (0.5 - nose, -height / 2 + nose * 0.5),
-            (0.5, 0),
-            (0.48, height / 2),
-            (-0.5, height / 2),
-        ]
-    )
+    half = height / 2
+    hull = np.array([(-0.5, tail - half), (0.5 - nose, nose * 0.5 - half), (0.5, 0), (0.48, half), (-0.5, half)])
     roof = rng.uniform(0.1, 0.26)
     back, front = rng.uniform(-0.5, -0.25), rng.uniform(0.1, 0.4)
-    cabin = np.array(
-        [(back, 0.05), (back, 0.0), (back + 0.08, -roof), (front - 0.14, -roof), (front, 0.0), (front, 0.05)]
-    )
-    base = -height / 2 + 0.04
+    upper = [(back, 0.0), (back + 0.08, -roof), (front - 0.14, -roof), (front, 0.0)]
+    cabin = np.array([(back, 0.05), *upper, (front, 0.05)])
+    base = 0.04 - half
     windows = []
     posts = np.sort(rng.uniform(back + 0.1, front - 0.1, rng.integers(1, 4)))
     for left, right in zip([back + 0.07, *posts], [*posts, front - 0.1], strict=True):
         if right - left > 0.06:
-            windows.append(
-                np.array(
-                    [(left, -0.05), (left + 0.02, -roof + 0.03), (right - 0.03, -roof + 0.03), (right - 0.01, -0.05)]
-                )
-            )
-    parts = [Part(hull)]
+            top = [(left + 0.02, 0.03 - roof), (right - 0.03, 0.03 - roof)]
+            windows.append(np.array([(left, -0.05), *top, (right - 0.01, -0.05)]))
+    parts = _Parts([Part(hull)])
     through = rng.random() < 0.1
-    parts.append(Part(cabin, 0, (0.0, base), holes=tuple(windows) if through else (), depth=0.3))
+    parts.add(cabin, 0, (0.0, base), holes=tuple(windows) if through else (), depth=0.3)
     if not through:
         parts += [Part(window, 0, (0.0, base), material=2, depth=0.5) for window in windows]
     radius = rng.uniform(0.07, 0.12)
     parts += [_wheel(0, (x, height / 2), radius, True) for x in (-rng.uniform(0.26, 0.36), rng.uniform(0.26, 0.36))]
     for x in (-0.47, 0.45):
-        parts.append(Part(blob(rng, 0, 0.06, 0.05, 16), 0, (x, -0.02), material=1, depth=1))
+        parts.add(blob(rng, 0, 0.06, 0.05, 16), 0, (x, -0.02), material=1, depth=1)
     return Body("vehicle", tuple(parts))
 
 
 def _bird(rng: np.random.Generator) -> Body:
     """Swans, ducks, herons; on some, wings that beat."""
     girth = rng.uniform(0.2, 0.42)
-    parts = [Part(blob(rng, 0.1, 0.7, girth))]
+    parts = _Parts([Part(blob(rng, 0.1, 0.7, girth))])
     up, ahead = rng.uniform(0.08, 0.6), rng.uniform(0.02, 0.2)
     neck = np.array([(0, 0), (ahead * 1.3, -up * 0.3), (ahead * 0.4, -up * 0.75), (ahead, -up)])
-    parts.append(
-        Part(curve(neck, 0.14 * rng.uniform(0.5, 1), 0.06), 0, (0.26, -girth * 0.15), 0, 0.08, 0, 1, depth=0.5)
-    )
-    parts.append(Part(blob(rng, 0.05, 0.13, 0.09), 1, (ahead + 0.02, -up), 0, 0.1, 1, 1, depth=0.6))
-    parts.append(Part(np.array([(0, -0.025), (0.1, 0.01), (0, 0.03)]), 2, (0.05, 0.0), depth=0.7, material=1))
+    parts.add(curve(neck, 0.14 * rng.uniform(0.5, 1), 0.06), 0, (0.26, -girth * 0.15), 0, 0.08, 0, 1, depth=0.5)
+    parts.add(blob(rng, 0.05, 0.13, 0.09), 1, (ahead + 0.02, -up), 0, 0.1, 1, 1, depth=0.6)
+    parts.add(np.array([(0, -0.025), (0.1, 0.01), (0, 0.03)]), 2, (0.05, 0.0), depth=0.7, material=1)
     if rng.random() < 0.5:
         wing = np.add(blob(rng, 0.2, rng.uniform(0.3, 0.5), 0.2), (-0.12, 0))
         flaps = rng.choice([0, rng.uniform(0.2, 0.8)])
-        parts.append(Part(wing, 0, (0.05, -girth * 0.2), rng.uniform(-0.2, 0.5), flaps, 0, 2, depth=1, material=2))
+        parts.add(wing, 0, (0.05, -girth * 0.2), rng.uniform(-0.2, 0.5), flaps, 0, 2, depth=1, material=2)
     if rng.random() < 0.3:
         for phase, depth in ((0, -1), (np.pi, 1.1)):
             _add_leg(parts, 0, (0.0, girth * 0.4), rng.uniform(0.2, 0.5), 0.025, phase, depth, 0.5, 1)
@@ -194,18 +179,12 @@ def _bird(rng: np.random.Generator) -> Body:
 
 def _boat(rng: np.random.Generator) -> Body:
     hull = np.array([(-0.5, -0.05), (0.5, -0.08), (0.38, 0.1), (-0.42, 0.1)])
-    parts = [Part(hull, swing=0.05)]
+    parts = _Parts([Part(hull, swing=0.05)])
     if rng.random() < 0.6:
-        parts.append(
-            Part(
-                np.array([(0, 0), (rng.uniform(0.2, 0.4), -0.05), (0, -rng.uniform(0.4, 0.8))]),
-                0,
-                (0.02, -0.06),
-                material=1,
-            )
-        )
-        parts.append(Part(_bar((0, 0), (0, -0.8), 0.015), 0, material=2, depth=0.5))
-    parts.append(Part(polygon(rng, 4) * 0.3, 0, (-0.15, -0.12), material=2, depth=-1))
+        sail = np.array([(0, 0), (rng.uniform(0.2, 0.4), -0.05), (0, -rng.uniform(0.4, 0.8))])
+        parts.add(sail, 0, (0.02, -0.06), material=1)
+        parts.add(_bar((0, 0), (0, -0.8), 0.015), 0, material=2, depth=0.5)
+    parts.add(polygon(rng, 4) * 0.3, 0, (-0.15, -0.12), material=2, depth=-1)
     return Body("boat", tuple(parts))
 
 

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hmhi_jax.data.flow import draw_flow, flow_picture, remove_camera
+from hmhi_jax.data.camera import remove_camera
+from hmhi_jax.data.flow import draw_flow, flow_picture
 from hmhi_jax.tools.synthetic.layers import Target
 from hmhi_jax.tools.synthetic.motion import Wander, log_uniform
 from hmhi_jax.tools.synthetic.pictures import find_backdrops, find_cut_outs, find_pictures

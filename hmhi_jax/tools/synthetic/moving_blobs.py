@@ -38,11 +38,8 @@ def write_moving_blobs(
             names = [f"{split}{number:02}" for number in range(count)]
             for number, name in enumerate(names):
                 _write_video(partial, name, np.random.default_rng([seed, first + number]), frames, size)
-            lines = (
-                f"/JPEGImages/480p/{name}/{frame:05}.jpg /Annotations/480p/{name}/{frame:05}.png\n"
-                for name in names
-                for frame in range(frames)
-            )
+            places = (f"480p/{name}/{frame:05}" for name in names for frame in range(frames))
+            lines = (f"/JPEGImages/{place}.jpg /Annotations/{place}.png\n" for place in places)
             (lists / f"{split}.txt").write_text("".join(lines))
             first += count
     return root

@@ -102,15 +102,9 @@ def write_pack(
         "pictures": fingerprint(encode.maker.pictures) if encode.maker.pictures else None,
     }
     return write_packed(
-        folder,
-        plan,
-        encode,
-        dataset="synthetic",
-        details=details,
-        frames_per_shard=1024,
-        workers=workers,
+        folder, plan, encode, dataset="synthetic", details=details, frames_per_shard=1024, workers=workers,
         advance=advance,
-    )
+    )  # fmt: skip
 
 
 def contact_sheet(clips: Iterable[Clip], frames: int = 3) -> UInt8[np.ndarray, "h w 3"]:
@@ -184,15 +178,12 @@ def rendered_dataset(settings: Settings, clips: int, seed: int, folders: tuple[s
     # Pictures are looked for here, so that a folder without any is told before training begins.
     numbers = tuple(range(make.maker.length(seed, 0)))
     names = tuple(f"{number:05d}" for number in numbers)
-    videos = (
-        VideoRecord(
-            make.name(index),
-            names,
-            *(RenderedPictures(make, index, kind, numbers) for kind in ("frames", "flows", "masks")),
-        )
-        for index in range(clips)
-    )
-    return Dataset(f"rendered-{seed}", Path("rendered"), "rendered", None, tuple(videos))
+
+    def video(index: int) -> VideoRecord:
+        pictures = (RenderedPictures(make, index, kind, numbers) for kind in ("frames", "flows", "masks"))
+        return VideoRecord(make.name(index), names, *pictures)
+
+    return Dataset(f"rendered-{seed}", Path("rendered"), "rendered", None, tuple(map(video, range(clips))))
 
 
 def rendered_sources(config: ConfigDict) -> list[tuple[Dataset, int, FlowRecipe]]:

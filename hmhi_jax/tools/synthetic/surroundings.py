@@ -81,17 +81,15 @@ def prop_patch(
     def draw(outline) -> None:
         cv2.fillPoly(opacity, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
 
+    def line(*points: tuple[float, float], start: Number, end: Number) -> None:
+        draw(curve(np.array(points), start, end))
+
     palette = {"bush": "leaves", "grass": "leaves", "branch": "leaves", "trunk": "soil"}.get(kind)
     if kind in ("pole", "trunk"):
         thick = width * np.exp(rng.uniform(np.log(0.012), np.log(0.09)))
         lean = rng.normal(0, 0.04) * height
-        draw(
-            curve(
-                np.array([(middle, -5.0), (middle + lean * 0.3, height * 0.5), (middle + lean, height + 5.0)]),
-                thick * rng.uniform(0.7, 1),
-                thick,
-            )
-        )
+        knee, foot = (middle + lean * 0.3, height * 0.5), (middle + lean, height + 5.0)
+        line((middle, -5.0), knee, foot, start=thick * rng.uniform(0.7, 1), end=thick)
     if kind == "bush" or (kind == "trunk" and rng.random() < 0.4):
         centre = height * rng.uniform(0.1, 0.5) if kind == "trunk" else height * 0.6
         spread = width * rng.uniform(0.08, 0.3)
@@ -102,24 +100,20 @@ def prop_patch(
         for _ in range(int(rng.integers(2, 8))):
             start = np.array([rng.uniform(0, width), 0.0])
             end = np.add(start, (rng.normal(0, 60), rng.uniform(10, height * 0.5)))
-            draw(curve(np.array([start, (start + end) / 2 + rng.normal(0, 8, 2), end]), 5, 1.5))
+            line(start, (start + end) / 2 + rng.normal(0, 8, 2), end, start=5, end=1.5)
             for _ in range(25):
-                draw(
-                    blob(rng, 0.1, rng.uniform(4, 14), rng.uniform(3, 8), 10)
-                    + start
-                    + rng.random() * (end - start)
-                    + rng.normal(0, 7, 2)
-                )
+                leaf = blob(rng, 0.1, rng.uniform(4, 14), rng.uniform(3, 8), 10)
+                draw(leaf + start + rng.random() * (end - start) + rng.normal(0, 7, 2))
     if kind == "fence":
         step, thick = rng.uniform(10, 60), rng.uniform(1.2, 5)
         for x in np.arange(0, width, step):
-            draw(curve(np.array([(x, height * 0.3), (x, height * 0.6), (x, float(height))]), thick, thick))
+            line((x, height * 0.3), (x, height * 0.6), (x, height), start=thick, end=thick)
         for y in height * np.array([0.4, 0.6, 0.8]):
-            draw(curve(np.array([(0.0, y), (middle, y), (float(width), y)]), thick, thick))
+            line((0, y), (middle, y), (width, y), start=thick, end=thick)
     if kind == "sign":
         w, h = rng.uniform(0.05, 0.2) * width, rng.uniform(0.08, 0.3) * height
         draw(np.array([(-w, -h), (w, -h), (w, h), (-w, h)]) / 2 + (middle, height * 0.45))
-        draw(curve(np.array([(middle, height * 0.45), (middle, height * 0.7), (middle, float(height))]), 4, 4))
+        line((middle, height * 0.45), (middle, height * 0.7), (middle, height), start=4, end=4)
     if kind == "grass":
         for _ in range(int(rng.integers(60, 200))):
             x, tall = rng.uniform(0, width), rng.uniform(0.05, 0.3) * height

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from hmhi_jax.tools.synthetic.pictures import load_picture
-from hmhi_jax.tools.synthetic.shapes import Number
+from hmhi_jax.tools.synthetic.shapes import Number, scaling, translation
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 Field = Float[np.ndarray, "_ _"]
@@ -98,18 +98,15 @@ def dead_leaves(rng: np.random.Generator, size: tuple[int, int], palette: str | 
     angles, ratios = rng.uniform(0, 180, count), rng.uniform(0.3, 1, count)
     pointed = rng.random() < 0.4
     shades = colours[rng.integers(len(colours), size=count)] * rng.uniform(0.75, 1.2, (count, 1))
-    for centre, radius, angle, ratio, shade in zip(
-        centres, radii, angles, ratios, np.clip(shades, 0, 255).tolist(), strict=True
-    ):
+    shades = np.clip(shades, 0, 255).tolist()
+    for centre, radius, angle, ratio, shade in zip(centres, radii, angles, ratios, shades, strict=True):
         if pointed:
             turns = np.deg2rad(angle) + np.arange(3) * 2.1
             corners = centre + radius * np.stack([np.cos(turns), ratio * np.sin(turns)], -1)
             cv2.fillConvexPoly(picture, (corners * 8).astype(np.int32), shade, cv2.LINE_AA, 3)
         else:
-            at = (int(centre[0] * 8), int(centre[1] * 8))
-            cv2.ellipse(
-                picture, at, (int(radius * 8), int(radius * ratio * 8)), angle, 0, 360, shade, -1, cv2.LINE_AA, 3
-            )
+            at, axes = (centre * 8).astype(int).tolist(), (int(radius * 8), int(radius * ratio * 8))
+            cv2.ellipse(picture, at, axes, angle, 0, 360, shade, -1, cv2.LINE_AA, 3)
     return picture
 
 
@@ -186,8 +183,7 @@ class TextureMaker:
         """One material, `size` = (height, width)."""
         if rng.random() < self.picture_share:
             return self.photograph(rng, size)
-        kinds = list(_PROCEDURAL)
-        weights = np.array(list(_PROCEDURAL.values()))
+        kinds, weights = list(_PROCEDURAL), np.array(list(_PROCEDURAL.values()))
         kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
         picture = kind(rng, size, palette)
         if rng.random() < 0.5:  # large-scale variation of light, as on any real surface
@@ -207,22 +203,16 @@ class TextureMaker:
         scale = np.exp(rng.uniform(np.log(0.35), np.log(1.0))) * fits  # source pixels per texture pixel
         turn = rng.choice([0, 0, 90, 180]) + rng.normal(0, 8)
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), turn, 1.0)
-        centre = rng.uniform(
-            (width * scale / 2, height * scale / 2),
-            np.maximum((source.shape[1] - width * scale / 2, source.shape[0] - height * scale / 2), 1),
-        )
-        matrix = np.vstack([matrix, (0, 0, 1)])
-        into = np.array(
-            [[scale, 0, centre[0] - width * scale / 2], [0, scale, centre[1] - height * scale / 2], [0, 0, 1]]
-        )
-        flags = (cv2.INTER_AREA if scale > 1.5 else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
+        half = np.array([width * scale / 2, height * scale / 2])
+        centre = rng.uniform(half, np.maximum(source.shape[1::-1] - half, 1))
+        into = translation(*(centre - half)) @ scaling(scale, scale)
         if scale > 1.5:  # shrink first: warps do not average
             source = cv2.resize(source, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA)
             into[:2] /= scale
-            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         picture = cv2.warpAffine(
-            source, (into @ matrix)[:2], (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT_101
-        )
+            source, (into @ np.vstack([matrix, (0, 0, 1)]))[:2], (width, height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT_101,
+        )  # fmt: skip
         if rng.random() < 0.5:
             picture = picture[:, ::-1]
         return recolour(rng, np.ascontiguousarray(picture))
@@ -248,10 +238,8 @@ class TextureMaker:
         picture = self._ground(rng, size, horizon)
         sky_palette = rng.choice(["sky", "sky", "light", "leaves", "stone", "any"])
         sky = self.surface(rng, size, sky_palette) if rng.random() < 0.5 else gradient(rng, size, sky_palette)
-        edge = (
-            horizon * height
-            + (noise_field(rng, (8, width), cell=rng.uniform(8, 120))[0] - 0.5) * rng.uniform(0, 0.15) * height
-        )
+        hills = noise_field(rng, (8, width), cell=rng.uniform(8, 120))[0] - 0.5
+        edge = horizon * height + hills * rng.uniform(0, 0.15) * height
         above = np.arange(height, dtype=np.float32)[:, None] < edge
         picture[above] = sky[above]
         if rng.random() < 0.75:  # hedges, houses, a far shore: a strip that straddles the horizon

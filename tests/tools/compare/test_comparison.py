@@ -1,5 +1,7 @@
 """What a comparison says about two sides' arrays."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -92,7 +94,7 @@ def test_a_map_that_one_side_alone_recorded_is_outside(tmp_path, maps, lacking, 
     assert (outside.frame, outside.stage) == (1, "read_shallow")
     assert words in outside.problem
     assert [row["stage"] for row in comparison.summary(rows) if not row["within"]] == ["read_shallow"]
-    assert comparison_page.deviation_chart(comparison.as_json(rows), 1e9).startswith(b"\x89PNG")
+    assert comparison_page.deviation_chart(list(map(asdict, rows)), 1e9).startswith(b"\x89PNG")
 
 
 def test_switched_off_modules_are_missed_on_neither_side(tmp_path, maps):
@@ -211,7 +213,7 @@ def test_the_difference_picture_is_red_where_ours_is_higher():
 
 def test_the_page_is_whole_and_escapes_what_it_is_given(tmp_path, maps):
     side = make_side(tmp_path / "a", maps)
-    rows = comparison.as_json(comparison.compare_maps(side, side, 1e-3))
+    rows = list(map(asdict, comparison.compare_maps(side, side, 1e-3)))
     chart = comparison_page.deviation_chart(rows, 1e-3)
     assert chart.startswith(b"\x89PNG")
     picture = np.zeros((8, 8, 3), np.uint8)

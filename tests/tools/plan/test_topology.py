@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.kernels.precision import DTYPES
+from hmhi_jax.kernels.platforms import DTYPES
 from hmhi_jax.tools.plan import topology
 from hmhi_jax.tools.plan.topology import CHIPS, check_installed, devices_of, memory_text, parse_topology, target_config
 

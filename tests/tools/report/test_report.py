@@ -15,12 +15,10 @@ from PIL import Image
 from hmhi_jax.cli import main
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation import evaluate
-from hmhi_jax.evaluation.frame_scores import Measures
 from hmhi_jax.tools.report.report import write_report
 from hmhi_jax.tools.report.tables import Run
 
 GOLDENS = Path(__file__).parents[2] / "evaluation" / "goldens"
-BOTH = Measures(uvos=True, vsod=True)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +39,7 @@ def folders(tmp_path_factory):
 def comparison(folders, tmp_path_factory):
     """A written comparison of the two."""
     runs = [
-        Run(name, tuple(evaluate(folders / name, GOLDENS / "gt", ["davis16", "vsod"], measures=BOTH)))
-        for name in ("first", "second")
+        Run(name, tuple(evaluate(folders / name, GOLDENS / "gt", ["davis16", "vsod"]))) for name in ("first", "second")
     ]
     out = tmp_path_factory.mktemp("report")
     write_report(runs, out)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from hmhi_jax.data.augmentation import NONE
 from hmhi_jax.data.clips import ClipSampling
-from hmhi_jax.data.mixture import entries_of
+from hmhi_jax.data.layouts import entries_of
 from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig
 from hmhi_jax.errors import InputError
 from hmhi_jax.tools.synthetic.rendering import rendered_dataset, rendered_sources, write_pack

@@ -1,4 +1,5 @@
-"""A video as a folder of picture files, one per frame."""
+"""A video as pictures: a folder of files, one per frame; or one file that holds several (animated WebP and PNG, TIFF
+with pages)."""
 
 import collections
 import os
@@ -10,10 +11,17 @@ from typing import Any
 
 from PIL import Image
 
-from hmhi_jax.data.natural_order import natural_order
-from hmhi_jax.data.pictures import PICTURE_SUFFIXES, is_animated, is_picture, picture_size, read_picture
+from hmhi_jax.data.pictures import (
+    PICTURE_SUFFIXES,
+    is_animated,
+    is_picture,
+    natural_order,
+    picture_size,
+    read_picture,
+    read_pictures,
+)
 from hmhi_jax.data.records import FolderPictures
-from hmhi_jax.data.video import Frame, Video, check_same_size, check_size, files_fingerprint
+from hmhi_jax.data.video import FileVideo, Frame, Video, check_same_size, check_size, files_fingerprint
 from hmhi_jax.errors import InputError, first_of
 
 DEFAULT_FRAME_RATE = Fraction(24)
@@ -73,3 +81,33 @@ class FrameFolder(Video):
     def fingerprint(self) -> dict[str, Any]:
         files = files_fingerprint(self._pictures)
         return {"path": os.path.abspath(self.path), "frames": len(self._pictures), "files": files}
+
+
+class AnimatedPicture(FileVideo):
+    """The pictures of a file, as many a second as it says on average; pages of a TIFF have no times."""
+
+    def __init__(self, path: str | Path, frame_rate: Fraction | None = None) -> None:
+        """Decodes all pictures once. `frame_rate` is for pages (default 24)."""
+        super().__init__(path)
+        sizes, durations = [], []
+        for picture, milliseconds in read_pictures(Path(path)):
+            sizes.append(picture.shape[:2])
+            durations.append(Fraction(milliseconds or 0) / 1000)
+        self.size, self.frame_count = sizes[0], len(sizes)
+        check_size(self.size, self.path)
+        for number, size in enumerate(sizes):
+            what = f"{self.path}: picture {number}"
+            check_same_size(size, what, self.size, "the first", "save them as files of their own")
+        seconds = sum(durations)
+        self.time_base = Fraction(1, 1000) if seconds else None
+        self.frame_rate = (
+            Fraction(len(sizes) / seconds).limit_denominator(1001) if seconds else frame_rate or DEFAULT_FRAME_RATE
+        )
+
+    def frames(self, start: int = 0) -> Iterator[Frame]:
+        time = Fraction(0)
+        for index, (picture, milliseconds) in enumerate(read_pictures(Path(self.path))):
+            shown = (time, Fraction(milliseconds or 0) / 1000) if self.time_base else (None, None)
+            if index >= start:
+                yield Frame(index, f"{index:05d}", picture, *shown)
+            time += Fraction(milliseconds or 0) / 1000
