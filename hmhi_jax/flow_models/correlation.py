@@ -5,7 +5,7 @@ pyramid. Around the place where the flow points, (2r + 1)^2 samples are taken of
 
 Two things make this fast. Pooling is linear: a pooled map is the correlation with pooled features, so every level is
 one matrix product, and no level has to be kept to make the next. And the samples around a place have one common
-fraction of a pixel: they are (2r + 2)^2 whole pixels, read once and mixed along each axis with one weight.
+fraction of a pixel: they are a window of (2r + 2)^2 whole pixels, mixed along each axis.
 
 Where the maps of all pixels would not fit, they are made for some rows of the first picture at a time, looked up and
 forgotten, in every iteration anew.
@@ -121,7 +121,7 @@ def _look_up_maps(
             by_platform(
                 values,
                 there,
-                cpu=lambda v, p: sample_by_reading(v, p, radius),
+                cpu=lambda v, p: sample_by_windows(v, p, radius),
                 accelerator=lambda v, p: sample_by_reading(v, p, radius),
                 tpu=lambda v, p: sample_by_products(v, p, radius),
             )
@@ -147,6 +147,23 @@ def sample_by_products(
     along_y = nearness(places[..., 1], values.shape[2])
     of_columns = jnp.einsum("bphw,bpxw->bpxh", values, along_x, precision=lax.Precision.HIGHEST)
     return jnp.einsum("bpxh,bpyh->bpxy", of_columns, along_y, precision=lax.Precision.HIGHEST)
+
+
+def sample_by_windows(
+    values: Float[Array, "B P h w"], places: Float[Array, "B P 2"], radius: int
+) -> Float[Array, "B P kx ky"]:
+    """The definition in the (2r + 2)^2 pixels around each place, moved inside where they would cross the edge: they
+    are read as blocks, in less than half the time that a CPU takes to read them one by one."""
+    side = 2 * radius + 2
+    values = jnp.pad(values, ((0, 0), (0, 0), *((0, max(0, side - size)) for size in values.shape[2:])))
+    height, width = values.shape[2:]
+    corner = jnp.clip(jnp.floor(places) - radius, 0, jnp.array([[[width - side, height - side]]], jnp.float32))
+
+    def window(image: Array, first: Array) -> Array:
+        return lax.dynamic_slice(image, (first[1], first[0]), (side, side))
+
+    windows = jax.vmap(jax.vmap(window))(values, corner.astype(jnp.int32))
+    return sample_by_products(windows, places - corner, radius)
 
 
 def sample_by_reading(

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from hmhi_jax.kernels.convolution import flax_stem_conv
 from hmhi_jax.kernels.elementwise import instance_norm
 from hmhi_jax.models.layers import BatchNorm, Conv3x3, he_fan_out
 from hmhi_jax.models.layers import conv as any_conv
@@ -87,7 +88,9 @@ class FlowEncoder(nn.Module):
     @nn.compact
     def __call__(self, pictures: Float[Array, "N H W 3"]) -> Float[Array, "N h w D"]:
         stem, *stages = self.channels
-        x = conv(stem, 7, stride=2, dtype=self.dtype, name="stem")(pictures.astype(self.dtype))
+        x = nn.Conv(
+            stem, (7, 7), 2, dtype=self.dtype, kernel_init=he_fan_out, conv_general_dilated=flax_stem_conv, name="stem"
+        )(pictures.astype(self.dtype))
         x = jax.nn.relu(Norm(self.norm, self.dtype, name="stem_norm")(x))
         for stage, (features, stride) in enumerate(zip(stages, STRIDES, strict=True), start=1):
             for block in range(2):

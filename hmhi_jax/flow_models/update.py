@@ -76,12 +76,16 @@ class ConvGRU(nn.Module):
         self, hidden: Float[Array, "B h w D"], of_context: Float[Array, "B h w _"], motion: Float[Array, "B h w M"]
     ) -> Float[Array, "B h w D"]:
         kernel, _ = self._kernels()
-        state, width = hidden.astype(self.dtype), self.hidden
-        of_input = of_context + gate_conv(motion, kernel[:, :, width + self.context :])
-        gates = of_input[..., : 2 * width] + gate_conv(state, kernel[:, :, :width, : 2 * width])
+        width = self.hidden
+        # Without the context's part, state and motion side by side: two convolutions, where sums would take three.
+        kernel = jnp.concatenate([kernel[:, :, :width], kernel[:, :, width + self.context :]], 2)
+
+        def convolved(state: Array, part: Array) -> Array:
+            return gate_conv(jnp.concatenate([state.astype(self.dtype), motion], -1), part)
+
+        gates = of_context[..., : 2 * width] + convolved(hidden, kernel[..., : 2 * width])
         update, reset = jnp.split(jax.nn.sigmoid(gates.astype(jnp.float32)), 2, -1)
-        kept = (reset * hidden).astype(self.dtype)
-        candidate = of_input[..., 2 * width :] + gate_conv(kept, kernel[:, :, :width, 2 * width :])
+        candidate = of_context[..., 2 * width :] + convolved(reset * hidden, kernel[..., 2 * width :])
         return (1 - update) * hidden + update * jnp.tanh(candidate.astype(jnp.float32))
 
 

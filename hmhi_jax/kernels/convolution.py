@@ -176,6 +176,25 @@ def flax_conv(*arguments: Any, **settings: Any) -> Array:
     return dear(lax.conv_general_dilated(*arguments, **settings))
 
 
+def flax_stem_conv(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
+    """In the place of `lax.conv_general_dilated` for a 7x7 convolution of stride 2, padding 3, of a picture with even
+    sides: on CPU as a 4x4 convolution of blocks of 2x2 pixels, which takes a third of the time for 32 outputs."""
+    return dear(by_platform(x, kernel, cpu=_stem_by_blocks, accelerator=_stem_native))
+
+
+def _stem_native(x: Array, kernel: Array) -> Array:
+    return lax.conv_general_dilated(x, kernel, (2, 2), ((3, 3), (3, 3)), dimension_numbers=_NHWC)
+
+
+def _stem_by_blocks(x: Array, kernel: Array) -> Array:
+    batch, height, width, channels = x.shape
+    pixels = x.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
+    blocks = pixels.reshape(batch, height // 2, width // 2, -1)
+    taps = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))).reshape(4, 2, 4, 2, channels, -1).swapaxes(1, 2)
+    taps = taps.reshape(4, 4, blocks.shape[-1], -1)
+    return lax.conv_general_dilated(blocks, taps, (1, 1), ((2, 1), (2, 1)), dimension_numbers=_NHWC)
+
+
 def patch_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "p p C D"]) -> Float[Array, "B h w D"]:
     """A convolution whose stride is its kernel size: patches are rows of one matrix product. A remainder at the right
     and bottom is left out."""

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from hmhi_jax.flow_models import correlation
-from hmhi_jax.flow_models.correlation import correlate, look_up, sample_by_products, sample_by_reading, volume_bytes
+from hmhi_jax.flow_models.correlation import (
+    correlate,
+    look_up,
+    sample_by_products,
+    sample_by_reading,
+    sample_by_windows,
+    volume_bytes,
+)
+
+READING = [sample_by_reading, sample_by_windows]
 
 
 def drawn(shape, seed=0, scale=1.0):
@@ -22,30 +31,33 @@ def places_around(height, width, seed=1):
     return jnp.asarray(places, jnp.float32)
 
 
+@pytest.mark.parametrize("form", READING)
 @pytest.mark.parametrize(("height", "width", "radius"), [(16, 20, 4), (2, 3, 3), (7, 5, 4)])
-def test_reading_is_weighing_the_whole_map(height, width, radius):
+def test_reading_is_weighing_the_whole_map(height, width, radius, form):
     values, places = drawn((2, 30, height, width)), places_around(height, width)
-    found = sample_by_reading(values, places, radius)
+    found = form(values, places, radius)
     expected = sample_by_products(values, places, radius)
     assert found.shape == (2, 30, 2 * radius + 1, 2 * radius + 1)
     np.testing.assert_allclose(found, expected, atol=2e-5)
     assert np.abs(expected).max() > 1
 
 
-def test_samples_are_ordered_by_x_then_y():
+@pytest.mark.parametrize("form", READING)
+def test_samples_are_ordered_by_x_then_y(form):
     values = jnp.zeros((1, 1, 8, 8)).at[0, 0, 3, 5].set(1.0)  # row 3, column 5
-    found = sample_by_reading(values, jnp.array([[[4.0, 4.0]]]), 2)
+    found = form(values, jnp.array([[[4.0, 4.0]]]), 2)
     assert np.argwhere(np.asarray(found[0, 0])).tolist() == [[3, 1]]  # x offset +1, y offset -1
 
 
-def test_both_forms_have_the_same_gradient():
+def test_all_forms_have_the_same_gradient():
     values, places = drawn((2, 30, 9, 11)), places_around(9, 11)
     weights = drawn((2, 30, 7, 7), 2)
     gradients = [
         jax.grad(lambda v, form=form: (weights * form(v, places, 3)).sum())(values)
-        for form in (sample_by_reading, sample_by_products)
+        for form in (*READING, sample_by_products)
     ]
-    np.testing.assert_allclose(*gradients, atol=1e-5)
+    for gradient in gradients[:2]:
+        np.testing.assert_allclose(gradient, gradients[2], atol=1e-5)
 
 
 def test_pooled_maps_are_the_correlation_with_pooled_features():

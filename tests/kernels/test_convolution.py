@@ -86,6 +86,17 @@ def test_few_outputs(height, width, size, outputs):
     assert_rounded_alike(found, native(x, kernel, given), in_float64(native, x, kernel, given))
 
 
+def test_a_stem_by_blocks():
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel, given = (
+        jax.random.normal(key, shape)
+        for key, shape in zip(keys, ((2, 12, 8, 3), (7, 7, 3, 5), (2, 6, 4, 5)), strict=True)
+    )
+    native = partial(_with_gradients, convolution._stem_native)
+    found = jax.jit(partial(_with_gradients, convolution._stem_by_blocks))(x, kernel, given)
+    assert_rounded_alike(found, native(x, kernel, given), in_float64(native, x, kernel, given))
+
+
 def test_patches_leave_the_remainder_out():
     x = jax.random.normal(jax.random.key(0), (2, 11, 8, 3))
     layer = PatchConv(5, 4, jnp.dtype("float32"))
