@@ -53,7 +53,7 @@ class FrameScore:
 @dataclass(frozen=True)
 class FrameResult:
     """A scored frame: its score per reading, its prediction's original (height, width) where it was resized, its
-    largest value, and the rule by which it was understood if that is worth knowing.
+    largest value, the rule by which it was understood if that is worth knowing, and whether its negative would fit.
 
     A frame that could not be scored has `problem` instead.
     """
@@ -63,6 +63,7 @@ class FrameResult:
     resized_from: tuple[int, int] | None = None
     brightest: int = 0
     rule: str = ""
+    inverted: bool = False
     problem: str | None = None
 
 
@@ -109,7 +110,9 @@ def score_files(
         if resized_from:
             picture = resize_prediction(picture, truth.grey.shape)
         scores[reading] = score_arrays(_without_void(picture, truth.void), truth.grey, measures)
-    return FrameResult(scores, truth.grey.shape, resized_from, int(prediction.max()), rule)
+    black = picture <= FOREGROUND_ABOVE
+    inverted = bool(jaccard(black, truth.grey > 0) > 0.5 + jaccard(~black, truth.grey > 0))
+    return FrameResult(scores, truth.grey.shape, resized_from, int(prediction.max()), rule, inverted)
 
 
 # Frames handed to a worker at once: enough to make the exchange cheap, few enough to keep all cores busy to the end.
