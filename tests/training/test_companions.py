@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-
 FAIL, BREAK, FINISHED = ("fail", "wait", "wait"), ("break", "wait", "wait"), ("work", "end")
 LOST = {
     ("cut", "SIGKILL"): (1, "nothing was heard of it for 10 seconds"),
