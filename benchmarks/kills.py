@@ -2,12 +2,13 @@
 
     python benchmarks/kills.py train --kills 100
     python benchmarks/kills.py segment --kills 50
-    python benchmarks/kills.py eval --kills 50 --minutes 20
+    python benchmarks/kills.py eval --kills 50 --minutes 20 --tally eval.json    # started again, it goes on
 
 Each first runs undisturbed; then again and again in new folders, killed at random moments of what it takes until it
 ends by itself. What is there in the end must be equal to the bit: losses, figures of evaluations and weights of a
 training run; masks, contact sheet, overlay and areas of `hmhi segment`; predictions and scores of `eval.py`. No process
 that a killed one had started may be left. Prints the count; ends with 1 if anything differs, and after `--minutes`.
+With `--tally` the count is kept in a file after every run, and goes on from there; each run has moments of its own.
 
 Processes are forked from one that has imported everything (but has not begun to compute), since importing takes longer
 than the work.
@@ -168,12 +169,16 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tally", type=Path)
     given = parser.parse_args()
     os.chdir(ROOT)
     # All that the commands import; JAX itself begins to compute in the forked processes only.
     import small_network  # noqa: F401 - makes the network of `segmenting` known
 
-    chance, deadline = random.Random(given.seed), time.monotonic() + given.minutes * 60
+    deadline = time.monotonic() + given.minutes * 60
+    tally = {"kills": 0, "runs": 0, "different": 0}
+    if given.tally and given.tally.exists():
+        tally = json.loads(given.tally.read_text())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         log = folder / "log"
@@ -199,21 +204,25 @@ def main() -> None:
         takes = time.monotonic() - begin
         expected = result(folder / "whole")
         print(f"undisturbed: {takes:.1f} s, {len(expected)} things to compare", flush=True)
-        kills = runs = different = 0
-        while kills < given.kills and time.monotonic() < deadline:
-            out, here = folder / f"run{runs}", 0
-            while kills < given.kills and here < 20 and finish(out, chance.uniform(0, takes)) is None:
-                kills, here = kills + 1, here + 1
+        while tally["kills"] < given.kills and time.monotonic() < deadline:
+            chance = random.Random(f"{given.seed} {tally['runs']}")
+            out, most = folder / f"run{tally['runs']}", min(20, given.kills - tally["kills"])
+            kills = 0
+            while kills < most and finish(out, chance.uniform(0, takes)) is None:
+                kills += 1
             finish(out, PATIENCE)  # a finished one has nothing to do
             found = result(out)
             if found != expected:
-                different += 1
                 wrong = [key for key in expected | found if found.get(key) != expected.get(key)]
-                print(f"run {runs} differs: {wrong[:5]}", flush=True)
-            runs += 1
+                print(f"run {tally['runs']} differs: {wrong[:5]}", flush=True)
             shutil.rmtree(out)
-            print(f"{kills} kills, {runs} runs, {different} of them differ", flush=True)
-    sys.exit(different > 0)
+            tally["kills"] += kills
+            tally["runs"] += 1
+            tally["different"] += found != expected
+            print(f"{tally['kills']} kills, {tally['runs']} runs, {tally['different']} of them differ", flush=True)
+            if given.tally:
+                given.tally.write_text(json.dumps(tally))
+    sys.exit(tally["different"] > 0)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Does a process that runs for hours stay as it began? Memory, threads, open files, processor time per frame.
 
-    python benchmarks/soak.py --minutes 60 --plot soak.png
+    python benchmarks/soak.py --minutes 60 --samples soak --plot soak.png
 
 First `stream(live=True)` sees an hour of a made-up camera that changes its rate, pauses and drops frames; then 200
 short videos of three sizes are segmented one after the other, as `hmhi segment` does it, in the same process. A sample
 is taken every ten seconds, and after each video. Prints, of each figure, the medians of the first and the last tenth
-and the largest, and draws them all. Time per frame is the processor's, of all threads, so that other programs on the
-machine do not count.
+and the largest, and draws them all; with `--samples` also those that an earlier process kept there. Time per frame is
+the processor's, of all threads, so that other programs on the machine do not count.
 """
 
 import argparse
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=8, help="frames a second of the camera, on average")
     parser.add_argument("--videos", type=int, default=200)
     parser.add_argument("--weights", default="tiny")
+    parser.add_argument("--samples", type=Path, help="folder to keep them in, a file for each part")
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     process.enable_compilation_cache()
@@ -149,6 +150,11 @@ def main() -> None:
             parts["short videos"] = watch_videos(segmenter, given.videos, Path(folder))
         print(json.dumps({"short videos": figures(parts["short videos"], 3 * len(SIZES))}), flush=True)
     print("threads left:", sorted(thread.name for thread in threading.enumerate()))
+    if given.samples:
+        given.samples.mkdir(parents=True, exist_ok=True)
+        for name, samples in parts.items():
+            np.savetxt(given.samples / f"{name}.csv", samples, "%.3f", ",", header=",".join(COLUMNS))
+        parts = {path.stem: np.loadtxt(path, delimiter=",") for path in sorted(given.samples.glob("*.csv"))}
     if given.plot:
         draw(given.plot, parts)
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,14 @@ def readable(path: str | Path) -> Iterator[None]:
     except OSError as error:
         what = "the folder " if os.path.isdir(path) else ""
         raise InputError(f"{path}: {what}cannot be read ({error.strerror or error})") from error
+
+
+def refuse_special(path: str | Path, error: type[InputError] = InputError) -> None:
+    """Raise `error` for a pipe, a socket or a device where a file is expected: reading one may never end."""
+    with contextlib.suppress(OSError):  # told by whoever opens it
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise error(f"{path}: is a pipe, a socket or a device, expected a file")
 
 
 def sha256_of(path: Path) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hmhi_jax.complete_files import readable
+from hmhi_jax.complete_files import readable, refuse_special
 from hmhi_jax.data.flow_pictures import flow_recipe_of
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.masks import encode_mask, read_mask
@@ -97,5 +97,7 @@ def pack_dataset(
 
 
 def _untouched(picture: Picture) -> bytes:
+    if isinstance(picture, Path):
+        refuse_special(picture)
     with readable(str(picture)):
         return picture.read_bytes()

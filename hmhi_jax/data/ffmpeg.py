@@ -1,8 +1,10 @@
 """FFmpeg's libraries through PyAV: opening what they read, decoding what decodes, and frames as they are shown."""
 
+import errno
 import os
 import re
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -10,6 +12,8 @@ from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
+from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -57,12 +61,15 @@ def open_container(
     try:
         return av.open(opened or _name_or_file(address), format=container_format, timeout=timeout, **_ANY_METADATA)
     except PermissionError as error:
+        if opened is None and os.access(address, os.R_OK):  # FFmpeg refuses to follow it
+            raise InputError(f"{source}: is no video but names other files, which are not read") from error
         raise InputError(f"{source}: cannot be read (permission denied)") from error
-    except av.error.InvalidDataError as error:
-        raise InputError(
-            f"{source}: is no video that can be read; if it should be one, the file is cut off or damaged"
-        ) from error
     except (av.FFmpegError, ValueError) as error:
+        too_short = isinstance(error, OSError) and error.errno == errno.EIO and os.path.isfile(address)
+        if too_short or isinstance(error, av.error.InvalidDataError):
+            raise InputError(
+                f"{source}: is no video that can be read; if it should be one, the file is cut off or damaged"
+            ) from error
         reason = getattr(error, "strerror", None) or without_password(str(error))
         raise InputError(f"{source}: cannot be opened as a video ({reason})") from error
 
@@ -236,7 +243,7 @@ def _turn(frame: av.VideoFrame) -> Image.Transpose | None:
     The matrix [a b; c d] takes a point (x, y) of the stored picture to (ax + cy, bx + dy). Other angles than quarter
     turns are rounded to one.
     """
-    side_data = frame.side_data.get("DISPLAYMATRIX")
+    side_data = SideDataContainer(frame).get("DISPLAYMATRIX")  # `frame.side_data` would make a cycle of references
     if side_data is None:
         return None
     a, b, _, c, d = struct.unpack("=5i", bytes(side_data)[:20])
@@ -265,10 +272,23 @@ def shown_size(frame: av.VideoFrame) -> tuple[int, int]:
     return upright_size((frame.height, frame.width), _turn(frame))
 
 
+_converters = threading.local()
+
+
+def converted(frame: av.VideoFrame, **to: Any) -> av.VideoFrame:
+    """A frame in another pixel format; `to` as for `av.VideoFrame.reformat`.
+
+    Setting a conversion up takes several times as long as doing it, and with threads of its own it starts them for
+    every frame: what does it is kept, one for each thread and each `to`.
+    """
+    kept = _converters.__dict__.setdefault(tuple(to.items()), VideoReformatter())
+    return kept.reformat(frame, **to, threads=1)
+
+
 def upright_picture(frame: av.VideoFrame, what: str) -> UInt8[np.ndarray, "H W 3"]:
     """A frame as 8-bit RGB, as it is meant to be seen. Raises `InputError` that begins with `what`."""
     try:
-        return upright(frame.to_ndarray(format="rgb24"), _turn(frame))
+        return upright(converted(frame, format="rgb24").to_ndarray(), _turn(frame))
     except (av.FFmpegError, ValueError, MemoryError) as error:
         size = f"{frame.width} x {frame.height} pixels of {frame.format.name}"
         raise InputError(f"{what}: {size} cannot be made a picture ({error}); re-encode the video") from error

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hmhi_jax.complete_files import completed, readable
+from hmhi_jax.complete_files import completed, readable, refuse_special
 from hmhi_jax.data.camera import known_flow, remove_camera
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
@@ -313,6 +313,7 @@ _LARGEST = 99_999  # Middlebury's own reader refuses more, a sign of a file that
 def read_flo(path: str | Path) -> Float[np.ndarray, "h w 2"]:
     """Read a Middlebury `.flo` file: float32 (u, v) in pixels. Raises `InputError` that says what is wrong with it."""
     path = Path(path)
+    refuse_special(path)
     with readable(path):
         data = path.read_bytes()
     if len(data) < 12 or np.frombuffer(data, "<f4", 1)[0] != np.float32(_MAGIC):

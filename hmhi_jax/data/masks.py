@@ -101,11 +101,9 @@ def _levels(image: Image.Image, palette: list[tuple[int, ...]]) -> Num[np.ndarra
     """Labels or grey levels, 0 being background."""
     if palette:
         labels = np.asarray(image)
-        if palette[0] == _WHITE and _BLACK in palette:
-            exchanged = np.arange(256, dtype=np.uint8)
-            background = palette.index(_BLACK)
-            exchanged[[0, background]] = background, 0
-            return exchanged[labels]
+        used = {palette[label] for label in np.unique(labels) if label < len(palette)}
+        if palette[0] == _WHITE and _BLACK in palette and used <= {_WHITE, _BLACK}:
+            return np.isin(labels, [label for label, colour in enumerate(palette) if colour == _WHITE]).view(np.uint8)
         return labels
     if (opaque := opacity(image)) is not None:
         return opaque

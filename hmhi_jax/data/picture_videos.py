@@ -25,6 +25,7 @@ from hmhi_jax.data.video import FileVideo, Frame, Video, check_same_size, check_
 from hmhi_jax.errors import InputError, first_of
 
 DEFAULT_FRAME_RATE = Fraction(24)
+_NO_TIME = Fraction(1, 10)  # seconds that browsers show a picture for which a file says 0
 
 
 class FrameFolder(Video):
@@ -98,7 +99,8 @@ class AnimatedPicture(FileVideo):
         for number, size in enumerate(sizes):
             what = f"{self.path}: picture {number}"
             check_same_size(size, what, self.size, "the first", "save them as files of their own")
-        seconds = sum(durations)
+        self._durations = [duration or _NO_TIME for duration in durations]
+        seconds = sum(self._durations) if any(durations) else 0
         self.time_base = Fraction(1, 1000) if seconds else None
         self.frame_rate = (
             Fraction(len(sizes) / seconds).limit_denominator(1001) if seconds else frame_rate or DEFAULT_FRAME_RATE
@@ -106,8 +108,9 @@ class AnimatedPicture(FileVideo):
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         time = Fraction(0)
-        for index, (picture, milliseconds) in enumerate(read_pictures(Path(self.path))):
-            shown = (time, Fraction(milliseconds or 0) / 1000) if self.time_base else (None, None)
+        pictures = zip(read_pictures(Path(self.path)), self._durations, strict=False)
+        for index, ((picture, _), duration) in enumerate(pictures):
             if index >= start:
+                shown = (time, duration) if self.time_base else (None, None)
                 yield Frame(index, f"{index:05d}", picture, *shown)
-            time += Fraction(milliseconds or 0) / 1000
+            time += duration

@@ -21,6 +21,7 @@ import simplejpeg
 from jaxtyping import Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from hmhi_jax.complete_files import refuse_special
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
 
@@ -228,6 +229,8 @@ def encode_picture(pixels: UInt8[np.ndarray, "H W 3"], quality: int, codec: str 
 
 @contextlib.contextmanager
 def _reading(picture: Picture) -> Iterator[None]:
+    if isinstance(picture, Path):
+        refuse_special(picture, PictureError)
     try:
         yield
     except FileNotFoundError:

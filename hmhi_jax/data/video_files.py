@@ -13,6 +13,7 @@ from pathlib import Path
 
 import av
 
+from hmhi_jax.complete_files import refuse_special
 from hmhi_jax.data.ffmpeg import (
     LONGEST_GAP,
     Clock,
@@ -42,6 +43,7 @@ class VideoFile(FileVideo):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
+        refuse_special(path)
         if os.path.getsize(path) == 0:
             raise InputError(f"{self.path}: the file is empty")
         with open_container(self.path) as container:

@@ -53,7 +53,7 @@ class FrameScore:
 @dataclass(frozen=True)
 class FrameResult:
     """A scored frame: its score per reading, its prediction's original (height, width) where it was resized, its
-    largest value, and the rule by which it was understood if that is worth knowing.
+    largest value, the rule by which it was understood if that is worth knowing, and whether its negative would fit.
 
     A frame that could not be scored has `problem` instead.
     """
@@ -63,6 +63,7 @@ class FrameResult:
     resized_from: tuple[int, int] | None = None
     brightest: int = 0
     rule: str = ""
+    inverted: bool = False
     problem: str | None = None
 
 
@@ -106,7 +107,9 @@ def score_files(
         if truth.void is not None:  # background in prediction and truth alike, so that it adds to no error or success
             picture = np.where(truth.void, np.uint8(0), picture)
         scores[reading] = score_arrays(picture, truth.grey, measures)
-    return FrameResult(scores, truth.grey.shape, resized_from, int(prediction.max()), rule)
+    black = picture <= FOREGROUND_ABOVE
+    inverted = bool(jaccard(black, truth.grey > 0) > 0.5 + jaccard(~black, truth.grey > 0))
+    return FrameResult(scores, truth.grey.shape, resized_from, int(prediction.max()), rule, inverted)
 
 
 # Frames handed to a worker at once: enough to make the exchange cheap, few enough to keep all cores busy to the end.

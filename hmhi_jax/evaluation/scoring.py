@@ -168,6 +168,9 @@ def _remarks_of_results(pairs: list[VideoPair], results: list[FrameResult | None
     scored = [result for result in results if result and not result.problem]
     for rule, count in collections.Counter(result.rule for result in scored if result.rule).items():
         remarks.append(Remark("rule", "", None, f"{count} of {len(scored)} predictions are {rule}"))
+    if 2 * (count := sum(result.inverted for result in scored)) > len(scored):
+        text = f"{count} of {len(scored)} predictions fit where they are black; are they inverted?"
+        remarks.append(Remark("rule", "", None, text))
     brightest = max((result.brightest for result in scored), default=255)
     if brightest <= FOREGROUND_ABOVE:
         text = (

@@ -394,4 +394,5 @@ def _numbered(frames: Iterable[Any], start: int, cut: threading.Event) -> Iterat
             raise InputError(f"frame {index}: is {found}, expected {size} as the frames before it")
         begins_shot = cut.is_set()
         cut.clear()
-        yield Frame(index, f"{index:05d}", picture, begins_shot=begins_shot)
+        # A copy, since several are read ahead, and whoever makes them may fill one array again and again.
+        yield Frame(index, f"{index:05d}", np.array(picture), begins_shot=begins_shot)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hmhi_jax.complete_files import completed, file_to_disk, names_to_disk
-from hmhi_jax.data.ffmpeg import planes, stores_rgb, upright_planes
+from hmhi_jax.data.ffmpeg import converted, planes, stores_rgb, upright_planes
 from hmhi_jax.data.video import Video
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.sound import SoundTracks, Span
@@ -92,7 +92,7 @@ class VideoWriter:
         if stores_rgb(source):
             matrix = _SWSCALE_MATRICES.get(self.colours.matrix, 5)
             to = {"dst_colorspace": matrix, "dst_color_range": self.colours.range or 1}
-        yuv = source.reformat(format=self._codec.pixel_format, threads=1, **to)
+        yuv = converted(source, format=self._codec.pixel_format, **to)
         return self._frame(upright_planes(yuv, like=source), alpha)
 
     def draw_marked(self, picture: UInt8[np.ndarray, "h w 3"] | av.VideoFrame, masks: list[Coloured]) -> av.VideoFrame:

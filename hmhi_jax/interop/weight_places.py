@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from hmhi_jax.complete_files import refuse_special
 from hmhi_jax.errors import InputError
 
 SUFFIX = ".safetensors"
@@ -24,6 +25,7 @@ def find_weights(name_or_path: str | Path) -> Path:
     if str(name_or_path).startswith(PREFIX):
         return packaged_file(str(name_or_path))
     path = Path(name_or_path).expanduser()
+    refuse_special(path)
     if path.is_file():
         return path
     if path.is_dir():

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections import Counter
@@ -20,11 +21,11 @@ from hmhi_jax.interop.weight_places import METADATA, find_weights
 
 # Keys under which training scripts put a state dict, best first (averaged weights are what people evaluate with).
 _WRAPPERS = (
-    "network", "state_dict_ema", "ema_state_dict", "model_ema", "params_ema", "ema_model", "ema", "state_dict", "model",
-    "model_state_dict", "module", "net", "params",
+    "network", "state_dict_ema", "ema_state_dict", "model_ema", "params_ema", "ema_model", "ema", "shadow",
+    "state_dict", "model", "model_state_dict", "module", "net", "params",
 )  # fmt: skip
 # What wrappers of modules put in front of every name; of the last ones a file may hold several, the averaged first.
-_PREFIXES = ("module.", "_orig_mod.", "ema_model.", "model_ema.", "model.", "net.", "network.")
+_PREFIXES = ("module.", "_orig_mod.", "ema_model.", "model_ema.", "ema.", "swa_model.", "model.", "net.", "network.")
 _COUNTERS = {"n_averaged", "num_updates", "initted", "step", "decay"}  # what averages keep beside their entries
 WHOLE = "decode_head.cbam1."  # only HMHI-Net's decoder has it
 # What NumPy, with the types of ml_dtypes, can hold of the types that a `.safetensors` file can.
@@ -33,8 +34,8 @@ _STORED = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32",
 _LARGEST_UNSEEN, _MOST_TIMES = 2**28, 100
 # What NumPy raises for an archive that is none, or damaged (RuntimeError: of a password, or an unknown compression).
 _OF_DAMAGE = (
-    OSError, ValueError, EOFError, KeyError, MemoryError, OverflowError, RuntimeError, SyntaxError,
-    zipfile.BadZipFile, zlib.error, struct.error,
+    OSError, ValueError, TypeError, EOFError, KeyError, MemoryError, OverflowError, RuntimeError, SyntaxError,
+    zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError,
 )  # fmt: skip
 
 
@@ -109,12 +110,20 @@ def _state_dict(value: Any, depth: int = 4) -> tuple[str, dict[str, np.ndarray],
     """Under which keys the tensors stand, the tensors, and what else there is; none where there are none."""
     if not isinstance(value, dict) or not depth:
         return "", {}, []
-    for key in _WRAPPERS:
-        inner, found, ignored = _state_dict(value.get(key), depth - 1)
-        if found:
-            return f"{key}.{inner}".rstrip("."), found, ignored + [str(name) for name in value if name != key]
-    found = {str(name): item for name, item in value.items() if isinstance(item, np.ndarray)}
-    return "", found, [str(name) for name in value if str(name) not in found]
+    found = {key: _state_dict(inner, depth - 1) for key, inner in value.items() if isinstance(inner, dict)}
+    holding = [key for key in found if found[key][1]]
+    known = [key for key in _WRAPPERS if key in holding]
+    # Numbers beside the arrays, under a name of no module, are a step or a score.
+    here = {str(name): item for name, item in value.items() if _is_entry(str(name), item)}
+    if known or (len(holding) == 1 and not here):
+        key = (known or holding)[0]
+        inner, entries, ignored = found[key]
+        return f"{key}.{inner}".rstrip("."), entries, ignored + [str(name) for name in value if name != key]
+    return "", here, [str(name) for name in value if str(name) not in here]
+
+
+def _is_entry(name: str, value: Any) -> bool:
+    return isinstance(value, np.ndarray) and (value.ndim > 0 or "." in name)
 
 
 def _without_prefix(entries: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str, list[str]]:

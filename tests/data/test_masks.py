@@ -64,6 +64,13 @@ def test_black_is_the_background_of_a_black_and_white_palette(tmp_path, label):
     assert void is None
 
 
+def test_white_is_the_background_of_a_palette_with_colours(tmp_path):
+    colours = [255, 255, 255, 255, 0, 0, 0, 0, 0]
+    trained, scored, _ = both(save(tmp_path / "mask.png", OBJECT.astype(np.uint8), colours))
+    np.testing.assert_array_equal(trained, OBJECT)
+    np.testing.assert_array_equal(scored, OBJECT)
+
+
 @pytest.mark.parametrize(
     ("name", "array", "expected"),
     [

@@ -101,6 +101,9 @@ def test_a_file_without_its_index_is_refused(tmp_path):
 
 def test_no_videos(tmp_path):
     (tmp_path / "text.mp4").write_text("this is no film\n" * 50)
+    (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile '{tmp_path}/sound.mp4'\n")
+    whole = write_video(tmp_path / "whole.mkv", moving_square(20)).read_bytes()
+    (tmp_path / "begin.mkv").write_bytes(whole[:300])
     (tmp_path / "empty.mp4").touch()
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=44100)
@@ -110,6 +113,8 @@ def test_no_videos(tmp_path):
         container.mux(stream.encode(None))
     for name, message in (
         ("text.mp4", "is no video that can be read"),
+        ("list.mp4", "is no video but names other files, which are not read"),
+        ("begin.mkv", "is no video that can be read; .* cut off or damaged"),
         ("empty.mp4", "the file is empty"),
         ("sound.mp4", "holds no video stream, only audio"),
         ("none.mp4", "no such file or folder"),

@@ -140,6 +140,13 @@ def test_animated_pictures_are_videos(tmp_path, suffix):
     assert video.fingerprint() != before
 
 
+def test_pictures_without_a_time_are_shown_as_browsers_do(tmp_path):
+    images = [Image.fromarray(picture) for picture in moving_square(4)]
+    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=[40, 0, 0, 20])
+    (video,) = open_videos([tmp_path / "a.webp"])
+    assert [frame.time for frame in video.frames()] == [0, Fraction(4, 100), Fraction(14, 100), Fraction(24, 100)]
+
+
 def test_an_animated_picture_among_frames_is_told(tmp_path):
     images = [Image.fromarray(picture) for picture in moving_square(3)]
     images[0].save(tmp_path / "0.png")
@@ -178,6 +185,20 @@ def test_a_link_to_nothing_is_named_and_the_others_go_on(tmp_path):
     for inputs in ([tmp_path / "set"], [tmp_path / "set/b"], [tmp_path / "set/b/00003.png"]):
         with pytest.raises(InputError, match="is a link to /nowhere"):
             open_videos(inputs)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_among_files_is_told_and_not_waited_for(tmp_path):
+    (tmp_path / "a").mkdir()
+    write_video(tmp_path / "a" / "good.mp4", moving_square(3))
+    os.mkfifo(tmp_path / "a" / "pipe.mp4")
+    save_frames(tmp_path / "b", moving_square(2))
+    os.mkfifo(tmp_path / "b" / "00002.png")
+    found = find_videos([tmp_path])
+    assert [video.name for video in found.videos] == ["a/good"]
+    assert [failure.partition(": ")[2] for failure in found.failures] == [
+        "is a pipe, a socket or a device, expected a file"
+    ] * 2
 
 
 def test_what_a_folder_holds_besides_is_named(tmp_path):

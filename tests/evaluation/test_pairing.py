@@ -231,6 +231,10 @@ def test_names_that_are_shifted_and_masks_that_never_meet_are_noticed(tree):
         write(path, 255 * (mask() == 0).astype(np.uint8) * (np.arange(60) > 50).astype(np.uint8))
     lines = texts(evaluate_uvos(tree / "pred", tree / "gt"), "rule")
     assert any("no prediction has a pixel in common" in line for line in lines)
+    for path in (tree / "pred").rglob("*.png"):
+        write(path, 255 - mask(2))
+    lines = texts(evaluate_uvos(tree / "pred", tree / "gt"), "rule")
+    assert "8 of 8 predictions fit where they are black; are they inverted?" in lines
 
 
 def test_label_predictions_in_grey_are_noticed(tree):

@@ -147,6 +147,18 @@ class Counted:
 
 
 @pytest.mark.parametrize("live", [True, False])
+def test_a_caller_may_fill_one_array_again_and_again(segmenter, frames, soft, live):
+    def in_one_array():
+        array = np.empty_like(frames[0])
+        for frame in frames:
+            array[:] = frame
+            yield array
+
+    for a, b in zip(segmenter.stream(in_one_array(), soft=True, live=live), soft, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("live", [True, False])
 def test_a_bounded_number_of_frames_is_read_ahead(segmenter, frames, live):
     camera, masks, ahead = Counted(frames), 0, []
     with segmenter.stream(camera, live=live) as stream:

@@ -42,6 +42,12 @@ def under(prefix, entries=NET):
         ({"state_dict": {**under("model."), "criterion.weight": COUNT}}, "state_dict", "model.", ["criterion"]),
         ({"state_dict": {**under("model.", OLD), **under("ema_model.module."), "ema_model.n_averaged": COUNT}},
          "state_dict", "ema_model.module.", ["model (2 arrays)", "n_averaged"]),
+        ({"ema": {"decay": 0.9, "shadow": NET}, "model": OLD}, "ema.shadow", "", ["decay", "model"]),
+        ({"state_dict": {**under("model.", OLD), **under("ema.module."), "ema.n_averaged": COUNT}}, "state_dict",
+         "ema.module.", ["model (2 arrays)", "n_averaged"]),
+        ({**under("swa_model.module."), "swa_model.n_averaged": COUNT}, "", "swa_model.module.", ["n_averaged"]),
+        ({"net_g": NET, "epoch": 3}, "net_g", "", ["epoch"]),
+        ({"network": {**NET, "epoch": COUNT, "best": np.asarray(0.5, np.float32)}}, "network", "", ["best", "epoch"]),
         ({"model": under("_orig_mod.module."), "best": 0.5}, "model", "_orig_mod.module.", ["best"]),
     ],
 )  # fmt: skip
@@ -109,6 +115,12 @@ def test_archives_are_looked_at_before_they_are_unpacked(tmp_path):
         archive.writestr("a.npy", claim)
     with pytest.raises(InputError, match=r"huge\.npz: .*a\.npy claims 4,000,000,000,000 bytes and has"):
         read_source(tmp_path / "huge.npz")
+    for shape in (b"(True, True)}", b"('''\0"):  # flags for numbers, a text without an end
+        with zipfile.ZipFile(tmp_path / "shape.npz", "w") as archive:
+            stored = (tmp_path / "a.npy").read_bytes().replace(b"(2,), }".ljust(len(shape)), shape)
+            archive.writestr("a.npy", stored)
+        with pytest.raises(InputError, match=r"shape\.npz: is no readable NumPy archive of plain arrays"):
+            read_source(tmp_path / "shape.npz")
     np.savez(tmp_path / "objects.npz", a=np.array([json], dtype=object)[:0])
     with pytest.raises(InputError, match=r"objects\.npz: is no readable NumPy archive of plain arrays"):
         read_source(tmp_path / "objects.npz")

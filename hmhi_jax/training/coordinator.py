@@ -1,0 +1,78 @@
+"""JAX's coordinator in a process of its own, which outlives process 0 until the others have noticed its death.
+
+JAX runs it inside process 0. Where that dies, the others lose the coordinator with it, and JAX ends them within
+milliseconds, with a stack trace and without a word about whose death it was; nothing of ours can come before it.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from hmhi_jax.errors import InputError
+
+_STAYS = 60.0  # seconds after the death of process 0, longer than it takes the others to notice
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Have `jax.distributed.initialize` start its coordinator in a process of its own."""
+    from jax._src import distributed  # knows no other way
+
+    library = distributed._jax
+    inside, library.get_distributed_runtime_service = library.get_distributed_runtime_service, Coordinator
+    try:
+        yield
+    finally:
+        library.get_distributed_runtime_service = inside
+
+
+class Coordinator:
+    """Takes the place of JAX's service in process 0: has what JAX calls of it."""
+
+    def __init__(self, address: str, count: int, **options: Any) -> None:
+        """Start it and wait until it answers. Raises `InputError` if it does not."""
+        host, _, port = address.rpartition(":")
+        try:  # JAX would share a port with whoever has it
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            socket.create_server((host.strip("[]"), int(port)), family=family).close()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise InputError(
+                    f"the coordinator's port {port} is taken, for a minute also by a run whose process 0 died; wait, "
+                    "or choose another port"
+                ) from error
+        command = [sys.executable, "-m", __name__, address, str(count), json.dumps(options)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # it finds what this process found
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        if not self._process.stdout.readline():
+            raise InputError(f"the coordinator does not start at {address}; its own words are above")
+
+    def shutdown(self) -> None:
+        """End it, when all processes have ended in good order."""
+        with contextlib.suppress(OSError):  # it may have died
+            self._process.communicate("done")
+
+
+def _serve(address: str, count: int, options: dict[str, Any]) -> None:
+    from jaxlib import _jax
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a cluster sends it to all processes of a run; process 0 decides
+    service = _jax.get_distributed_runtime_service(address, count, **options)
+    print("ready", flush=True)
+    if sys.stdin.read() != "done":
+        time.sleep(_STAYS)
+    service.shutdown()
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))
