@@ -3,9 +3,11 @@
     python benchmarks/segment.py stages clip.mp4 --weights W     # the whole job against the network alone, in one run
     python benchmarks/segment.py long clip.mp4 --frames 10000    # the clip over and over: memory and time per frame
     python benchmarks/segment.py outputs clip.mp4 --weights small --frames 132    # size and time of everything written
+    python benchmarks/segment.py outputs clip.mp4 --weights small --frames 132 --constant    # around the network
 
-All run the real job: decoding, flow, network, masks, overlay, saved memory. Times need a quiet machine; the ratio of
-`stages` is of interleaved rounds; of `outputs`, processor time varies least.
+All run the real job: decoding, flow, network, masks, overlay, saved memory; `--constant` puts an ellipse that is always
+the same in the network's place. Times need a quiet machine; the ratio of `stages` is of interleaved rounds; of
+`outputs`, processor time varies least.
 """
 
 import argparse
@@ -16,12 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from hmhi_jax import process
 from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.inference.clean_up import CleanUp
 from hmhi_jax.inference.lanes import Lanes
+from hmhi_jax.inference.network import Functions
 from hmhi_jax.inference.network_input import prepare, windows
 from hmhi_jax.inference.outputs import Outputs
 from hmhi_jax.inference.pipeline import StageTimes
@@ -84,6 +88,21 @@ def stages(video: Video, segmenter: VideoSegmenter, frames: int, rounds: int) ->
     print("the last job's seconds by stage, added over threads, per frame:")
     for stage, value in by_stage.items():
         print(f"  {stage:32} {value / frames * 1e3:8.1f} ms")
+
+
+def constant(segmenter: VideoSegmenter) -> VideoSegmenter:
+    """The same around a network that costs nothing: whatever comes, its logits are those of an ellipse."""
+    height, width = segmenter.input_size
+    y, x = jnp.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    functions = Functions(
+        lambda logits, frames, flows: tuple(frame[:1, :1] for frame in frames),
+        lambda logits, features: (jnp.zeros(()), logits),
+        lambda logits, memory, features: (memory, logits),
+    )
+    logits = 20 * (0.3 - jnp.hypot(x, y))[None, ..., None]
+    return VideoSegmenter(
+        None, logits, functions=functions, size=segmenter.input_size, flow_recipe=segmenter.flow_recipe, chunk=1
+    )
 
 
 # What is asked for beside masks, and its name in the folder of results.
@@ -181,9 +200,12 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plot", type=Path, default=Path("long_video.png"))
+    parser.add_argument("--constant", action="store_true")
     given = parser.parse_args()
     (video,) = open_videos([given.video])
     segmenter = VideoSegmenter.load(given.weights)
+    if given.constant:
+        segmenter = constant(segmenter)
     if given.what == "stages":
         stages(video, segmenter, given.frames, given.rounds)
     elif given.what == "outputs":
