@@ -102,7 +102,7 @@ def segment(
         bool | None,
         typer.Option(
             "--refine/--no-refine",
-            help="Let masks keep to the edges of the frames. Default: where frames have at least 3.5 times the "
+            help="Let masks keep to the edges of the frames. Default: where frames have at least 2.5 times the "
             "network's pixels.",
         ),
     ] = None,

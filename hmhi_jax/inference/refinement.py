@@ -17,7 +17,7 @@ RADIUS = 8  # of a window, in pixels of the network: 17 x 17
 STEADINESS = 1e-4 * 255**2  # colours (0 to 255) that vary less than this variance within a window explain nothing
 LIMIT = 6.0  # logits beyond count as this much: certainty is no measure of a boundary's place
 
-WORTH, LARGEST = 3.5, 1920  # see `guide_of`
+WORTH, LARGEST = 2.5, 1920  # see `guide_of`
 
 _BAND = 48  # rows of a frame at a time: what is needed in between stays in the processor's cache
 

@@ -208,7 +208,7 @@ class VideoSegmenter:
             detect_cuts: look for changes of shot, where the memory is emptied and no flow is estimated across. Whoever
                 knows them calls `cut` of what is returned.
             refine: let masks keep to the edges of the frames (`refinement.py`); None does where frames have at least
-                3.5 times the network's pixels.
+                2.5 times the network's pixels.
 
         Returns:
             An iterator of uint8 `[H, W]` with a `state`.
