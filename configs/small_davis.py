@@ -15,6 +15,7 @@ Without a GPU, from the shipped weights, which know the made-up clips already (1
     python train.py --config configs/small_davis.py:cpu --workdir runs/small_davis_coarse --config.data.root=data
     python train.py --config configs/small_davis.py:cpu-fine --workdir runs/small_davis --config.data.root=data \
         --config.init_from=runs/small_davis_coarse
+    hmhi convert runs/small_davis small_davis.safetensors --input-size 288 512 --dtype float16
 
 The 30 training videos of DAVIS-2016 (CC BY-NC 4.0) as often as made-up clips (`data/train` of the first stage;
 `short-rendered`, `long-rendered`: rendered meanwhile). Five of the 30 are held out: settings and steps are chosen on

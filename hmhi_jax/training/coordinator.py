@@ -7,6 +7,7 @@ milliseconds, with a stack trace and without a word about whose death it was; no
 import contextlib
 import errno
 import json
+import logging
 import os
 import signal
 import socket
@@ -39,16 +40,7 @@ class Coordinator:
 
     def __init__(self, address: str, count: int, **options: Any) -> None:
         """Start it and wait until it answers. Raises `InputError` if it does not."""
-        host, _, port = address.rpartition(":")
-        try:  # JAX would share a port with whoever has it
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            socket.create_server((host.strip("[]"), int(port)), family=family).close()
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise InputError(
-                    f"the coordinator's port {port} is taken, for a minute also by a run whose process 0 died; wait, "
-                    "or choose another port"
-                ) from error
+        _wait_for_port(address)
         command = [sys.executable, "-m", __name__, address, str(count), json.dumps(options)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # it finds what this process found
         self._process = subprocess.Popen(
@@ -61,6 +53,26 @@ class Coordinator:
         """End it, when all processes have ended in good order."""
         with contextlib.suppress(OSError):  # it may have died
             self._process.communicate("done")
+
+
+def _wait_for_port(address: str) -> None:
+    """Until nobody has it: JAX would share it, with the coordinator of a run whose process 0 died just before too."""
+    host, _, port = address.rpartition(":")
+    begin, told = time.monotonic(), False
+    while True:
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return socket.create_server((host.strip("[]"), int(port)), family=family).close()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return None  # JAX tells it
+        if time.monotonic() - begin > _STAYS + 5:
+            raise InputError(f"the coordinator's port {port} is taken by another program; choose another port")
+        if not told:
+            log = logging.getLogger(__name__)
+            log.warning("port %s is taken, for a minute also by a run whose process 0 died; waiting", port)
+            told = True
+        time.sleep(1)
 
 
 def _serve(address: str, count: int, options: dict[str, Any]) -> None:
