@@ -1,6 +1,8 @@
 """What is around an object: props that stand, wakes, and smoke, dust and spray: soft puffs that rise where the object
 was, grow, drift and fade."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from jaxtyping import Float
@@ -81,7 +83,7 @@ def prop_patch(
     def draw(outline) -> None:
         cv2.fillPoly(opacity, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
 
-    def line(*points: tuple[float, float], start: Number, end: Number) -> None:
+    def line(*points: Sequence[Number] | np.ndarray, start: Number, end: Number) -> None:
         draw(curve(np.array(points), start, end))
 
     palette = {"bush": "leaves", "grass": "leaves", "branch": "leaves", "trunk": "soil"}.get(kind)
