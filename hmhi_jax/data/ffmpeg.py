@@ -263,7 +263,7 @@ def _turn(frame: av.VideoFrame) -> Image.Transpose | None:
 
 def shown(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> tuple[tuple[int, int], Fraction]:
     """(height, width) of a frame as it is meant to be seen, and width over height of its pixels."""
-    aspect = stream.sample_aspect_ratio or Fraction(1)
+    aspect = Fraction(stream.sample_aspect_ratio or 1)  # a kind of its own from PyAV 19 on
     return shown_size(frame), aspect if upright_size((0, 1), _turn(frame)) == (0, 1) else 1 / aspect
 
 
