@@ -56,7 +56,7 @@ class Functions(NamedTuple):
     step      (memory, features) -> likewise of one more frame
     advance   (memory, features, fresh) -> as `start` where `fresh`, as `step` elsewhere, in one program; None where
               there is no such function, and frames have to be handed in one by one
-    empty     (features, alone) -> a memory without entries; None likewise
+    empty     (features) -> a memory without entries; without variables, and there wherever `advance` is
     what      says, together with this package's sources, all that they compute, so that their programs can be kept
               (see `kept_programs`); None where that cannot be said
     """
@@ -65,8 +65,8 @@ class Functions(NamedTuple):
     start: Callable[..., tuple[Memory, Float[Array, "1 H W 1"]]]
     step: Callable[..., tuple[Memory, Float[Array, "1 H W 1"]]]
     advance: Callable[..., tuple[Memory, Float[Array, "1 H W 1"]]] | None = None
-    what: str | None = None
     empty: Callable[..., Memory] | None = None
+    what: str | None = None
 
 
 @functools.lru_cache(maxsize=64)
@@ -97,7 +97,7 @@ def functions_of(model: HMHINet) -> Functions:
         return model.apply({}, features, method="empty_memory")
 
     backbone = described(model.backbone)
-    return Functions(encode, start, step, advance, backbone and f"{backbone} {model}", empty)
+    return Functions(encode, start, step, advance, empty, backbone and f"{backbone} {model}")
 
 
 class Programs:
@@ -151,7 +151,7 @@ class Programs:
             "logits": jax.jit(lambda logits, lane: logits[lane, 0, :, :, 0]),
             "put": jax.jit(put, donate_argnums=0, out_shardings=self.sharding),
         }
-        if functions.advance is not None and functions.empty is not None:
+        if functions.advance is not None:
             self.jitted["empty"] = jax.jit(self._over_lanes(functions.empty, 0))
             self.jitted["advance"] = jax.jit(self._over_lanes(functions.advance, 1), donate_argnums=1)
         self._compiled: dict[Any, Future] = {}
@@ -358,7 +358,7 @@ class Network:
         Returns:
             The memory, the logits of each frame up to the longest lane's last, and the memories that were wanted.
         """
-        if memory is None and (self.whole_chunks or self._advances):
+        if memory is None and self._advances:
             memory = self._zeros(self.memory_shapes(frames.shape[2:4], frames.shape[1]))
         if self.whole_chunks:
             arguments = self._placed(frames, flows, fresh, counts)
@@ -367,18 +367,25 @@ class Network:
         features = self.encode(frames, flows)
         outputs, copies = [], {}
         for t in range(counts.max()):
-            started = self.start(features[t]) if t == 0 and fresh.any() and not self._advances else None
+            first = fresh & (t == 0)
             if self._advances:  # one program to compile instead of two, of which the second contains the first
-                memory, logits = self._call("advance", memory, features[t], *self._placed(fresh & (t == 0)))
-            elif memory is None or (started and fresh.all()):
-                memory, logits = started
+                memory, logits = self._call("advance", memory, features[t], *self._placed(first))
             else:
-                continued = self.step(memory, features[t])
-                chosen = started and self._programs.jitted["choose"](*self._placed(fresh), started, continued)
-                memory, logits = chosen or continued
+                memory, logits = self._start_or_step(memory, features[t], first)
             outputs.append(logits)
             copies |= {lane: self._take(memory, lane) for lane in wanted if counts[lane] == t + 1}
         return memory, outputs, copies
+
+    def _start_or_step(
+        self, memory: Memory | None, features: Features, first: Bool[np.ndarray, " N"]
+    ) -> tuple[Memory, Float[Array, "N 1 H W 1"]]:
+        """What `advance` does, with the two programs that an export has."""
+        if memory is None or first.all():
+            return self.start(features)
+        continued = self.step(memory, features)
+        if not first.any():
+            return continued
+        return self._programs.jitted["choose"](*self._placed(first), self.start(features), continued)
 
     def lane_logits(self, logits: Float[Array, "N 1 H W 1"], lane: int) -> Float[np.ndarray | Array, "H W"]:
         """Waits for one lane's logits: those of a CPU come as a NumPy array, others stay on the device."""
