@@ -124,15 +124,16 @@ class ResultWriters:
         if outputs.exr:
             channels = {f"object{number}.A": np.where(labels == number, mask, 0) for number in self._ids}
             write_exr(folder.picture("exr", name), channels or {"object1.A": mask}, folder.workplace)
-        masks, videos = coloured(mask, labels), {}
+        masks = functools.cache(lambda: coloured(mask, labels))  # nobody may ask
+        videos = {}
         if overlay := self._videos.get("overlay"):
             same = kept.decoded is not None and shown_size(kept.decoded) == kept.small.shape[:2]
-            videos["overlay"] = overlay.draw_marked(kept.decoded if same else kept.small, masks)
+            videos["overlay"] = overlay.draw_marked(kept.decoded if same else kept.small, masks())
         if matte := self._videos.get("matte"):
             videos["matte"] = matte.draw_grey(mask)
         if cutout := self._videos.get("cutout"):
             videos["cutout"] = cutout.draw(kept.picture if kept.decoded is None else kept.decoded, mask)
-        return Drawn(functools.partial(draw_overlay, kept.small, masks), videos)
+        return Drawn(lambda: draw_overlay(kept.small, masks()), videos)
 
     def add(self, drawn: Drawn, time: int, stages: StageTimes) -> None:
         """Encode the next frame of each video."""

@@ -100,9 +100,9 @@ class VideoWriter:
 
         It is drawn on the video's own planes: bringing a whole frame from RGB there takes as long as to encode it.
         """
-        frame = self.draw(picture)
+        frame, outline = self.draw(picture), self._levels(OUTLINE)
         for mask, colour in masks:
-            mark(planes(frame), mask, self._levels(colour), self._levels(OUTLINE))
+            mark(planes(frame), mask, self._levels(colour), outline)
         return frame
 
     def _levels(self, colour: tuple[int, int, int]) -> list[int]:
