@@ -5,15 +5,16 @@
     python benchmarks/flow.py --torch-python python --device cuda   # both on the GPU
 
 Each side runs in a process of its own, which waits while the other one works: the same drawn pictures, fresh weights,
-one pair at a time, 12 iterations. Ours is also timed as a video is done, where every frame is encoded once.
-torchvision runs eagerly and, with `--compiled`, through `torch.compile`. Printed is the best and the median of the
-rounds: run it on a quiet machine.
+one pair at a time, 12 iterations; both may have large memory pages (`process.py`). Ours is also timed as a video is
+done, where every frame is encoded once. torchvision runs eagerly and, with `--compiled`, through `torch.compile`.
+Printed is the best and the median of the rounds: run it on a quiet machine.
 
 torchvision's RAFT needs none of its compiled operators, and so runs beside a build of PyTorch that cannot load them.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -144,8 +145,11 @@ class Side:
     """A process that serves one side."""
 
     def __init__(self, python: str, side: str, device: str) -> None:
+        from hmhi_jax.process import large_pages_environment
+
         command = [python, __file__, "--serve", side, "--device", device]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe, environment = subprocess.PIPE, large_pages_environment(os.environ)  # as this package's commands have it
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
     def __call__(self, **order: Any) -> dict[str, Any]:
         assert self._process.stdin is not None

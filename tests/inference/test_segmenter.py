@@ -18,7 +18,7 @@ from hmhi_jax.data.preprocessing import normalise, resize_picture
 from hmhi_jax.data.video import Frame
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.masks import read_logits
-from hmhi_jax.inference.pipeline import WORKERS
+from hmhi_jax.inference.pipeline import WORKERS, Pipeline
 from hmhi_jax.inference.refinement import refine
 from hmhi_jax.inference.segmenter import VideoSegmenter, auto_size
 from hmhi_jax.inference.stream_state import StreamState
@@ -103,8 +103,9 @@ def test_threshold_and_probability_of_known_logits():
 
 def test_masks_are_refined_where_frames_are_large(segmenter):
     pictures = moving_square(3, (128, 160))  # five times the network's pixels
-    results = segmenter.results([Frame(t, str(t), picture) for t, picture in enumerate(pictures)], pipeline=None)
     plain, refined = [], []
+    with Pipeline() as pipeline:  # as `stream` does it: chunks of another length may differ in their last bits
+        results = list(segmenter.results([Frame(t, str(t), x) for t, x in enumerate(pictures)], pipeline=pipeline))
     for result, picture in zip(results, pictures, strict=True):
         assert result.guide is None
         plain.append(read_logits(result.logits, result.size, "plain"))
