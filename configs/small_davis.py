@@ -56,24 +56,10 @@ def get_config(stage: str = "short") -> ConfigDict:
 
 
 def _on_a_cpu(*, fine: bool) -> ConfigDict:
-    """Two clips of five frames a step, at the scale that the network sees at use: windows of 160 x 288 that hold seven
-    tenths of a picture of 192 x 352 on average; `fine`: of 192 x 352 that hold six tenths of one of 256 x 448. The
-    encoder is fixed up to stride 8."""
-    c = small_synthetic.small(long=False)
-    davis = {"path": "davis", "name": "davis", "repeats": 9, "without": HELD_OUT}
-    c.init_from = "small"
-    c.data.sources = (davis, {"path": "train"})
-    c.data.sizes = ((160, 288),)
-    c.data.frames = 5
-    c.data.batch_size = 2
-    c.data.threads = 1
-    c.steps = 1900
-    c.optimiser.learning_rate = 2e-4
-    c.optimiser.warmup_steps = 30
-    c.optimiser.frozen = ("^encoder/(stem|stage1|stage2)",)
-    c.step.ema_decay = 0.995
-    c.evaluation.every_steps = 0
-    c.checkpoints.every_steps = 100
+    """`small_synthetic.on_a_cpu` with DAVIS; `fine`: windows of 192 x 352 that hold six tenths of a picture of
+    256 x 448."""
+    c = small_synthetic.on_a_cpu()
+    c.data.sources = ({"path": "davis", "name": "davis", "repeats": 9, "without": HELD_OUT}, {"path": "train"})
     if fine:
         c.data.sizes = ((192, 352),)
         c.data.crop = (0.35, 0.85)

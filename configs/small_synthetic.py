@@ -22,13 +22,15 @@ from ml_collections import ConfigDict
 
 from configs import tiny_synthetic
 
-STAGES = ("short", "long", "short-rendered", "long-rendered")
+STAGES = ("short", "long", "short-rendered", "long-rendered", "cpu")
 
 
 def get_config(stage: str = "short") -> ConfigDict:
     """The settings of one stage; the name after the colon of `--config`."""
     if stage not in STAGES:
         raise ValueError(f"stage {stage!r}; write configs/small_synthetic.py:{' or :'.join(STAGES)}")
+    if stage == "cpu":
+        return on_a_cpu()
     length, _, rendered = stage.partition("-")
     c = small(long=length == "long")
     if rendered:
@@ -65,4 +67,25 @@ def small(*, long: bool) -> ConfigDict:
 
     c.evaluation.every_steps = 1000
     c.checkpoints.every_steps = 250
+    return c
+
+
+def on_a_cpu() -> ConfigDict:
+    """The shipped weights trained on: two clips of five frames a step, at the scale that the network sees at use:
+    windows of 160 x 288 that hold seven tenths of a picture of 192 x 352 on average. The encoder is fixed up to
+    stride 8."""
+    c = small(long=False)
+    c.init_from = "small"
+    c.data.sources = ({"path": "train"},)
+    c.data.sizes = ((160, 288),)
+    c.data.frames = 5
+    c.data.batch_size = 2
+    c.data.threads = 1
+    c.steps = 1900
+    c.optimiser.learning_rate = 2e-4
+    c.optimiser.warmup_steps = 30
+    c.optimiser.frozen = ("^encoder/(stem|stage1|stage2)",)
+    c.step.ema_decay = 0.995
+    c.evaluation.every_steps = 0
+    c.checkpoints.every_steps = 100
     return c

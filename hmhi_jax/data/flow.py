@@ -302,8 +302,8 @@ def _coloured(u: Float[np.ndarray, "h w"], v: Float[np.ndarray, "h w"], radius: 
     lower = np.clip(position.astype(np.int32), 0, 54)
     fraction = (position - lower)[..., None]
     wheel = colour_wheel()
-    hue = (1 - fraction) * wheel[lower] + fraction * wheel[lower + 1]
-    return np.floor(255 * (1 - length * (1 - hue))).astype(np.uint8)
+    hue = (1 - fraction) * wheel.take(lower, 0) + fraction * wheel.take(lower + 1, 0)
+    return (255 * (1 - length * (1 - hue))).astype(np.uint8)  # rounded down
 
 
 _MAGIC = 202021.25

@@ -59,8 +59,8 @@ def refine(
             )
             for each in functions
         )
-        for channel, slope in enumerate(slopes):
-            sums += np.multiply(slope, frame[band, :, channel], out=slope)
+        for slope, channel in zip(slopes, cv2.split(frame[band]), strict=True):
+            sums += np.multiply(slope, channel, out=slope)
         refined[band] = sums
     return refined
 
