@@ -12,7 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from scipy.optimize import linear_sum_assignment
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.carrying import Follower, Motion
@@ -201,6 +200,8 @@ class ObjectTracker:
         young = [labels == label for label in _present(labels) if label > self.most]
         regions = sorted(regions + young, key=np.count_nonzero, reverse=True)
         if lost and regions:
+            from scipy.optimize import linear_sum_assignment  # slow to import, and seldom needed
+
             costs = np.array([[self._cost(region, labels, self._tracks[label], looks) for label in lost]
                               for region in regions])  # fmt: skip
             for region, object_ in zip(*linear_sum_assignment(costs), strict=True):
