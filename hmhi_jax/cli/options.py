@@ -75,7 +75,7 @@ WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes; as ma
 WorkersOrNoneOption = Annotated[
     int | None, typer.Option(min=0, help="Processes; as many as cores if not given, 0 for this one alone.")
 ]
-MemoryOption = Annotated[int | None, typer.Option(min=1, help="Capacity of the memory.")]
+MemoryOption = Annotated[int | None, typer.Option(min=1, max=1000, help="Capacity of the memory.")]
 FlowRecipeOption = Annotated[str | None, typer.Option(help="Flow recipe as JSON (the release's: raw DIS flow).")]
 
 

@@ -224,7 +224,7 @@ class Decoder:
             return []
 
 
-def cut_off_note(path: str, decoded: int, expected: int, lost: str = "") -> str:
+def cut_off_note(path: str, decoded: int, expected: int = 0, lost: str = "") -> str:
     """What is said of a video that ends before what it promises, here or on its way over a network, or lacks some."""
     about = f" of about {expected}" if expected > decoded else ""
     return f"{path}: is cut off or damaged; {lost}{decoded}{about} frames decode and are used"

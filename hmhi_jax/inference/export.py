@@ -28,9 +28,11 @@ from jaxtyping import Array, Float, UInt8
 
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.data.preprocessing import checked_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.network import Functions, functions_of
 from hmhi_jax.models import Features, HMHINet, Memory, build_model
+from hmhi_jax.models.hmhi_net import check_switches
 from hmhi_jax.models.memory import Bank
 
 HEADER, WEIGHTS = "export.json", "weights.safetensors"
@@ -174,12 +176,16 @@ class ExportedNetwork:
         self.folder = Path(folder)
         try:
             self.header = json.loads((self.folder / HEADER).read_text())
-            self.input_size = tuple(self.header["input_size"])
+            self.input_size = checked_size(self.header["input_size"])
+            check_switches({name: value for name, value in self.header["model"].items() if name != "dtype"})
             self.flow_recipe = FlowRecipe.from_json(json.dumps(self.header["flow"]))
             if self.header["format"] != FORMAT:
                 raise ValueError(f"format {self.header['format']}, expected {FORMAT}")
             contents = {name: (self.folder / f"{name}.stablehlo").read_bytes() for name in PROGRAMS}
             self._programs = {name: _program(name, content) for name, content in contents.items()}
+            taken, said = self._programs["encode"].in_avals[-1].shape, (self.header["batch"], *self.input_size, 3)
+            if taken != said:
+                raise ValueError(f"its programs take pictures of {taken}, batch and input_size say {said}")
             self.variables = {}
             if self.header["parameters"] == "beside":
                 from safetensors.numpy import load_file

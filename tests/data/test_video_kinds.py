@@ -142,9 +142,36 @@ def test_animated_pictures_are_videos(tmp_path, suffix):
 
 def test_pictures_without_a_time_are_shown_as_browsers_do(tmp_path):
     images = [Image.fromarray(picture) for picture in moving_square(4)]
-    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=[40, 0, 0, 20])
-    (video,) = open_videos([tmp_path / "a.webp"])
-    assert [frame.time for frame in video.frames()] == [0, Fraction(4, 100), Fraction(14, 100), Fraction(24, 100)]
+    for suffix, short in (("webp", 10), ("gif", 10), ("png", 0)):
+        path = tmp_path / f"a.{suffix}"
+        images[0].save(path, save_all=True, append_images=images[1:], duration=[40, 0, short, 20])
+        (video,) = open_videos([path])
+        assert [frame.time for frame in video.frames()] == [0, Fraction(4, 100), Fraction(14, 100), Fraction(24, 100)]
+        assert [video.frame_at(Fraction(t, 100)) for t in (0, 4, 5, 14, 24, 99)] == [0, 1, 2, 2, 3, 4]
+        images[0].save(path, save_all=True, append_images=images[1:], duration=0)
+        assert open_videos([path])[0].frame_rate == 10
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png", "tif", "gif", "apng"])
+def test_animated_pictures_that_are_cut_off_give_those_that_are_whole(tmp_path, suffix):
+    images = [Image.fromarray(picture) for picture in moving_square(5)]
+    path, format = tmp_path / f"a.{suffix}", "PNG" if suffix == "apng" else None
+    images[0].save(path, format, save_all=True, append_images=images[1:], duration=50, lossless=True)
+    data = path.read_bytes()
+    whole = [frame.picture for frame in open_videos([path])[0].frames()]
+    counts = set()
+    for length in range(len(data) * 35 // 100, len(data) - 12, len(data) // 30):
+        path.write_bytes(data[:length])
+        (video,) = open_videos([path])
+        found = pictures_of(video)
+        assert len(found) == video.frame_count < 5
+        assert f"{path}: is cut off or damaged; {len(found)} " in video.notes[0]
+        assert all(np.array_equal(a, b) for a, b in zip(found, whole, strict=False))
+        counts.add(len(found))
+    assert counts == {1, 2, 3, 4}
+    path.write_bytes(data[: len(data) // 20])
+    with pytest.raises(InputError, match=rf"a\.{suffix}: .*(damaged|no picture)"):
+        open_videos([path])
 
 
 def test_an_animated_picture_among_frames_is_told(tmp_path):

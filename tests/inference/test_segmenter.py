@@ -315,7 +315,7 @@ def test_load(tmp_path, frames, soft):
         VideoSegmenter.load(path, backbone="swin_tiny")
     with pytest.raises(InputError, match=r"^dtype is 'float99', expected 'float32', 'tensorfloat32' or 'bfloat16'$"):
         VideoSegmenter.load(path, dtype="float99")
-    with pytest.raises(InputError, match=r"^memory_frames is 0, expected at least 1$"):
+    with pytest.raises(InputError, match=r"^memory_frames is 0, expected a whole number from 1 to 1000$"):
         VideoSegmenter.load(path, memory_frames=0)
 
 

@@ -188,6 +188,17 @@ def test_settings():
         evaluation_section(ConfigDict({}))
     with pytest.raises(InputError, match="empty"):
         evaluation_section(default_evaluation())
+    with pytest.raises(InputError, match=r"config\.eval\.size is '100x64', .*two multiples of 32"):
+        network_size("100x64")
+    for name, value, expected in (
+        ("extra", "no", "True or False"),  # a text that counts as true
+        ("strict", 1, "True or False"),
+        ("chunk", -1, "a whole number from 0 to 1024"),
+        ("workers", 1 << 20, "a whole number from 0 to 1024"),
+        ("weights", 5, "a name"),
+    ):
+        with pytest.raises(InputError, match=rf"config\.eval\.{name} is {value!r}, expected {expected}"):
+            evaluation_section(ConfigDict({"eval": {name: value, "sets": ({"path": "x"},)}}))
     with pytest.raises(InputError, match="unknown field 'weight'"):
         evaluation_section(ConfigDict({"eval": {"weight": "tiny", "sets": ({"path": "x"},)}}))
 
