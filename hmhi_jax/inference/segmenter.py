@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.preprocessing import STRIDE, checked_size
-from hmhi_jax.data.video import Frame
+from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import ExportedNetwork, is_export
 from hmhi_jax.inference.lanes import Lanes, Result
@@ -373,6 +373,7 @@ def _numbered(frames: Iterable[Any], start: int, cut: threading.Event) -> Iterat
         if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
             raise InputError(f"frame {index}: is {found}, expected a NumPy array of uint8 (height, width, 3), RGB")
         if size is None:
+            check_size(picture.shape[:2], f"frame {index}")
             size = picture.shape
         if picture.shape != size:
             raise InputError(f"frame {index}: is {found}, expected {size} as the frames before it")

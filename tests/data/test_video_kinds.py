@@ -307,6 +307,50 @@ def test_a_source_that_says_nothing_is_not_waited_for(silent_server):
     assert camera.notes == [f"{stalls}: sent nothing for 2 seconds; the {len(frames)} frames until then are used"]
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codec", "said"),
+    [
+        (".mkv", "libx264", "is cut off or damaged; {} of about 40 frames decode and are used"),
+        (".webm", "libvpx-vp9", "is cut off or damaged; {} of about 40 frames decode and are used"),
+        (".flv", "flv", "is cut off or damaged; {} of about 40 frames decode and are used"),
+        (".avi", "mpeg4", "is cut off or damaged; 1 frames are damaged; {} frames decode and are used"),
+        (".ts", "mpeg2video", "is cut off or damaged; 1 frames are damaged; {} frames decode and are used"),
+    ],
+)
+def test_live_sources_and_files_tell_the_same(tmp_path, suffix, codec, said):
+    """Cut off, or some bytes changed in the middle, which decoders make up for."""
+    noise = np.random.default_rng(0).integers(0, 255, (40, 48, 80, 3), dtype=np.uint8)
+    path = write_video(tmp_path / f"clip{suffix}", list(noise), codec=codec)
+    data = bytearray(path.read_bytes())
+    if "of about" in said:
+        del data[len(data) // 2 :]
+    else:
+        middle = len(data) // 2
+        data[middle : middle + 60] = bytes(byte ^ 0x55 for byte in data[middle : middle + 60])
+    path.write_bytes(data)
+    for video in (VideoFile(path), Camera(f"file://{path}")):
+        count = len(pictures_of(video))
+        assert [note.partition(f"clip{suffix}: ")[2] for note in video.notes] == [said.format(count)]
+
+
+def test_a_clock_that_begins_late_is_no_damage(tmp_path):
+    path = write_at(tmp_path / "late.mkv", [5000 + 40 * t for t in range(8)], "libx264")
+    for video in (VideoFile(path), Camera(f"file://{path}")):
+        assert len(pictures_of(video)) == 8
+        assert video.notes == []
+
+
+def test_frames_may_come_with_exif(tmp_path):
+    """As in the Motion JPEG of some cameras."""
+    picture, exif = moving_square(1)[0], Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a maker"  # held upright
+    Image.fromarray(picture).save(tmp_path / "frame.jpg", exif=exif, quality=95)
+    video = Camera(f"file://{tmp_path}/frame.jpg")
+    (shown,) = pictures_of(video)
+    assert video.size == (80, 48)
+    assert np.abs(shown.astype(int) - np.rot90(picture, -1)).mean() < 12
+
+
 def test_a_source_is_ended_while_it_is_waited_for(silent_server):
     camera = Camera(silent_server[1], timeout=60.0)
     timer = threading.Timer(1, camera.end)

@@ -159,6 +159,31 @@ def test_a_caller_may_fill_one_array_again_and_again(segmenter, frames, soft, li
 
 
 @pytest.mark.parametrize("live", [True, False])
+def test_arrays_may_lie_in_memory_as_they_like(tmp_path, segmenter, frames, soft, live):
+    class Named(np.ndarray):
+        """As of other libraries."""
+
+    mapped = np.memmap(tmp_path / "frame", np.uint8, "w+", shape=frames[4].shape)
+    mapped[:] = frames[4]
+    locked = frames[8].copy()
+    locked.flags.writeable = False
+    laid_out = [
+        np.asfortranarray(frames[0]),
+        frames[1][::-1, ::-1].copy()[::-1, ::-1],
+        frames[2][..., ::-1].copy()[..., ::-1],  # of BGR
+        np.pad(frames[3], ((3, 2), (1, 4), (0, 1)))[3:-2, 1:-4, :3],
+        mapped,
+        np.ascontiguousarray(frames[5].transpose(2, 0, 1)).transpose(1, 2, 0),
+        frames[6].view(Named),
+        np.ma.masked_array(frames[7], mask=frames[7] > 200),
+        locked,
+    ]
+    for a, b in zip(segmenter.stream(laid_out, soft=True, live=live), soft, strict=True):
+        assert type(a) is np.ndarray
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("live", [True, False])
 def test_a_bounded_number_of_frames_is_read_ahead(segmenter, frames, live):
     camera, masks, ahead = Counted(frames), 0, []
     with segmenter.stream(camera, live=live) as stream:
@@ -279,11 +304,22 @@ def test_no_saved_state(tmp_path):
         (["00000.png"], "frame 0: is str"),
         ([np.zeros((48, 80, 3), np.uint8), np.zeros((48, 81, 3), np.uint8)], r"frame 1: is uint8 \(48, 81, 3\)"),
         ([np.zeros((1, 1, 3), np.uint8)], "1 x 1 pixels, expected at least 16"),
+        ([np.zeros((48, 80, 4), np.uint8)], r"frame 0: is uint8 \(48, 80, 4\)"),
+        ([np.zeros((3, 48, 80), np.uint8)], r"frame 0: is uint8 \(3, 48, 80\)"),
+        ([np.zeros((1, 48, 80, 3), np.uint8)], r"frame 0: is uint8 \(1, 48, 80, 3\)"),
+        ([np.zeros((48, 80, 3), bool)], r"frame 0: is bool"),
+        ([np.zeros((48, 80, 3), np.uint8), None], r"frame 1: is NoneType"),
+        ([np.zeros((48, 80, 3), np.uint8), np.zeros((80, 48, 3), np.uint8)], r"frame 1: is uint8 \(80, 48, 3\)"),
+        (
+            [np.broadcast_to(np.uint8(0), (1 << 20, 1 << 20, 3))],
+            "frame 0 is 1048576 x 1048576 pixels, expected at most",
+        ),
     ],
 )
-def test_frames_that_are_none(segmenter, bad, message):
+@pytest.mark.parametrize("live", [True, False])
+def test_frames_that_are_none(segmenter, bad, message, live):
     with pytest.raises(InputError, match=message):
-        list(segmenter.stream(iter(bad)))  # an iterator, which no type checker looks into
+        list(segmenter.stream(iter(bad), live=live))  # an iterator, which no type checker looks into
 
 
 def test_sizes():
