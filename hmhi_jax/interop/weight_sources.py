@@ -174,6 +174,8 @@ def _read_npz(path: Path) -> Source:
         with np.load(path, allow_pickle=False) as file:
             metadata = str(file[METADATA]) if METADATA in file.files else ""
             entries = {name: file[name] for name in file.files if name != METADATA}
+        if strange := [f"{name} ({array.dtype})" for name, array in entries.items() if array.dtype.kind not in "biuf"]:
+            raise ValueError(f"{len(strange)} of them hold no real numbers, first {strange[0]}")
     except _OF_DAMAGE as error:
         raise InputError(f"{path}: is no readable NumPy archive of plain arrays ({error})") from None
     return _named(path, "NumPy archive", entries, metadata)

@@ -124,10 +124,10 @@ _LESS_THAN_1 = ("optimiser.b1", "optimiser.b2", "step.ema_decay")
 _MORE_THAN_0 = ("optimiser.learning_rate", "optimiser.eps")
 
 
-def check_numbers(config: Mapping[str, Any]) -> None:
+def check_numbers(config: ConfigDict) -> None:
     """Raises `InputError` for a field that is a number and cannot be used."""
-    given = flat(config)
-    for name in flat(default_config()):
+    given = flat(to_plain(config))
+    for name in flat(to_plain(default_config())):
         value = given.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or name.startswith("model."):
             continue

@@ -91,7 +91,7 @@ def test_shipped_names_are_listed(tmp_path, monkeypatch, variables):
 def rewritten(path, change):
     """A weights file whose arrays and header went through `change`."""
     arrays = load_file(path)
-    header = {"model": ARGUMENTS, "input_size": [64, 64], "flow": json.loads(RECIPE.to_json())}
+    header = {"model": dict(ARGUMENTS), "input_size": [64, 64], "flow": json.loads(RECIPE.to_json())}
     metadata = change(arrays, header)
     save_file(arrays, path, metadata={"hmhi": json.dumps(header)} if metadata is None else metadata)
 
