@@ -80,17 +80,25 @@ FlowRecipeOption = Annotated[str | None, typer.Option(help="Flow recipe as JSON 
 
 
 def parse_config_flags(arguments: list[str]) -> list[str]:
-    """absl's parser for the `app.run` of `train.py` and `eval.py`, with one line for a field that the config lacks."""
-    from absl import app
+    """absl's parser for the `app.run` of `train.py` and `eval.py`, with one line for what cannot be used: a value, a
+    field that the config lacks, a config that is not there."""
+    from absl import app, flags
 
     app.define_help_flags()
+    given = re.findall(r"--config[= ](\S+)", " ".join(arguments))
     try:
-        return app.parse_flags_with_usage(arguments)
+        if given and not any(Path(name).is_file() for name in (given[-1], given[-1].rpartition(":")[0])):
+            raise flags.Error(f"--config {given[-1]}: no such file")
+        return flags.FLAGS(arguments)
+    except flags.Error as error:  # of a config's own error the last line says which
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        what = " ".join(dict.fromkeys((lines[0], lines[-1])))
     except (AttributeError, KeyError) as error:
         if not any(argument.startswith("--config.") for argument in arguments):
             raise  # of the config's own file
         reason: object = error
         while isinstance(reason, BaseException):
             reason = reason.args[0]
-        print(f"error: --config.: the config has no field {' '.join(str(reason).split())}", file=sys.stderr)
-        sys.exit(2)
+        what = f"--config.: the config has no field {' '.join(str(reason).split())}"
+    print(f"error: {what}", file=sys.stderr)
+    sys.exit(2)

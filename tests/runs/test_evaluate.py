@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -212,6 +213,14 @@ def test_entry_point_tells_errors_in_one_line(tmp_path):
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert "DAVIS" in line
+    for wrong, expected in (
+        ("--config.eval.extra=perhaps", "error: flag --config.eval.extra=perhaps: .*on-boolean"),
+        ("--config.eval.colour=1", "error: --config.: the config has no field 'colour'"),
+        ("--config=nowhere/davis.py:x", "error: --config nowhere/davis.py:x: no such file"),
+    ):
+        done = subprocess.run([*command, wrong], capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        assert re.fullmatch(expected + r".*\n", done.stderr)
 
 
 CONFIG = """
