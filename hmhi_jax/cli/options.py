@@ -1,5 +1,6 @@
 """Options that several commands have, and what can be refused of an option before anything is opened."""
 
+import itertools
 import re
 import sys
 from collections.abc import Callable
@@ -85,7 +86,8 @@ def parse_config_flags(arguments: list[str]) -> list[str]:
     from absl import app, flags
 
     app.define_help_flags()
-    given = re.findall(r"--config[= ](\S+)", " ".join(arguments))
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
+    given += [value for option, value in itertools.pairwise(arguments) if option == "--config"]
     try:
         if given and not any(Path(name).is_file() for name in (given[-1], given[-1].rpartition(":")[0])):
             raise flags.Error(f"--config {given[-1]}: no such file")
