@@ -51,7 +51,8 @@ class VideoFile(FileVideo):
             raise InputError(f"{self.path}: the file is empty")
         with open_container(self.path) as container:
             stream = video_stream(container, self.path)
-            check_size((stream.codec_context.height, stream.codec_context.width), self.path)
+            if stream.codec_context.width:  # else nothing says it before the first frame
+                check_size((stream.codec_context.height, stream.codec_context.width), self.path)
             first = next(Decoder(container, stream).frames(), None)
             if first is None:
                 raise InputError(f"{self.path}: no frame of it can be decoded; is the file cut off or damaged?")
