@@ -130,7 +130,7 @@ def recipe_in(folder: str | Path) -> FlowRecipe | None:
 def read_recipe(path: Path) -> FlowRecipe:
     """A recipe from a file of JSON. Raises `InputError` that names the file."""
     with readable(path):
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     try:
         return FlowRecipe.from_json(text)
     except InputError as error:

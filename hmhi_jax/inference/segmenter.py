@@ -34,6 +34,8 @@ from hmhi_jax.kernels.platforms import DTYPES
 from hmhi_jax.models import HMHINet, build_model
 from hmhi_jax.models.hmhi_net import check_switches
 
+MOST_FRAMES = 1024  # of a chunk
+
 
 class VideoSegmenter:
     """A network with its weights, ready for videos. Streams of one segmenter do not disturb each other."""
@@ -62,11 +64,11 @@ class VideoSegmenter:
             input_size: (height, width) the weights were trained for; None takes `size`.
             flow_recipe: how the weights want flow pictures made.
             flow_network: makes them instead, by its own recipe.
-            chunk: frames computed at a time; None takes 1 on CPU and 8 elsewhere.
+            chunk: frames computed at a time, at most 1024; None takes 1 on CPU and 8 elsewhere.
             device: where to compute; None takes JAX's default.
         """
-        if chunk is not None and chunk < 1:
-            raise InputError(f"chunk is {chunk}, expected a number of frames, at least 1")
+        if chunk is not None and not 1 <= chunk <= MOST_FRAMES:
+            raise InputError(f"chunk is {chunk}, expected a number of frames, from 1 to {MOST_FRAMES}")
         self.device = device or jax.local_devices()[0]
         self.chunk = chunk or chunk_of(self.device)
         self.model = model

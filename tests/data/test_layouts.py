@@ -115,7 +115,7 @@ def test_lists_of_any_encoding_name_folders_and_nothing_else(tmp_path):
     # Results of a video are put into a folder of its name, which is replaced.
     for wrong in (b"..", b"a/../b", b"bear\0", "bear".encode("utf-16")):
         names.write_bytes(wrong)
-        with pytest.raises(InputError, match="split 'val' names .*, expected the name of a folder"):
+        with pytest.raises(InputError, match=r"split 'val' names .*, expected the name of a folder"):
             open_dataset(tmp_path)
 
 

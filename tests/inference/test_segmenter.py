@@ -286,12 +286,27 @@ def test_no_saved_state(tmp_path):
         ("network_size", [64]),
         ("note", None),
         ("frames", []),
+        ("frames", -1),
+        ("frames", 2.7),
+        ("frames", True),
+        ("network_size", [64.5, 64]),
     ):
         header = {name: value for name, value in {**whole, key: other}.items() if value is not None}
         save_file({"memory/x": np.zeros(1)}, tmp_path / "state", metadata={"hmhi_stream": json.dumps(header)})
         with pytest.raises(InputError, match="is no saved memory of a stream"):
             StreamState.load(tmp_path / "state")
-    save_file({"memory/x": np.zeros(1)}, tmp_path / "state", metadata={"hmhi_stream": json.dumps(whole)})
+    metadata = {"hmhi_stream": json.dumps(whole)}
+    for arrays in (
+        {"memory/x": np.full(1, np.nan)},
+        {"memory/written": np.array(4, np.int32)},  # of three frames
+        {"memory/written": np.array(-1, np.int32)},
+        {"previous": np.zeros((48, 80, 3), np.float32)},
+        {"previous": np.zeros((48, 80), np.uint8)},
+    ):
+        save_file(arrays, tmp_path / "state", metadata)
+        with pytest.raises(InputError, match="is no saved memory of a stream"):
+            StreamState.load(tmp_path / "state")
+    save_file({"memory/x": np.zeros(1)}, tmp_path / "state", metadata)
     assert StreamState.load(tmp_path / "state").frames == 3
 
 
@@ -333,6 +348,8 @@ def test_sizes():
         VideoSegmenter(network(), {}, size="foo")
     with pytest.raises(InputError, match="chunk is -1, expected a number of frames"):
         VideoSegmenter(network(), {}, size=SIZE, chunk=-1)
+    with pytest.raises(InputError, match="chunk is 1000000, expected a number of frames, from 1 to 1024"):
+        VideoSegmenter(network(), {}, size=SIZE, chunk=1_000_000)
     with pytest.raises(InputError, match="threshold is 1"):
         VideoSegmenter(network(), {}, size=SIZE).stream([], threshold=1.0)
 
