@@ -1,5 +1,6 @@
 """Options that several commands have, and what can be refused of an option before anything is opened."""
 
+import itertools
 import re
 import sys
 from collections.abc import Callable
@@ -75,22 +76,31 @@ WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes; as ma
 WorkersOrNoneOption = Annotated[
     int | None, typer.Option(min=0, help="Processes; as many as cores if not given, 0 for this one alone.")
 ]
-MemoryOption = Annotated[int | None, typer.Option(min=1, help="Capacity of the memory.")]
+MemoryOption = Annotated[int | None, typer.Option(min=1, max=1000, help="Capacity of the memory.")]
 FlowRecipeOption = Annotated[str | None, typer.Option(help="Flow recipe as JSON (the release's: raw DIS flow).")]
 
 
 def parse_config_flags(arguments: list[str]) -> list[str]:
-    """absl's parser for the `app.run` of `train.py` and `eval.py`, with one line for a field that the config lacks."""
-    from absl import app
+    """absl's parser for the `app.run` of `train.py` and `eval.py`, with one line for what cannot be used: a value, a
+    field that the config lacks, a config that is not there."""
+    from absl import app, flags
 
     app.define_help_flags()
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
+    given += [value for option, value in itertools.pairwise(arguments) if option == "--config"]
     try:
-        return app.parse_flags_with_usage(arguments)
+        if given and not any(Path(name).is_file() for name in (given[-1], given[-1].rpartition(":")[0])):
+            raise flags.Error(f"--config {given[-1]}: no such file")
+        return flags.FLAGS(arguments)
+    except flags.Error as error:  # of a config's own error the last line says which
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        what = " ".join(dict.fromkeys((lines[0], lines[-1])))
     except (AttributeError, KeyError) as error:
         if not any(argument.startswith("--config.") for argument in arguments):
             raise  # of the config's own file
         reason: object = error
         while isinstance(reason, BaseException):
             reason = reason.args[0]
-        print(f"error: --config.: the config has no field {' '.join(str(reason).split())}", file=sys.stderr)
-        sys.exit(2)
+        what = f"--config.: the config has no field {' '.join(str(reason).split())}"
+    print(f"error: {what}", file=sys.stderr)
+    sys.exit(2)

@@ -191,7 +191,10 @@ def segment(
     ] = None,
     chunk: Annotated[
         int | None,
-        typer.Option(help="Frames encoded in one batch. Default: 1 on CPU, 8 on accelerators.", callback=at_least(1)),
+        typer.Option(
+            help="Frames encoded in one batch. Default: 1 on CPU, 8 on accelerators.",
+            callback=expected("1 to 1024 frames", lambda frames: 1 <= frames <= 1024),
+        ),
     ] = None,
     devices: Annotated[
         int | None,

@@ -1,5 +1,6 @@
 """FFmpeg's libraries through PyAV: opening what they read, decoding what decodes, and frames as they are shown."""
 
+import dataclasses
 import errno
 import os
 import re
@@ -21,6 +22,7 @@ from hmhi_jax.data.pictures import upright, upright_size
 from hmhi_jax.data.video import Colours
 from hmhi_jax.errors import InputError
 
+ENOUGH = 0.95  # fewer than this share of the frames, or of the length that a file promises, is worth a note
 LONGEST_GAP = 10  # seconds between frames of a broadcast; after a longer one its clock was set
 _CLOCK_MAY_JUMP = 0x0200  # FFmpeg's AVFMT_TS_DISCONT
 # Titles and the like may be in any encoding. From PyAV 19 on they are decoded whatever they are.
@@ -61,7 +63,7 @@ def open_container(
     try:
         return av.open(opened or _name_or_file(address), format=container_format, timeout=timeout, **_ANY_METADATA)
     except PermissionError as error:
-        if opened is None and os.access(address, os.R_OK):  # FFmpeg refuses to follow it
+        if opened is not None or is_url(address) or os.access(address, os.R_OK):  # FFmpeg refuses to follow it
             raise InputError(f"{source}: is no video but names other files, which are not read") from error
         raise InputError(f"{source}: cannot be read (permission denied)") from error
     except (av.FFmpegError, ValueError) as error:
@@ -166,10 +168,34 @@ def indexed_frames(stream: av.video.stream.VideoStream) -> int | None:
     return sum(not entry.is_discard for entry in index) if stream.frames and len(index) == stream.frames else None
 
 
-class Decoder:
-    """Decodes what can be decoded: packets that do not are counted, a cut-off end is an end.
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """From when to when something is shown, in seconds."""
 
-    With `stop_at_errors` it goes no further than the first such packet, and says so in `stopped`.
+    begin: Fraction
+    end: Fraction
+
+    def and_also(self, other: "Span | None") -> "Span":
+        return self if other is None else Span(min(self.begin, other.begin), max(self.end, other.end))
+
+
+def stated_frames(container: av.container.InputContainer, read: Span | None, rate: Fraction) -> int:
+    """How many frames there should be by the time that a container states, if what was `read` of anything in it ends
+    long before; else 0. Some count that time from their first frame, some from 0."""
+    if read is None:
+        return 0
+    stated, reach = Fraction(container.duration or 0, av.time_base), read.end - read.begin
+    if not clock_may_jump(container):
+        reach = max(reach, read.end)
+    return 0 if reach >= ENOUGH * stated - 1 / rate else round(stated * rate)
+
+
+class Decoder:
+    """Decodes what can be decoded: packets that do not are counted, and frames that are damaged; a cut-off end is an
+    end.
+
+    With `stop_at_errors` it goes no further than the first of them, and says so in `stopped`. With `watch` it reads
+    what else the container holds too, and keeps in `read` from when to when.
     """
 
     def __init__(
@@ -177,19 +203,29 @@ class Decoder:
         container: av.container.InputContainer,
         stream: av.video.stream.VideoStream | av.audio.stream.AudioStream,
         stop_at_errors: bool = False,
+        watch: bool = False,
     ) -> None:
         self._container = container
         self._stream = stream
         self._stop_at_errors = stop_at_errors
+        self._watched = () if watch else (stream,)
+        self.read: Span | None = None
         self.stopped = False
         self.packets = 0  # whose frames are shown
         self.packet_bytes = 0  # of the latest of them
         self.undecodable = 0
+        self.damaged = 0  # frames of which a part was made up
         self.cut_off = False
+
+    @property
+    def losses(self) -> str:
+        """What is said of all that did not decode; empty if all did."""
+        undecodable = f"{self.undecodable} packets do not decode; " if self.undecodable else ""
+        return undecodable + (f"{self.damaged} frames are damaged; " if self.damaged else "")
 
     def frames(self) -> Iterator[Any]:
         """Pictures or sound."""
-        packets = self._container.demux(self._stream)
+        packets = self._container.demux(*self._watched)
         while True:
             try:
                 packet = next(packets)
@@ -202,6 +238,10 @@ class Decoder:
                 self.cut_off = True
                 yield from self._decode(None)
                 return
+            if not self._watched:
+                self.read = span_of(packet, self.read)
+                if packet.stream_index != self._stream.index:
+                    continue
             # A packet known to be cut short fails later, and silently, where several frames are decoded at once.
             if self._stop_at_errors and packet.is_corrupt:
                 self.stopped = True
@@ -210,21 +250,34 @@ class Decoder:
                 self.packets += 1
                 self.packet_bytes = packet.size
             yield from self._decode(packet)
-            if self._stop_at_errors and self.undecodable:
+            if self._stop_at_errors and (self.undecodable or self.damaged):
                 self.stopped = True
                 return
 
     def _decode(self, packet: av.Packet | None) -> list[Any]:
         try:
-            return self._stream.codec_context.decode(packet)
+            frames = self._stream.codec_context.decode(packet)
         except av.error.EOFError:  # already flushed
             return []
         except av.FFmpegError:
             self.undecodable += 1
             return []
+        for number, frame in enumerate(frames):
+            self.damaged += frame.is_corrupt
+            if frame.is_corrupt and self._stop_at_errors:
+                return frames[:number]
+        return frames
 
 
-def cut_off_note(path: str, decoded: int, expected: int, lost: str = "") -> str:
+def span_of(packet: av.Packet, before: Span | None) -> Span | None:
+    """From when to when anything is shown, with a packet more."""
+    if packet.pts is None or not packet.size:
+        return before
+    begin = packet.pts * packet.time_base
+    return Span(begin, begin + (packet.duration or 0) * packet.time_base).and_also(before)
+
+
+def cut_off_note(path: str, decoded: int, expected: int = 0, lost: str = "") -> str:
     """What is said of a video that ends before what it promises, here or on its way over a network, or lacks some."""
     about = f" of about {expected}" if expected > decoded else ""
     return f"{path}: is cut off or damaged; {lost}{decoded}{about} frames decode and are used"
@@ -243,7 +296,11 @@ def _turn(frame: av.VideoFrame) -> Image.Transpose | None:
     The matrix [a b; c d] takes a point (x, y) of the stored picture to (ax + cy, bx + dy). Other angles than quarter
     turns are rounded to one.
     """
-    side_data = SideDataContainer(frame).get("DISPLAYMATRIX")  # `frame.side_data` would make a cycle of references
+    try:
+        side_data = SideDataContainer(frame).get("DISPLAYMATRIX")  # `frame.side_data` would make a cycle of references
+    except ValueError:  # PyAV does not know EXIF, which comes without a mirror in it; JPEG frames may have it
+        turns = {0: None, 90: Image.Transpose.ROTATE_90, -90: Image.Transpose.ROTATE_270}
+        return turns.get(frame.rotation, Image.Transpose.ROTATE_180)
     if side_data is None:
         return None
     a, b, _, c, d = struct.unpack("=5i", bytes(side_data)[:20])

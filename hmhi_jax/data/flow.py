@@ -40,6 +40,7 @@ NO_MOTION = 255  # the colour wheel's centre is white
 # DIS needs at least one 8-pixel patch at a level it can smooth, RAFT a coarsest map of two pixels.
 _SMALLEST = {"dis": 12, "raft": 128}
 _LARGEST_SIDE = 8192  # pixels, at which flow is estimated
+_MOST_ITERATIONS = 1000  # of raft; its authors take up to 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +92,8 @@ class FlowRecipe:
         """Read a recipe written by `to_json`. Fields left out keep their defaults; unknown ones are an `InputError`."""
         try:
             fields = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"flow recipe: not JSON ({error}): {text[:80]!r}") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"flow recipe: not JSON ({error}): {str(text)[:80]!r}") from error
         if not isinstance(fields, dict):
             raise InputError(f"flow recipe: expected a JSON object, found {text[:80]!r}")
         known = [field.name for field in dataclasses.fields(cls)]
@@ -138,8 +139,10 @@ def _check_network(fields: dict) -> None:
         raise InputError(
             f"flow recipe: network is {given['network']!r}, expected one of {', '.join(map(repr, _NETWORKS))}"
         )
-    if not isinstance(given["iterations"], int) or isinstance(given["iterations"], bool) or given["iterations"] < 1:
-        raise InputError(f"flow recipe: iterations is {given['iterations']!r}, expected a whole number from 1 up")
+    if type(given["iterations"]) is not int or not 1 <= given["iterations"] <= _MOST_ITERATIONS:
+        raise InputError(
+            f"flow recipe: iterations is {given['iterations']!r}, expected a whole number from 1 to {_MOST_ITERATIONS}"
+        )
     if not isinstance(given["weights"], str) or not re.fullmatch("[0-9a-f]{64}", given["weights"]):
         raise InputError(f"flow recipe: weights is {given['weights']!r}, expected a SHA-256 checksum in 64 hex digits")
 

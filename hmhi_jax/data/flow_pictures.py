@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from hmhi_jax.complete_files import completed, readable, writable, write_text
 from hmhi_jax.data.flow import FlowEstimator, FlowRecipe, flow_of, neighbours_of
 from hmhi_jax.data.layouts import Dataset
-from hmhi_jax.data.packing import PackedDataset
+from hmhi_jax.data.packing import INDEX, PackedDataset
 from hmhi_jax.data.pictures import PictureError, encode_picture, read_picture
 from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
@@ -110,7 +110,10 @@ def flow_recipe_of(dataset: Dataset) -> FlowRecipe | None:
     """
     if dataset.layout == "packed":
         kept = PackedDataset(dataset.root).details.get("flow")
-        return FlowRecipe.from_json(kept) if kept else None
+        try:
+            return FlowRecipe.from_json(kept) if kept else None
+        except InputError as error:
+            raise InputError(f"{Path(dataset.root, INDEX)}: {error}") from error
     recipes = {video.flow_folder: recipe for video in dataset.videos if (recipe := recipe_in(video.flow_folder))}
     if len(set(recipes.values())) > 1:
         first, other = sorted(recipes, key=lambda folder: recipes[folder].to_json())[:: len(recipes) - 1]
@@ -127,7 +130,7 @@ def recipe_in(folder: str | Path) -> FlowRecipe | None:
 def read_recipe(path: Path) -> FlowRecipe:
     """A recipe from a file of JSON. Raises `InputError` that names the file."""
     with readable(path):
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     try:
         return FlowRecipe.from_json(text)
     except InputError as error:

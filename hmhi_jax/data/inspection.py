@@ -10,7 +10,7 @@ from typing import Literal
 
 from hmhi_jax.data.layout_rules import visible
 from hmhi_jax.data.layouts import Dataset
-from hmhi_jax.data.masks import read_mask
+from hmhi_jax.data.masks import EVERYWHERE, read_truth
 from hmhi_jax.data.packing import PackedDataset
 from hmhi_jax.data.pictures import Picture, PictureError, is_picture, natural_key, picture_size, read_picture
 from hmhi_jax.data.records import VideoRecord
@@ -173,13 +173,19 @@ def _inspect(
     if masks and not video.annotated:
         problem("no mask", f"{getattr(video.masks, 'folder', '') or video.name}: no frame has a mask")
 
+    doubts: Counter[str] = Counter()
+
     def size(picture: Picture | None, mask: bool = False) -> tuple[int, int] | None:
         """Size of a picture; None when it is not there or cannot be read."""
         if picture is None:
             return None
         try:
+            if depth == "pictures" and mask:
+                truth = read_truth(picture)
+                doubts.update([truth.doubt] if truth.doubt else [])
+                return truth.grey.shape
             if depth == "pictures":
-                return (read_mask if mask else read_picture)(picture).shape[:2]
+                return read_picture(picture).shape[:2]
             return picture_size(picture, mask=mask)
         except PictureError as error:
             problem("unreadable picture", str(error))
@@ -195,6 +201,9 @@ def _inspect(
         mask = size(video.masks[number], mask=True)
         if frame and mask and mask != frame:
             problem("mask size", f"{video.masks[number]}: {_text(mask)}, its frame is {_text(frame)}; resize it")
+    for doubt, count in doubts.items():
+        if doubt != EVERYWHERE or 2 * count > len(video.annotated):
+            notes.append(f"{video.name}: {count} masks are {doubt}")
     if len(sizes) > 1:
         notes.append(f"{video.name}: frames of several sizes ({', '.join(map(_text, sizes))})")
     return sizes, problems, notes

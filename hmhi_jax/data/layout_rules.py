@@ -111,7 +111,9 @@ def _davis(year: str):
             names = [path.name for path in folders(frames)]
         else:
             # A line is a sequence's name (2017), or "/JPEGImages/480p/bear/00000.jpg /Annotations/..." (2016).
-            lines = [line.split()[0] for line in lists(root)[split].read_text().splitlines() if line.strip()]
+            with readable(lists(root)[split]):  # names of folders may be in any encoding
+                text = lists(root)[split].read_text("utf-8-sig", errors="surrogateescape")
+            lines = [line.split()[0] for line in text.splitlines() if line.strip()]
             names = list(dict.fromkeys(Path(line).parent.name if "/" in line else line for line in lines))
         for name in names:
             yield Place(name, frames / name, masks / name, _beside(root, size, name))

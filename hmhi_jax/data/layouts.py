@@ -14,7 +14,7 @@ from pathlib import Path
 from hmhi_jax.data.layout_rules import LAYOUTS, Place, visible
 from hmhi_jax.data.packing import INDEX, PackedDataset
 from hmhi_jax.data.pictures import is_picture, last_number, natural_key
-from hmhi_jax.data.records import FolderPictures, VideoRecord
+from hmhi_jax.data.records import FolderPictures, VideoRecord, is_plain_name
 from hmhi_jax.errors import InputError
 
 
@@ -88,6 +88,8 @@ def open_dataset(
     videos: dict[str, VideoRecord] = {}
     for part in splits if split is None else [split]:
         for place in rule.places(root, part):
+            if not is_plain_name(place.name):
+                raise InputError(f"{root}: split {part!r} names {place.name[:60]!r}, expected the name of a folder")
             record = _record(place, Path(flows) if flows else None)
             before = videos.get(record.name)
             if before is None:

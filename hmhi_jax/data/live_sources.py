@@ -24,6 +24,7 @@ from hmhi_jax.data.ffmpeg import (
     open_container,
     shown,
     shown_size,
+    stated_frames,
     upright_picture,
     video_stream,
     without_password,
@@ -53,8 +54,7 @@ class Camera(Video):
             first = self._reader.next(self._patience)
         except InputError as error:
             where = f"{source}: no such file or folder, and no such camera: " if source.isdigit() else ""
-            pipe = "; it is a pipe, and an MP4 whose index stands at its end must be a file" if _is_pipe(source) else ""
-            raise InputError(f"{where}{error}{pipe}") from error
+            raise InputError(f"{where}{error}{self._of_pipe()}") from error
         except TimeoutError as error:
             raise InputError(
                 f"{source}: sends no video, waited {error} seconds; see that it runs, or give it more --timeout"
@@ -63,7 +63,7 @@ class Camera(Video):
             self.end()
             raise
         if first is None:
-            raise InputError(f"{source}: sends no frames that decode")
+            raise InputError(f"{source}: sends no frames that decode{self._of_pipe()}")
         self._first: av.VideoFrame | None = first
         stream = self._reader.stream
         self.frame_rate = frame_rate(stream)
@@ -72,6 +72,9 @@ class Camera(Video):
         self._clock = Clock(stream.container, stream, live=True)
         self.time_base = self._clock.time_base
         self.colours = colours_of(first, stream)
+
+    def _of_pipe(self) -> str:
+        return "; it is a pipe, and an MP4 whose index stands at its end must be a file" if _is_pipe(self.path) else ""
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         if self._first is None or start:
@@ -88,8 +91,8 @@ class Camera(Video):
                 picture = upright_picture(decoded, f"{self.path}: frame {index}")
                 yield Frame(index, f"{index:07d}", picture, time, duration, decoded)
                 index += 1
-            if self._reader.cut_off:
-                self.notes.append(cut_off_note(self.path, index, self._reader.expected))
+            if self._reader.cut_off or self._reader.losses:
+                self.notes.append(cut_off_note(self.path, index, self._reader.expected, self._reader.losses))
         except TimeoutError as error:
             self.notes.append(f"{self.path}: sent nothing for {error} seconds; the {index} frames until then are used")
         finally:
@@ -108,12 +111,13 @@ class _Reader:
 
     stream    the source's video, once `next` has given something
     ended     set by whoever wants no more
-    cut_off   whether the source broke off, once `next` has given None, and `expected`, how many frames it promised
+    cut_off   whether the source broke off, once `next` has given None, and `expected`, how many frames it promised;
+              `losses` is what is said of those that did not decode
     """
 
     def __init__(self, given: str, opening: float, between: float) -> None:
         self.ended = threading.Event()
-        self.cut_off, self.expected = False, 0
+        self.cut_off, self.expected, self.losses = False, 0, ""
         self._given, self._timeout = given, (opening + 5, between + 5)  # nobody waits for FFmpeg's own
         self._items: queue.Queue[Any] = queue.Queue(1)
         threading.Thread(target=self._run, daemon=True, name="camera").start()
@@ -141,13 +145,15 @@ class _Reader:
             with open_container(device, container_format=container_format, timeout=self._timeout) as container:
                 self.stream = video_stream(container, without_password(self._given))
                 self._put(self.stream)
-                decoder = Decoder(container, self.stream)
+                decoder = Decoder(container, self.stream, watch=True)
                 for frame in decoder.frames():
                     self._put(frame)
                     if self.ended.is_set():
                         return
-                self.expected = indexed_frames(self.stream) or 0
+                by_time = stated_frames(container, decoder.read, frame_rate(self.stream))
+                self.expected = indexed_frames(self.stream) or by_time
                 self.cut_off = decoder.cut_off or decoder.packets < self.expected
+                self.losses = "" if self.cut_off else decoder.losses
             self._put(None)
         except BaseException as error:
             self._put(error)

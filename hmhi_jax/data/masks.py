@@ -8,12 +8,18 @@ import numpy as np
 from jaxtyping import Bool, Num, UInt8
 from PIL import Image
 
-from hmhi_jax.data.pictures import Picture, Window, open_picture
+from hmhi_jax.data.pictures import Picture, PictureError, Window, open_picture
 
 VoidLabel = int | None | Literal["auto"]
 """The value of pixels that do not count; see `decode_mask`."""
 
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
+_TINGE = 16  # levels by which compression changes colours
+_EVEN = 4  # levels by which the surroundings of a pixel differ where compression leaves them alone
+_GROUND, _OBJECT = 16, 24  # a pixel in what is even is ground below, object from there on
+_LARGEST_LABEL = 32
+EVERYWHERE = "object everywhere; is their background black?"
+_STRAY = 0.01  # share of even pixels that may be neither
 
 
 @dataclass(frozen=True)
@@ -22,10 +28,12 @@ class Mask:
 
     grey   0 background, 255 object, values between where the file has soft edges; 0 where it is void
     void   pixels that do not count, None if there are none
+    doubt  why it may not be what its maker meant, "" if nothing speaks for that
     """
 
     grey: UInt8[np.ndarray, "H W"]
     void: Bool[np.ndarray, "H W"] | None
+    doubt: str = ""
 
     @property
     def foreground(self) -> UInt8[np.ndarray, "H W"]:
@@ -40,9 +48,9 @@ def read_mask(
 
     How files are understood is told by `decode_mask`; 1 is what is at least half an object, and void is 0.
 
-    Raises PictureError when it is missing, truncated, too large or no picture.
+    Raises PictureError when it is missing, truncated, too large, no picture or no mask.
     """
-    mask = decode_mask(open_picture(picture)).foreground
+    mask = read_truth(picture).foreground
     if window is not None:
         mask = mask[window.pixels(*mask.shape)]
     if size is not None and mask.shape != size:
@@ -55,6 +63,19 @@ def encode_mask(mask: UInt8[np.ndarray, "H W *one"]) -> bytes:
     return cv2.imencode(".png", mask * np.uint8(255), [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
 
 
+def read_truth(picture: Picture, void_label: VoidLabel = "auto") -> Mask:
+    """Ground truth of one frame; `decode_mask` tells how files are understood and what `void_label` does.
+
+    UVOS takes what is above 0 of its `grey`, as the release does, VSOD what is at least half. Raises PictureError as
+    `read_mask`.
+    """
+    image = open_picture(picture)
+    try:
+        return decode_mask(image, void_label)
+    except ValueError as error:
+        raise PictureError(f"{picture}: {error}") from error
+
+
 def decode_mask(image: Image.Image, void_label: VoidLabel = "auto") -> Mask:
     """A mask, however it is stored.
 
@@ -63,7 +84,9 @@ def decode_mask(image: Image.Image, void_label: VoidLabel = "auto") -> Mask:
     - Grey pictures of 1, 8 or 16 bits: the levels as they are, 16 bits scaled to 8; where nothing reaches the upper
       half they are labels, and all but 0 is object. Palettes whose entries are the grey levels themselves are grey
       pictures. Floats reach from 0 to 1, or to their maximum.
-    - JPEG pictures: cut at half, since compression leaves traces in the background. They are never labels.
+    - Lossy pictures (JPEG, most WebP): 0 and 255, since compression leaves traces in the background. Grey ones are cut
+      at half; in those of colours, and where nothing reaches the upper half, what is clearly brighter than the
+      background is object. They are never labels.
     - Colour pictures: all but black is object; all but white in PPM files (FBMS), and where there is white but no
       black.
     - Cut-outs, pictures with transparency that differs from pixel to pixel: their opacity, whatever they show.
@@ -72,6 +95,8 @@ def decode_mask(image: Image.Image, void_label: VoidLabel = "auto") -> Mask:
         image: as `open_picture` gives it.
         void_label: the value of pixels that do not count; "auto" is 255 in palette pictures, as in the DAVIS toolkit
             (unless their palette shows it white, which is how binary masks are stored), and none elsewhere.
+
+    Raises `ValueError` for a lossy picture that does not show objects on a plain ground.
     """
     palette = [] if is_grey_ramp(image) else _palette(image)
     if palette and void_label == "auto" and palette[255:] != [_WHITE]:
@@ -82,7 +107,15 @@ def decode_mask(image: Image.Image, void_label: VoidLabel = "auto") -> Mask:
         void = levels == void_label
         levels = np.where(void, levels.dtype.type(0), levels)
         void = void if void.any() else None
-    return Mask(_grey(levels, image, bool(palette)), void)
+    grey = _grey(levels, image, bool(palette))
+    if grey.all():
+        return Mask(grey, void, EVERYWHERE)
+    white = 255 if levels.max() <= 255 else 65_535
+    labels = levels[(levels > 0) & (levels < white)]
+    # Soft edges have levels of all kinds.
+    if not palette and labels.size < np.count_nonzero(levels) < 100 * labels.size and labels.max() <= _LARGEST_LABEL:
+        return Mask(grey, void, f"small labels beside {white} in grey, which counts as object; if it is void, say so")
+    return Mask(grey, void)
 
 
 def is_grey_ramp(image: Image.Image) -> bool:
@@ -107,16 +140,57 @@ def _levels(image: Image.Image, palette: list[tuple[int, ...]]) -> Num[np.ndarra
         return labels
     if (opaque := opacity(image)) is not None:
         return opaque
-    if image.format == "JPEG" or image.mode == "LA":
+    if image.info.get("lossy"):
+        if (cut := cut_out_of_lossy(image)) is None:
+            raise ValueError(
+                "compression has changed its levels, and no plain background can be told from objects; store masks as "
+                "PNG, or lossless WebP"
+            )
+        return cut
+    if image.mode == "LA":
         return np.asarray(image.convert("L"))
     if image.mode in ("1", "L", "P"):
         return np.asarray(image, np.uint8)
     if image.mode.startswith("I"):
         return np.asarray(image).astype(np.int64)
     if image.mode == "F":
-        levels = np.asarray(image)
-        return np.rint(255 / max(1.0, float(levels.max())) * levels).astype(np.uint8)
+        levels = np.nan_to_num(np.asarray(image), nan=0.0, posinf=0.0, neginf=0.0)  # what is no number is no object
+        return np.clip(np.rint(255 / max(1.0, float(levels.max())) * levels), 0, 255).astype(np.uint8)
     return merge_colours(np.asarray(image.convert("RGB")), image.format)
+
+
+def is_tinged_grey(colours: UInt8[np.ndarray, "H W 3"]) -> bool:
+    """Whether a picture is grey but for what compression does to it."""
+    return int((colours.max(axis=-1) - colours.min(axis=-1)).max()) <= _TINGE
+
+
+def cut_out_of_lossy(image: Image.Image) -> UInt8[np.ndarray, "H W"] | None:
+    """What is object in a mask that was compressed with loss, as 255; None where objects and ground are not told apart.
+
+    What is even, so that no edge is near, shows the levels as they were: the ground is black (or, without any black,
+    white), objects are not. Edges are where half of the darkest object's level is.
+    """
+    colours = np.asarray(image.convert("RGB"))
+    grey = is_tinged_grey(colours)
+    levels = np.asarray(image.convert("L")) if grey else colours.max(axis=-1)
+    cut = 128.0
+    if not grey or levels.max() < cut:
+        plain, white = _even(levels), 255 - colours.min(axis=-1)
+        if not (plain < _GROUND).any() and (white < _GROUND).any():
+            levels, plain = white, _even(white)
+        ground, objects = plain[plain < _GROUND], plain[plain >= _OBJECT]
+        if 2 * plain.size < levels.size:  # a photograph
+            return None
+        if ground.size + objects.size < (1 - _STRAY) * plain.size if ground.size else np.ptp(plain) > _TINGE:
+            return None
+        cut = np.percentile(objects, 1) / 2 if objects.size else max(levels.max() / 2, _OBJECT)
+    return (levels >= cut).view(np.uint8) * np.uint8(255)
+
+
+def _even(levels: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "N"]:
+    """The levels of pixels that no edge is near."""
+    around = np.ones((5, 5), np.uint8)
+    return levels[cv2.dilate(levels, around) - cv2.erode(levels, around) <= _EVEN]
 
 
 def opacity(image: Image.Image) -> UInt8[np.ndarray, "H W"] | None:
@@ -138,8 +212,6 @@ def merge_colours(pixels: UInt8[np.ndarray, "H W 3"], file_format: str | None) -
 
 def _grey(levels: Num[np.ndarray, "H W"], image: Image.Image, labelled: bool) -> UInt8[np.ndarray, "H W"]:
     half = 128 if levels.dtype == np.uint8 else 32768
-    if image.format == "JPEG":
-        return (levels >= half).view(np.uint8) * np.uint8(255)
     if labelled or (image.mode != "F" and int(levels.max()) < half):
         return (levels > 0).view(np.uint8) * np.uint8(255)
     if half == 128:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from hmhi_jax.complete_files import readable
+from hmhi_jax.complete_files import readable, refuse_special
 from hmhi_jax.data.ffmpeg import is_url, without_password
 from hmhi_jax.data.live_sources import Camera
 from hmhi_jax.data.picture_videos import AnimatedPicture, FrameFolder
@@ -96,12 +96,10 @@ def find_videos(
             add(Camera(str(path), timeout), path.name)
         elif not stat.S_ISREG(mode):
             raise InputError(f"{path}: is neither a file nor a folder, expected a video, frames, a camera or a pipe")
-        elif is_picture(path) and is_animated(path):
-            add(AnimatedPicture(path, frame_rate), path.stem)
-        elif is_picture(path):
+        elif is_picture(path) and not is_animated(path):
             pictures.setdefault(path.parent, []).append(path)
         else:
-            add(VideoFile(path), path.stem)
+            add(_opened(path, frame_rate), path.stem)
     for folder, paths in pictures.items():
         add(FrameFolder(folder, frame_rate, paths), folder.resolve().name)
     if not found.videos:
@@ -110,6 +108,15 @@ def find_videos(
     for video, name in zip(found.videos, _unique(names, [video.path for video in found.videos]), strict=True):
         video.name = name
     return found
+
+
+def _opened(path: Path, frame_rate: Fraction | None) -> Video:
+    """A file that holds a video, whatever it is called. Of a GIF that is cut off FFmpeg says nothing."""
+    refuse_special(path)
+    with readable(path), path.open("rb") as file:
+        begin = file.read(4)
+    animated = is_picture(path) or begin in (b"GIF8", b"\x89PNG")
+    return AnimatedPicture(path, frame_rate) if animated else VideoFile(path)
 
 
 def _local(text: str) -> Path | None:
@@ -189,7 +196,7 @@ class _Search:
             self._try(lambda: FrameFolder(folder, self._frame_rate, pictures), pictures, *name)
         else:
             for film in films:
-                self._try(lambda film=film: VideoFile(film), [film], *parts, film.stem)
+                self._try(lambda film=film: _opened(film, self._frame_rate), [film], *parts, film.stem)
         here = (*above, os.path.realpath(folder))
         for inside in sorted(folders):
             if os.path.realpath(inside) not in here:

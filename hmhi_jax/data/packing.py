@@ -23,6 +23,7 @@ are stored: the flow pictures and masks beside them were made of frames that nob
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from types import NoneType
 from typing import Any, SupportsIndex
 
 from hmhi_jax.complete_files import completed, readable, writable, write_text
-from hmhi_jax.data.records import Pictures, VideoRecord
+from hmhi_jax.data.records import Pictures, VideoRecord, is_plain_name
 from hmhi_jax.errors import InputError
 from hmhi_jax.ordered_map import ordered_map
 
@@ -180,13 +181,18 @@ def _check_index(index: dict[str, Any], path: Path) -> None:
     def has(value: Any, **kinds: type | tuple[type, ...]) -> bool:
         return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
 
+    taken: Counter[int] = Counter()  # records of each shard; those of its videos follow each other
+
     def counts(entry: dict[str, Any]) -> bool:
-        lengths = {len(entry["frames"]), len(entry["flows"]), len(entry["masks"])}
-        names = all(map(_is_name, (entry["name"], *entry["frames"])))
-        return len(lengths) == 1 and 0 <= entry["shard"] < len(index["shards"]) and entry["first"] >= 0 and names
+        shard, frames, flags = entry["shard"], entry["frames"], entry["flows"] + entry["masks"]
+        lengths = {len(frames), len(entry["flows"]), len(entry["masks"])}
+        begins, taken[shard] = entry["first"] == taken[shard], taken[shard] + len(frames) + flags.count("1")
+        fits = 0 <= shard < len(index["shards"]) and taken[shard] <= index["shards"][shard]["records"]
+        names = all(map(is_plain_name, (entry["name"], *frames))) and len(set(frames)) == len(frames)
+        return begins and fits and names and len(lengths) == 1 and set(flags) <= {"0", "1"}
 
     whole = has(index, dataset=str, details=dict, plan=str, shards=list, videos=list) and all(
-        has(shard, file=str, records=int, bytes=int) and _is_name(shard["file"]) for shard in index["shards"]
+        has(shard, file=str, records=int, bytes=int) and is_plain_name(shard["file"]) for shard in index["shards"]
     )
     wrong = "" if whole else "the list of shards or videos, or what stands before it"
     for number, entry in enumerate(index["videos"] if whole else ()):
@@ -195,11 +201,6 @@ def _check_index(index: dict[str, Any], path: Path) -> None:
             wrong = wrong or f"the entry of video {number}"
     if wrong:
         raise InputError(f"{path}: {wrong} is not as the format says, is it damaged? Pack the data set again")
-
-
-def _is_name(value: Any) -> bool:
-    """Whether results may be written under it: in their folder, and nowhere else."""
-    return isinstance(value, str) and value not in ("", ".", "..") and not {"/", os.sep, "\0"} & set(value)
 
 
 def write_packed(

@@ -1,7 +1,8 @@
-"""A video as pictures: a folder of files, one per frame; or one file that holds several (animated WebP and PNG, TIFF
-with pages)."""
+"""A video as pictures: a folder of files, one per frame; or one file that holds several (animated WebP, PNG and GIF,
+TIFF with pages)."""
 
 import collections
+import itertools
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,10 @@ from typing import Any
 
 from PIL import Image
 
+from hmhi_jax.data.ffmpeg import cut_off_note
 from hmhi_jax.data.pictures import (
     PICTURE_SUFFIXES,
+    PictureError,
     is_animated,
     is_picture,
     natural_order,
@@ -25,7 +28,7 @@ from hmhi_jax.data.video import FileVideo, Frame, Video, check_same_size, check_
 from hmhi_jax.errors import InputError, first_of
 
 DEFAULT_FRAME_RATE = Fraction(24)
-_NO_TIME = Fraction(1, 10)  # seconds that browsers show a picture for which a file says 0
+_TOO_SHORT, _NO_TIME = 10, Fraction(1, 10)  # a picture of so few milliseconds is shown so many seconds by browsers
 
 
 class FrameFolder(Video):
@@ -90,26 +93,36 @@ class AnimatedPicture(FileVideo):
     def __init__(self, path: str | Path, frame_rate: Fraction | None = None) -> None:
         """Decodes all pictures once. `frame_rate` is for pages (default 24)."""
         super().__init__(path)
-        sizes, durations = [], []
-        for picture, milliseconds in read_pictures(Path(path)):
-            sizes.append(picture.shape[:2])
-            durations.append(Fraction(milliseconds or 0) / 1000)
+        sizes, times = [], []
+        try:
+            for picture, milliseconds in read_pictures(Path(path)):
+                sizes.append(picture.shape[:2])
+                times.append(milliseconds)
+        except PictureError:
+            if not sizes:
+                raise
+            self.notes.append(cut_off_note(self.path, len(sizes)))
         self.size, self.frame_count = sizes[0], len(sizes)
         check_size(self.size, self.path)
         for number, size in enumerate(sizes):
             what = f"{self.path}: picture {number}"
             check_same_size(size, what, self.size, "the first", "save them as files of their own")
-        self._durations = [duration or _NO_TIME for duration in durations]
-        seconds = sum(self._durations) if any(durations) else 0
+        self._durations = [Fraction(time) / 1000 if time and time > _TOO_SHORT else _NO_TIME for time in times]
+        seconds = 0 if set(times) == {None} else sum(self._durations)
         self.time_base = Fraction(1, 1000) if seconds else None
         self.frame_rate = (
             Fraction(len(sizes) / seconds).limit_denominator(1001) if seconds else frame_rate or DEFAULT_FRAME_RATE
         )
 
+    def frame_at(self, seconds: Fraction) -> int:
+        if self.time_base is None:
+            return super().frame_at(seconds)
+        return sum(time + self.time_base <= seconds for time in itertools.accumulate([0, *self._durations[:-1]]))
+
     def frames(self, start: int = 0) -> Iterator[Frame]:
         time = Fraction(0)
-        pictures = zip(read_pictures(Path(self.path)), self._durations, strict=False)
-        for index, ((picture, _), duration) in enumerate(pictures):
+        pictures = zip(self._durations, read_pictures(Path(self.path)), strict=False)  # no further than those
+        for index, (duration, (picture, _)) in enumerate(pictures):
             if index >= start:
                 shown = (time, duration) if self.time_base else (None, None)
                 yield Frame(index, f"{index:05d}", picture, *shown)

@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from PIL import Image, UnidentifiedImageError
 from hmhi_jax.complete_files import refuse_special
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
+
+warnings.filterwarnings("ignore", "Corrupt EXIF data|Truncated File Read", module="PIL")  # of files that are cut off
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 # What a file may be, whatever its name (MPO is among JPEG): other readers of Pillow run programs (EPS) or follow paths.
@@ -133,39 +136,79 @@ def read_picture(
 
 
 def read_pictures(picture: Picture) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"], float | None]]:
-    """All pictures of a file that holds several (animated WebP and PNG, TIFF with pages), each with how many
+    """All pictures of a file that holds several (animated WebP, PNG and GIF, TIFF with pages), each with how many
     milliseconds it is shown, where the file says so.
 
     A TIFF's previews of its pages are left out, as is a picture that an animated PNG keeps for those who cannot show
-    it. Raises PictureError.
+    it. Raises PictureError, of a file that is cut off after all pictures that are whole.
     """
     data = _bytes(picture)
+    whole = _up_to_its_end(data)
     with _decoding(picture, data):
-        image = _open(picture, io.BytesIO(data))
+        image = _open(picture, io.BytesIO(whole))
         turn = _turn(picture, image)
         for _ in _each(image):
             image.load()
             yield upright(_rgb(image), turn), image.info.get("duration")
+    if whole is not data or (image.format == "GIF" and not data.rstrip(b"\0\r\n").endswith(b";")):
+        raise PictureError(f"{picture}: is cut off after {len(data)} bytes; replace it")
 
 
 def is_animated(picture: Path) -> bool:
     """Whether a file holds more pictures than the one that `read_picture` reads, by its header."""
     if not str(picture).lower().endswith(_CAN_BE_ANIMATED):
         return False
-    with _reading(picture), picture.open("rb") as file, _decoding(picture, b""):
-        return len(list(itertools.islice(_each(_open(picture, file)), 2))) > 1
+    with _reading(picture), picture.open("rb") as file:
+        begin = file.read(12)
+        file.seek(0)
+        with _decoding(picture, begin):
+            data = file.read() if begin[:4] == b"RIFF" else b""
+            whole = _up_to_its_end(data)
+            pictures = _each(_open(picture, io.BytesIO(whole) if data else file))
+            next(pictures, None)
+            try:
+                return whole is not data or next(pictures, None) is not None
+            except Exception:  # there is one, which is damaged
+                return True
 
 
 def _each(image: Image.Image) -> Iterator[int]:
     """Go from picture to picture of a file that may hold several."""
-    for number in range(int(getattr(image, "default_image", False)), getattr(image, "n_frames", 1)):
-        image.seek(number)
+    first, uncounted = int(getattr(image, "default_image", False)), image.format in ("TIFF", "GIF")
+    for number in itertools.count() if uncounted else range(first, getattr(image, "n_frames", 1)):
+        try:
+            image.seek(number)
+        except EOFError:
+            if uncounted:  # how many there are is known at the last one
+                return
+            raise
         if image.format != "TIFF" or not image.tag_v2.get(_SUBFILE_TYPE, 0) & 1:
             yield number
 
 
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Name and end of each part of a WebP file that is there whole."""
+    begin = 12
+    while begin + 8 <= len(data):
+        length = int.from_bytes(data[begin + 4 : begin + 8], "little")
+        end = begin + 8 + length + length % 2
+        if end > len(data):
+            return
+        yield data[begin : begin + 4], end
+        begin = end
+
+
+def _up_to_its_end(data: bytes) -> bytes:
+    """A WebP that is cut off, which no decoder reads, up to the end of its last whole part; anything else as it is."""
+    if data[:4] != b"RIFF" or len(data) >= 8 + int.from_bytes(data[4:8], "little"):
+        return data
+    end = max((end for _, end in _webp_chunks(data)), default=12)
+    return data[:4] + (end - 8).to_bytes(4, "little") + data[8:end]
+
+
 def open_picture(picture: Picture) -> Image.Image:
-    """A picture decoded and upright, with the mode and the `format` of its file: what masks are understood from.
+    """A picture decoded and upright, with the mode and the `format` of its file: what masks are understood from. Its
+    `info` says whether it is "lossy", so that compression has left traces.
 
     Raises PictureError when it is missing, truncated, too large or no picture.
     """
@@ -176,6 +219,11 @@ def open_picture(picture: Picture) -> Image.Image:
         if file_format == "PNG":  # `load` does not look at checksums
             Image.open(io.BytesIO(data), formats=_FORMATS).verify()
         image.load()
+    image.info["lossy"] = (
+        file_format in ("JPEG", "MPO")
+        or (file_format == "WEBP" and any(name == b"VP8 " for name, _ in _webp_chunks(data)))
+        or image.info.get("compression") == "jpeg"  # of TIFF
+    )
     if turn is not None:
         image = image.transpose(turn)
         image.format = file_format
@@ -277,7 +325,7 @@ def _open(picture: Picture, file: io.BufferedIOBase) -> Image.Image:
 
 
 def _refuse_32_bits(picture: Picture, image: Image.Image) -> None:
-    if image.mode in ("I", "F"):  # nothing says which values are black and white
+    if image.mode in ("I", "F") and image.format != "PPM":  # nothing says which values are black and white
         raise PictureError(f"{picture}: has 32 bits a pixel (mode {image.mode}), expected 8 or 16; save it with 8")
 
 
@@ -304,7 +352,7 @@ def _decode(data: bytes, image: Image.Image, size: tuple[int, int] | None) -> UI
 
 
 def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I"):  # of 16 bits; Pillow scales what a PGM file calls white to 65,535
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return np.asarray(image.convert("RGB"))
 

@@ -1,10 +1,34 @@
-"""From an 8-bit picture to the network's input (docs/model.md 1)."""
+"""From an 8-bit picture to the network's input (docs/model.md 1), and which sizes that may have."""
+
+from numbers import Integral
 
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
+from hmhi_jax.errors import InputError
 from hmhi_jax.imagenet import IMAGENET_MEAN, IMAGENET_STD
+
+STRIDE = 32  # the network's coarsest map
+MOST_PIXELS = 2**24  # of the network's input, half of 8K video; its maps take some 400 bytes a pixel on a CPU
+
+
+def checked_size(size: tuple[int, int] | list[int] | int | str) -> tuple[int, int]:
+    """(height, width), one number standing for both, if they are multiples of 32, else an `InputError`."""
+    pair = (size, size) if isinstance(size, int) else size
+    sides = pair if isinstance(pair, tuple | list) else ()
+    if len(sides) != 2 or not all(isinstance(s, Integral) and s >= STRIDE and s % STRIDE == 0 for s in sides):
+        text = " x ".join(map(str, sides)) if sides else str(pair)
+        raise InputError(
+            f"network size is {text[:60]} (height x width), expected two multiples of {STRIDE}, such as 512 x 512"
+        )
+    height, width = int(sides[0]), int(sides[1])
+    if height * width > MOST_PIXELS:
+        raise InputError(
+            f"network size is {height} x {width} (height x width), expected at most {MOST_PIXELS >> 20} megapixels, "
+            "such as 4096 x 4096"
+        )
+    return height, width
 
 
 def resize_picture(picture: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:

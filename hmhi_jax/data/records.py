@@ -1,11 +1,12 @@
 """One video of a data set: where its frames, flow pictures and masks are, whatever they are stored in."""
 
 import hashlib
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from hmhi_jax.data.pictures import Picture
 
@@ -35,6 +36,11 @@ class Pictures(Sequence[Picture | None]):
     @abstractmethod
     def stamps(self) -> Iterator[str]:
         """What tells these pictures from others of the same names, wherever they are; costs no reading."""
+
+
+def is_plain_name(value: Any) -> bool:
+    """Whether results may be written under a name: in their folder, and nowhere else."""
+    return isinstance(value, str) and value not in ("", ".", "..") and not {"/", os.sep, "\0"} & set(value)
 
 
 @dataclass(frozen=True)

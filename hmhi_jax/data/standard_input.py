@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from hmhi_jax.data.ffmpeg import Decoder, frame_rate, open_container, shown, upright_picture, video_stream
+from hmhi_jax.data.ffmpeg import (
+    Decoder,
+    frame_rate,
+    open_container,
+    shown,
+    stated_frames,
+    upright_picture,
+    video_stream,
+)
 from hmhi_jax.data.video import Frame, Video, check_size
 from hmhi_jax.errors import InputError
 
@@ -87,11 +95,13 @@ class _Contained:
         self._container = open_container(PATH, opened=self._bytes)
         stream = video_stream(self._container, PATH)
         self.frame_rate = frame_rate(stream)
-        self._decoder = Decoder(self._container, stream)
+        self._decoder = Decoder(self._container, stream, watch=True)
         self._frames = self._decoder.frames()
         self._first = next(self._frames, None)
         if self._first is None:
-            raise InputError(f"{PATH}: no frame of it can be decoded")
+            raise InputError(
+                f"{PATH}: no frame of it can be decoded; an MP4 whose index stands at its end must be a file"
+            )
         self.size, self.sample_aspect_ratio = shown(self._first, stream)
         check_size(self.size, PATH)
 
@@ -107,7 +117,8 @@ class _Contained:
         decoder = self._decoder
         whole = self._bytes.header + decoder.packets * (len(b"FRAME\n") + decoder.packet_bytes)
         of_y4m = self._container.format.name == "yuv4mpegpipe"  # FFmpeg drops the last part of one in silence
-        if decoder.cut_off or decoder.undecodable or (of_y4m and self._bytes.count > whole):
+        early = stated_frames(self._container, decoder.read, self.frame_rate)
+        if decoder.cut_off or decoder.losses or early or (of_y4m and self._bytes.count > whole):
             return "ends in the middle of a frame, or is damaged"
         return None
 

@@ -15,9 +15,11 @@ import av
 
 from hmhi_jax.complete_files import refuse_special
 from hmhi_jax.data.ffmpeg import (
+    ENOUGH,
     LONGEST_GAP,
     Clock,
     Decoder,
+    Span,
     clock_may_jump,
     colours_of,
     cut_off_note,
@@ -27,13 +29,14 @@ from hmhi_jax.data.ffmpeg import (
     open_container,
     shown,
     shown_size,
+    span_of,
+    stated_frames,
     upright_picture,
     video_stream,
 )
 from hmhi_jax.data.video import FileVideo, Frame, Sound, check_same_size, check_size
 from hmhi_jax.errors import InputError
 
-_ENOUGH = 0.95  # fewer than this share of the frames, or of the length that a file promises, is worth a note
 _STEADY = 0.01  # how much a steady frame rate may differ from what the frames' times say
 
 
@@ -48,7 +51,8 @@ class VideoFile(FileVideo):
             raise InputError(f"{self.path}: the file is empty")
         with open_container(self.path) as container:
             stream = video_stream(container, self.path)
-            check_size((stream.codec_context.height, stream.codec_context.width), self.path)
+            if stream.codec_context.width:  # else nothing says it before the first frame
+                check_size((stream.codec_context.height, stream.codec_context.width), self.path)
             first = next(Decoder(container, stream).frames(), None)
             if first is None:
                 raise InputError(f"{self.path}: no frame of it can be decoded; is the file cut off or damaged?")
@@ -133,11 +137,9 @@ class VideoFile(FileVideo):
         self.notes.clear()
         expected = self._promise.frames
         cut_off = decoder.cut_off or self._promise.cut_off or decoder.packets < self._promise.packets
-        if cut_off or (not decoder.undecodable and decoded < _ENOUGH * expected - 1):
-            self.notes.append(cut_off_note(self.path, decoded, expected))
-        elif decoder.undecodable:
-            lost = f"{decoder.undecodable} packets do not decode; "
-            self.notes.append(cut_off_note(self.path, decoded, expected, lost))
+        losses = "" if cut_off else decoder.losses
+        if cut_off or losses or decoded < ENOUGH * expected - 1:
+            self.notes.append(cut_off_note(self.path, decoded, expected, losses))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,17 +211,6 @@ class _Promise:
     cut_off: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class _Span:
-    """From when to when something is shown, in seconds."""
-
-    begin: Fraction
-    end: Fraction
-
-    def and_also(self, other: "_Span | None") -> "_Span":
-        return self if other is None else _Span(min(self.begin, other.begin), max(self.end, other.end))
-
-
 def _promise(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> _Promise:
     """Count what is to come: in the file's index if that lists all packets (MP4), else by reading them all once.
 
@@ -230,19 +221,17 @@ def _promise(container: av.container.InputContainer, stream: av.video.stream.Vid
     if (shown := indexed_frames(stream)) is not None:
         return _Promise(shown, shown, rate)
     count, before = 0, None
-    read: _Span | None = None  # of anything the file holds, as sound may go on when pictures stand still
-    pieces: list[_Span] = []  # of the video: more than one where a broadcast's clock was set
+    read: Span | None = None  # of anything the file holds, as sound may go on when pictures stand still
+    pieces: list[Span] = []  # of the video: more than one where a broadcast's clock was set
     longest_gap = LONGEST_GAP if clock_may_jump(container) else math.inf
     with contextlib.suppress(av.FFmpegError):  # told when the frames are read
         for packet in container.demux():
             shown = packet.stream_index == stream.index and is_shown(packet)
             count += shown
-            if packet.pts is None or not packet.size:
-                continue
-            begin, duration = packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base
-            read = _Span(begin, begin + duration).and_also(read)
-            if shown:
-                span = _Span(begin, begin + (duration or 1 / rate))
+            read = span_of(packet, read)
+            if shown and packet.pts is not None:
+                begin = packet.pts * packet.time_base
+                span = Span(begin, begin + ((packet.duration or 0) * packet.time_base or 1 / rate))
                 if before is None or abs(begin - before) > longest_gap:
                     pieces.append(span)
                 pieces[-1] = span.and_also(pieces[-1])
@@ -250,7 +239,6 @@ def _promise(container: av.container.InputContainer, stream: av.video.stream.Vid
     seconds = sum(piece.end - piece.begin for piece in pieces)
     if seconds and abs(count / seconds / rate - 1) > _STEADY:
         rate = Fraction(count / seconds).limit_denominator(1_000_000)
-    stated = Fraction(container.duration or 0, av.time_base)
-    if read and read.end - read.begin < _ENOUGH * stated - 1 / rate:
-        return _Promise(max(count, round(stated * rate)), count, rate, cut_off=True)
+    if stated := stated_frames(container, read, rate):
+        return _Promise(max(count, stated), count, rate, cut_off=True)
     return _Promise(count, count, rate)

@@ -58,7 +58,7 @@ class Part:
 def read_cuts(path: str | Path) -> tuple[str, ...]:
     """The lines of a file of cuts, each where a new shot begins; what follows a `#` is a remark."""
     with readable(Path(path)):
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        text = Path(path).read_text(encoding="utf-8-sig", errors="replace")
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return tuple(filter(None, lines))
 

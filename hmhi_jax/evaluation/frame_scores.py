@@ -15,7 +15,7 @@ import joblib
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hmhi_jax.data.masks import VoidLabel
+from hmhi_jax.data.masks import VoidLabel, read_truth
 from hmhi_jax.data.pictures import Picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation import measures as formulas
@@ -23,7 +23,6 @@ from hmhi_jax.evaluation.measures import boundary_f, jaccard
 from hmhi_jax.evaluation.pictures import (
     FOREGROUND_ABOVE,
     read_as,
-    read_truth,
     resize_prediction,
     understand_prediction,
 )
@@ -53,7 +52,8 @@ class FrameScore:
 @dataclass(frozen=True)
 class FrameResult:
     """A scored frame: its score per reading, its prediction's original (height, width) where it was resized, its
-    largest value, the rule by which it was understood if that is worth knowing, and whether its negative would fit.
+    largest value, the rule by which it was understood if that is worth knowing, whether its negative would fit; and of
+    its truth whether there is an object, and what speaks against it.
 
     A frame that could not be scored has `problem` instead.
     """
@@ -64,6 +64,8 @@ class FrameResult:
     brightest: int = 0
     rule: str = ""
     inverted: bool = False
+    has_object: bool = True
+    doubt: str = ""
     problem: str | None = None
 
 
@@ -109,7 +111,8 @@ def score_files(
         scores[reading] = score_arrays(picture, truth.grey, measures)
     black = picture <= FOREGROUND_ABOVE
     inverted = bool(jaccard(black, truth.grey > 0) > 0.5 + jaccard(~black, truth.grey > 0))
-    return FrameResult(scores, truth.grey.shape, resized_from, int(prediction.max()), rule, inverted)
+    brightest, has_object = int(prediction.max()), bool(truth.grey.any())
+    return FrameResult(scores, truth.grey.shape, resized_from, brightest, rule, inverted, has_object, truth.doubt)
 
 
 # Frames handed to a worker at once: enough to make the exchange cheap, few enough to keep all cores busy to the end.

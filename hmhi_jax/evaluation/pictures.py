@@ -6,7 +6,14 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from hmhi_jax.data.masks import Mask, VoidLabel, decode_mask, is_grey_ramp, merge_colours, opacity
+from hmhi_jax.data.masks import (
+    cut_out_of_lossy,
+    decode_mask,
+    is_grey_ramp,
+    is_tinged_grey,
+    merge_colours,
+    opacity,
+)
 from hmhi_jax.data.pictures import Picture, open_picture
 
 READINGS: dict[str, str] = {
@@ -23,7 +30,6 @@ READINGS: dict[str, str] = {
 """What each reading of a prediction file does."""
 
 FOREGROUND_ABOVE = 128
-_TINGE = 16  # levels by which channels of a grey picture may differ, as after JPEG
 _FEW_COLOURS = 256  # as many as a palette could hold
 
 
@@ -44,7 +50,8 @@ def understand_prediction(source: Picture) -> Prediction:
 
     8-bit grey is taken as it is, 16-bit grey is scaled to 8 bits, floats in 0..1 times 255. Label pictures (a palette,
     or 16 bits with no value above 255) and 1-bit pictures become 0 and 255. Colour pictures of few colours are label
-    pictures too, understood as ground truth is; of others the brightest channel is taken. Of cut-outs, pictures whose
+    pictures too, understood as ground truth is, as are lossy ones with objects on a plain ground; of others the
+    brightest channel is taken. Of cut-outs, pictures whose
     transparency differs from pixel to pixel, the opacity is. Raises `InputError` if the file is no picture.
     """
     picture = open_picture(source)
@@ -60,24 +67,19 @@ def understand_prediction(source: Picture) -> Prediction:
             return Prediction((values > 0).view(np.uint8) * np.uint8(255))
         return Prediction(np.clip(np.rint(values / 257), 0, 255).astype(np.uint8))
     if picture.mode == "F":
-        return Prediction(np.clip(np.rint(np.asarray(picture) * 255), 0, 255).astype(np.uint8))
+        shares = np.nan_to_num(np.asarray(picture), nan=0.0)
+        return Prediction(np.clip(np.rint(shares * 255), 0, 255).astype(np.uint8))
     if (opaque := opacity(picture)) is not None:
         return Prediction(opaque, "cut-outs, whose opacity is taken for the mask")
     colours = np.asarray(picture.convert("RGB"))
-    if (colours.max(axis=-1) - colours.min(axis=-1)).max() <= _TINGE:
+    if is_tinged_grey(colours):
         return Prediction(np.asarray(picture.convert("L")))
-    if picture.format != "JPEG" and picture.convert("RGB").getcolors(_FEW_COLOURS):
+    if picture.info["lossy"]:
+        if (cut := cut_out_of_lossy(picture)) is not None:
+            return Prediction(cut)
+    elif picture.convert("RGB").getcolors(_FEW_COLOURS):
         return Prediction(merge_colours(colours, picture.format))
     return Prediction(colours.max(axis=-1), "pictures of many colours, whose brightest channel is taken for the mask")
-
-
-def read_truth(source: Picture, void_label: VoidLabel = "auto") -> Mask:
-    """Ground truth of one frame; `decode_mask` tells how files are understood and what `void_label` does.
-
-    UVOS takes what is above 0 of its `grey`, as the release does, VSOD what is at least half. Raises `InputError` if
-    the file is no picture.
-    """
-    return decode_mask(open_picture(source), void_label)
 
 
 def read_as(prediction: UInt8[np.ndarray, "H W"], reading: str) -> UInt8[np.ndarray, "H W"]:

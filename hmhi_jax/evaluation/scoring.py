@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hmhi_jax.data.layouts import Dataset
-from hmhi_jax.data.masks import VoidLabel
+from hmhi_jax.data.masks import EVERYWHERE, VoidLabel
 from hmhi_jax.data.pictures import natural_key
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.frame_scores import FrameResult, Measures, score_all
@@ -168,6 +168,12 @@ def _remarks_of_results(pairs: list[VideoPair], results: list[FrameResult | None
     scored = [result for result in results if result and not result.problem]
     for rule, count in collections.Counter(result.rule for result in scored if result.rule).items():
         remarks.append(Remark("rule", "", None, f"{count} of {len(scored)} predictions are {rule}"))
+    for doubt, count in collections.Counter(result.doubt for result in scored if result.doubt).items():
+        if doubt == EVERYWHERE and 2 * count <= len(scored):  # a few objects fill the picture
+            continue
+        remarks.append(Remark("rule", "", None, f"{count} of {len(scored)} ground truths are {doubt}"))
+    if scored and not any(result.has_object for result in scored):
+        remarks.append(Remark("rule", "", None, "no ground truth has any object; are they masks, of 0 and 255?"))
     if 2 * (count := sum(result.inverted for result in scored)) > len(scored):
         text = f"{count} of {len(scored)} predictions fit where they are black; are they inverted?"
         remarks.append(Remark("rule", "", None, text))

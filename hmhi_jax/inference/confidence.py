@@ -6,6 +6,7 @@ something that moves, and without (`benchmarks/confidence.py`). They belong to o
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def read_calibration(weights: Path) -> Calibration | None:
     if not weights.is_file() or not path.is_file():
         return None
     with readable(path):
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     try:
         fields = json.loads(text)
         digest, measures = fields["weights"], fields["measures"]
@@ -96,7 +97,9 @@ def read_calibration(weights: Path) -> Calibration | None:
             float(fields["intercept"]),
             float(fields["nothing_below"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+        if not all(map(math.isfinite, (*calibration.coefficients, calibration.intercept, calibration.nothing_below))):
+            raise ValueError("numbers that are not finite")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path}: is no calibration of the confidence ({error!r}); delete it, or measure anew"
         ) from error

@@ -28,9 +28,12 @@ from jaxtyping import Array, Float, UInt8
 
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.errors import InputError
+from hmhi_jax.data.preprocessing import checked_size
+from hmhi_jax.errors import InputError, reason_of
 from hmhi_jax.inference.network import Functions, functions_of
+from hmhi_jax.interop.shapes import not_finite
 from hmhi_jax.models import Features, HMHINet, Memory, build_model
+from hmhi_jax.models.hmhi_net import check_switches
 from hmhi_jax.models.memory import Bank
 
 HEADER, WEIGHTS = "export.json", "weights.safetensors"
@@ -174,17 +177,23 @@ class ExportedNetwork:
         self.folder = Path(folder)
         try:
             self.header = json.loads((self.folder / HEADER).read_text())
-            self.input_size = tuple(self.header["input_size"])
+            self.input_size = checked_size(self.header["input_size"])
+            check_switches({name: value for name, value in self.header["model"].items() if name != "dtype"})
             self.flow_recipe = FlowRecipe.from_json(json.dumps(self.header["flow"]))
             if self.header["format"] != FORMAT:
                 raise ValueError(f"format {self.header['format']}, expected {FORMAT}")
             contents = {name: (self.folder / f"{name}.stablehlo").read_bytes() for name in PROGRAMS}
             self._programs = {name: _program(name, content) for name, content in contents.items()}
+            taken, said = self._programs["encode"].in_avals[-1].shape, (self.header["batch"], *self.input_size, 3)
+            if taken != said:
+                raise ValueError(f"its programs take pictures of {taken}, batch and input_size say {said}")
             self.variables = {}
-            if self.header["parameters"] == "beside":
+            if self._takes_parameters():
                 from safetensors.numpy import load_file
 
                 self.variables = load_file(self.folder / WEIGHTS)
+                if broken := not_finite(self.variables):
+                    raise ValueError(f"{len(broken)} of its arrays are not finite, first {broken[0]}")
             self.functions = Functions(self._encode, self._start, self._step, what=_digest(contents))
         except Exception as error:  # the decoders of programs raise whatever they meet
             raise InputError(f"{self.folder}: is no readable export ({error}); make one with 'hmhi export'") from error
@@ -203,7 +212,7 @@ class ExportedNetwork:
 
         `platform` is that of the device it is to run on, as JAX calls it ("cpu", "gpu", "tpu").
         """
-        platforms = self.header["platforms"]
+        platforms = self._programs["encode"].platforms
         if not {"gpu": {"cuda", "rocm"}}.get(platform, {platform}).intersection(platforms):
             raise InputError(
                 f"{self.folder}: was made for {', '.join(platforms)}, this is a {platform}; "
@@ -238,8 +247,18 @@ class ExportedNetwork:
         return memory_from_dict(memory), logits
 
     def _call(self, name: str, variables: Any, *arguments: Any) -> Any:
-        own = (variables,) if self.header["parameters"] == "beside" else ()
-        return self._programs[name].call(*own, *arguments)
+        own = (variables,) if self._takes_parameters() else ()
+        try:
+            return self._programs[name].call(*own, *arguments)
+        except ValueError as error:  # another network's program, or arrays
+            raise InputError(
+                f"{self.folder}: {name}.stablehlo, {WEIGHTS} and the others do not belong together "
+                f"({reason_of(error)}); export the weights anew"
+            ) from error
+
+    def _takes_parameters(self) -> bool:
+        """Whether they lie beside the programs: else those take pictures alone."""
+        return len(self._programs["encode"].in_avals) > 2
 
 
 def _program(name: str, content: bytes) -> jax_export.Exported:

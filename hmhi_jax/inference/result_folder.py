@@ -174,8 +174,9 @@ class ResultFolder:
         """What this command, and no other, wrote about the results: the summary, else the unfinished job."""
         if self.summary.is_file():
             content = read_note(self.summary)
-            identity = content.get("identity")
-            return content if isinstance(identity, dict) and "input" in identity else None
+            identity, area = content.get("identity"), content.get("area", {})
+            ours = isinstance(identity, dict) and "input" in identity and isinstance(area, dict)
+            return content if ours else None
         return {"identity": read_note(self._job)} if self._job.is_file() else None
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.video import Frame
+from hmhi_jax.data.preprocessing import STRIDE, checked_size
+from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import ExportedNetwork, is_export
 from hmhi_jax.inference.lanes import Lanes, Result
@@ -31,9 +32,9 @@ from hmhi_jax.inference.stream_state import StreamState
 from hmhi_jax.interop.weights import Weights, load_weights
 from hmhi_jax.kernels.platforms import DTYPES
 from hmhi_jax.models import HMHINet, build_model
+from hmhi_jax.models.hmhi_net import check_switches
 
-STRIDE = 32  # the network's coarsest map
-MOST_PIXELS = 2**24  # of the network's input, half of 8K video; its maps take some 400 bytes a pixel on a CPU
+MOST_FRAMES = 1024  # of a chunk
 
 
 class VideoSegmenter:
@@ -63,11 +64,11 @@ class VideoSegmenter:
             input_size: (height, width) the weights were trained for; None takes `size`.
             flow_recipe: how the weights want flow pictures made.
             flow_network: makes them instead, by its own recipe.
-            chunk: frames computed at a time; None takes 1 on CPU and 8 elsewhere.
+            chunk: frames computed at a time, at most 1024; None takes 1 on CPU and 8 elsewhere.
             device: where to compute; None takes JAX's default.
         """
-        if chunk is not None and chunk < 1:
-            raise InputError(f"chunk is {chunk}, expected a number of frames, at least 1")
+        if chunk is not None and not 1 <= chunk <= MOST_FRAMES:
+            raise InputError(f"chunk is {chunk}, expected a number of frames, from 1 to {MOST_FRAMES}")
         self.device = device or jax.local_devices()[0]
         self.chunk = chunk or chunk_of(self.device)
         self.model = model
@@ -341,36 +342,21 @@ def load_network(
     """A model and its weights; the arguments are those of `VideoSegmenter.load`."""
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}, expected {', '.join(map(repr, DTYPES[:-1]))} or {DTYPES[-1]!r}")
-    if memory_frames is not None and memory_frames < 1:
-        raise InputError(f"memory_frames is {memory_frames}, expected at least 1")
     weights = load_weights(name_or_path)
     arguments = dict(weights.model_arguments)
     if backbone is not None and arguments.get("backbone") != backbone:
         raise InputError(f"{weights.path}: holds weights of {arguments.get('backbone')}, expected {backbone}")
     if memory_frames is not None:
+        try:
+            check_switches({"memory_frames": memory_frames})
+        except ValueError as error:
+            raise InputError(str(error)) from error
         arguments["memory_frames"] = memory_frames
     try:
         model = build_model(**{**arguments, "dtype": dtype or "float32"})
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"{weights.path}: its metadata describes no network of this version ({error})") from error
     return model, weights
-
-
-def checked_size(size: tuple[int, int] | int | str) -> tuple[int, int]:
-    """(height, width), one number standing for both, if they are multiples of 32, else an `InputError`."""
-    pair = (size, size) if isinstance(size, int) else size
-    if isinstance(pair, str) or len(pair) != 2 or any(side < STRIDE or side % STRIDE for side in pair):
-        text = pair if isinstance(pair, str) else " x ".join(map(str, pair))
-        raise InputError(
-            f"network size is {text} (height x width), expected two multiples of {STRIDE}, such as 512 x 512"
-        )
-    height, width = int(pair[0]), int(pair[1])
-    if height * width > MOST_PIXELS:
-        raise InputError(
-            f"network size is {height} x {width} (height x width), expected at most {MOST_PIXELS >> 20} megapixels, "
-            "such as 4096 x 4096"
-        )
-    return height, width
 
 
 def auto_size(frame_size: tuple[int, int], input_size: tuple[int, int]) -> tuple[int, int]:
@@ -389,6 +375,7 @@ def _numbered(frames: Iterable[Any], start: int, cut: threading.Event) -> Iterat
         if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
             raise InputError(f"frame {index}: is {found}, expected a NumPy array of uint8 (height, width, 3), RGB")
         if size is None:
+            check_size(picture.shape[:2], f"frame {index}")
             size = picture.shape
         if picture.shape != size:
             raise InputError(f"frame {index}: is {found}, expected {size} as the frames before it")

@@ -9,8 +9,10 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from hmhi_jax.data.preprocessing import checked_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.writers import write_file
+from hmhi_jax.interop.shapes import not_finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +82,30 @@ class StreamState:
             with safe_open(path, framework="numpy") as file:
                 header = json.loads((file.metadata() or {})["hmhi_stream"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            height, width = header["network_size"]
-            frames, note = int(header["frames"]), dict(header["note"])
+            memory, extra = (
+                {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+                for prefix in ("memory/", "extra/")
+            )
+            state = cls(header["frames"], memory, arrays.get("previous"), checked_size(list(header["network_size"])))
+            state._check()
+            note = dict(header["note"])
+        except InputError as error:
+            raise InputError(f"{path}: is no saved memory of a stream ({error}); delete it to start over") from error
         except (
             OSError, SafetensorError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError,
         ) as error:  # fmt: skip
             raise InputError(f"{path}: is no saved memory of a stream ({error}); delete it to start over") from error
-        memory, extra = (
-            {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-            for prefix in ("memory/", "extra/")
-        )
-        return cls(frames, memory, arrays.get("previous"), (height, width)), extra, note
+        return state, extra, note
+
+    def _check(self) -> None:
+        """Raises `ValueError` for what no stream leaves behind."""
+        written = int(self.memory.get("written", 0))
+        if type(self.frames) is not int or not 0 <= written <= self.frames < 2**31:
+            raise ValueError(f"{str(self.frames)[:40]} frames, of which its memory counts {written}")
+        if self.previous is not None and (self.previous.dtype != np.uint8 or self.previous.shape[2:] != (3,)):
+            raise ValueError(f"its last frame is {self.previous.dtype} {self.previous.shape}")
+        if broken := not_finite(self.memory):
+            raise ValueError(f"{broken[0]} is not finite")
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

@@ -120,13 +120,13 @@ def read_arrays(folder: Path) -> dict[str, Any]:
 def _header_of_run(record: Path) -> dict[str, Any]:
     """What a training run notes beside its arrays."""
     run = read_json(record)
-    config = run.get("config", {})
-    header = {"model": config.get("model", {})}
-    if sizes := config.get("data", {}).get("sizes"):
-        header["input_size"] = list(sizes[-1])
-    if "flow_recipe" in run:
-        try:
+    try:
+        config = run.get("config", {})
+        header = {"model": config.get("model", {})}
+        if sizes := config.get("data", {}).get("sizes"):
+            header["input_size"] = sizes[-1]
+        if "flow_recipe" in run:
             header["flow"] = json.loads(FlowRecipe.from_json(run["flow_recipe"]).to_json())
-        except InputError as error:
-            raise InputError(f"{record}: flow_recipe: {error}") from error
+    except (InputError, AttributeError, LookupError, TypeError) as error:
+        raise InputError(f"{record}: is no record of a training run ({error})") from error
     return header

@@ -125,7 +125,7 @@ def _identify_ours(source: Source, backbone: str | None) -> Identity:
         arguments["backbone"] = backbone
     if "backbone" not in arguments:
         raise InputError(f"{source.path}: its metadata does not name the network; say it with --backbone")
-    whole = not all(name.split("/")[1] == "encoder" for name in source.entries)
+    whole = not all(name.split("/")[1:2] == ["encoder"] for name in source.entries)
     try:
         expected = variable_shapes(build_model(**arguments))
     except Exception as error:  # switches of no network: which they are is known to the layers alone

@@ -83,7 +83,7 @@ def by_module(names: Iterable[str], universe: Iterable[str], prefix: str = "") -
         head, slash, _ = name[len(prefix) :].partition("/")
         children.setdefault(prefix + head + slash, []).append(name)
     for child, inside in children.items():
-        if not child.endswith("/"):
+        if not child.endswith("/") or child == prefix:
             shown.append(child)
         elif len(everything := {name for name in universe if name.startswith(child)}) > 1 and everything <= chosen:
             shown.append(f"{child}* ({len(inside)})")

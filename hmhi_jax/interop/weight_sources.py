@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from hmhi_jax.complete_files import readable
+from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.data.preprocessing import checked_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.shapes import leaves_by_path
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
 from hmhi_jax.interop.weight_places import METADATA, find_weights
+from hmhi_jax.models.hmhi_net import check_switches
 
 # Keys under which training scripts put a state dict, best first (averaged weights are what people evaluate with).
 _WRAPPERS = (
@@ -171,6 +174,8 @@ def _read_npz(path: Path) -> Source:
         with np.load(path, allow_pickle=False) as file:
             metadata = str(file[METADATA]) if METADATA in file.files else ""
             entries = {name: file[name] for name in file.files if name != METADATA}
+        if strange := [f"{name} ({array.dtype})" for name, array in entries.items() if array.dtype.kind not in "biuf"]:
+            raise ValueError(f"{len(strange)} of them hold no real numbers, first {strange[0]}")
     except _OF_DAMAGE as error:
         raise InputError(f"{path}: is no readable NumPy archive of plain arrays ({error})") from None
     return _named(path, "NumPy archive", entries, metadata)
@@ -211,13 +216,22 @@ def _named(path: Path, kind: str, entries: dict[str, np.ndarray], metadata: str)
 
 
 def _checked_header(path: Path, header: Any) -> dict[str, Any]:
-    """A header whose parts, as far as they are there, are of the kinds that all readers count on."""
+    """A header whose parts, as far as they are there, are what all readers count on: each switch of the network, sizes
+    and the flow recipe can be used."""
     kinds = {"model": dict, "input_size": list, "flow": dict, "extra": dict}
     if not isinstance(header, dict):
         raise unusable_header(path, TypeError(f"{type(header).__name__} instead of an object"))
     for name, kind in kinds.items():
         if name in header and not isinstance(header[name], kind):
             raise unusable_header(path, TypeError(f"{name} is {str(header[name])[:40]}"))
+    try:
+        check_switches({name: value for name, value in header.get("model", {}).items() if name != "dtype"})
+        if "input_size" in header:
+            checked_size(header["input_size"])
+        if "flow" in header:
+            FlowRecipe.from_json(json.dumps(header["flow"]))
+    except (TypeError, ValueError, InputError) as error:
+        raise InputError(f"{path}: its metadata 'hmhi': {error}") from error
     return header
 
 

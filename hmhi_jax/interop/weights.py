@@ -168,13 +168,9 @@ def load_weights(name_or_path: str | Path) -> Weights:
             "with 'hmhi convert', whose --flow, --input-size and --backbone say them"
         )
     try:
-        height, width = source.header["input_size"]
-        model, size, flow = dict(source.header["model"]), (int(height), int(width)), json.dumps(source.header["flow"])
-    except (ValueError, KeyError, TypeError, ArithmeticError) as error:
+        model, size, flow = (source.header[name] for name in ("model", "input_size", "flow"))
+    except KeyError as error:
         raise unusable_header(path, error) from error
-    try:
-        recipe = FlowRecipe.from_json(flow)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     arrays = {name: as_float32(array) for name, array in source.entries.items()}
-    return Weights(model, arrays, size, recipe, dict(source.header.get("extra", {})), path)
+    recipe = FlowRecipe.from_json(json.dumps(flow))
+    return Weights(dict(model), arrays, tuple(size), recipe, dict(source.header.get("extra", {})), path)

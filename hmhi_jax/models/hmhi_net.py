@@ -7,7 +7,10 @@
 `segment_clip` is that, with a scan over the steps.
 """
 
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -251,26 +254,39 @@ def build_model(backbone: str = "mit_b1", *, dtype: str | DTypeLike = "float32",
     Raises `TypeError` for a switch that there is not, `ValueError` for an unknown backbone, or a value that its
     attribute does not allow.
     """
-    spec(backbone)
+    check_switches({"backbone": backbone, **switches})
+    entry = spec(backbone)
     maps, precision = compute_dtype(dtype)
     model = HMHINet(backbone, **switches, dtype=maps, precision=precision)
-    _check_switches(model)
+    width = entry.decoder_width if model.decoder_width is None else model.decoder_width
+    if entry.decoder_norm and width % GROUPS:
+        raise ValueError(f"decoder_width is {width}; with {backbone}'s group norm it must be a multiple of {GROUPS}")
     both = model.shallow_memory and model.deep_memory
     return model if both else model.clone(sgim=False, plam=False)
 
 
-def _check_switches(model: HMHINet) -> None:
-    if model.subpixels not in (1, 2, 4):
-        raise ValueError(f"subpixels is {model.subpixels!r}; it must be 1, 2 or 4")
-    if model.batch_norm not in ("frozen", "updated"):
-        raise ValueError(f"batch_norm is {model.batch_norm!r}; it must be 'frozen' or 'updated'")
-    entry = spec(model.backbone)
-    width = entry.decoder_width if model.decoder_width is None else model.decoder_width
-    counts = {name: getattr(model, name) for name in ("memory_frames", "top_k", "feedforward")}
-    for name, value in (counts | {"decoder_width": width}).items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
-    if entry.decoder_norm and width % GROUPS:
-        raise ValueError(
-            f"decoder_width is {width}; with {model.backbone}'s group norm it must be a multiple of {GROUPS}"
-        )
+# The attributes but for Flax's own and those of the numbers, and what is allowed of them. On CPUs the best keys of a
+# query are added up one by one, in a program as long as they are many.
+SWITCHES = {x.name: x for x in dataclasses.fields(HMHINet) if x.name not in ("parent", "name", "dtype", "precision")}
+_ALLOWED = {
+    "memory_frames": range(1, 1001), "top_k": range(1, 1001), "decoder_width": range(1, 8193),
+    "feedforward": range(1, 65_537), "subpixels": (1, 2, 4), "batch_norm": ("frozen", "updated"),
+}  # fmt: skip
+
+
+def check_switches(switches: Mapping[str, Any]) -> None:
+    """Raises `TypeError` for a switch that there is not, and `ValueError` for a value that no network of any backbone
+    has: of another kind than its attribute, or beyond what is allowed."""
+    for name, value in switches.items():
+        if name not in SWITCHES:
+            raise TypeError(f"{name!r} is no switch of the network, expected {', '.join(SWITCHES)}")
+        kind, *others = get_args(SWITCHES[name].type) or (SWITCHES[name].type,)
+        allowed = _ALLOWED.get(name, (True, False) if kind is bool else ())
+        fits = isinstance(value, {int: Integral, float: Real}.get(kind, kind))
+        fits = fits and isinstance(value, bool) == (kind is bool) and (not allowed or value in allowed)
+        if isinstance(allowed, range):
+            expected = f"a whole number from {allowed[0]} to {allowed[-1]}"
+        else:
+            expected = " or ".join(map(repr, allowed)) or ("at least 0 and less than 1" if kind is float else "a name")
+        if not (fits and (kind is not float or 0 <= value < 1)) and not (value is None and others):
+            raise ValueError(f"{name} is {repr(value)[:40]}, expected {expected}{', or None' * len(others)}")

@@ -5,9 +5,11 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from hmhi_jax.data.preprocessing import checked_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pictures import READINGS
 
+_MOST = 1024  # of lanes, of frames of a chunk, of processes
 SET_FIELDS = ("path", "root", "name", "split", "layout", "flows", "protocol", "videos")
 
 
@@ -55,6 +57,13 @@ def evaluation_section(config: ConfigDict) -> ConfigDict:
                 settings[name] = value
             elif shared == "eval":
                 raise InputError(f"config.eval: unknown field {name!r}, expected {', '.join(sorted(settings))}")
+    for name, default in default_evaluation().eval.items():
+        value, kind = settings[name], type(default)
+        if name in ("sets", "reading", "size", "memory_frames"):  # of several types; checked where they are used
+            continue
+        if type(value) is not kind or (kind is int and not 0 <= value <= _MOST):
+            expected = {bool: "True or False", str: "a name"}.get(kind, f"a whole number from 0 to {_MOST}")
+            raise InputError(f"config.{shared}.{name} is {value!r}, expected {expected}")
     if not settings.sets:
         raise InputError(f"config.{shared}.sets is empty, expected data sets such as {{'path': 'data/DAVIS'}}")
     if not settings.root and config.get("data", None) is not None and shared == "evaluation":
@@ -64,9 +73,10 @@ def evaluation_section(config: ConfigDict) -> ConfigDict:
 
 def listed_readings(value: str | Sequence[str]) -> tuple[str, ...]:
     """`reading` of a config: one or several, known ones."""
-    names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else tuple(value)
+    listed = value.split(",") if isinstance(value, str) else value if isinstance(value, tuple | list) else [value]
+    names = tuple(name.strip() if isinstance(name, str) else name for name in listed)
     for name in names:
-        if name not in READINGS:
+        if name not in tuple(READINGS):
             raise InputError(
                 f"config.eval.reading is {value!r}, expected {' or '.join(READINGS)}, or both with a comma"
             )
@@ -81,16 +91,17 @@ def network_size(value: str | Sequence[int] | None) -> tuple[int, int] | str | N
         return "auto"
     parts = value.lower().split("x") if isinstance(value, str) else value
     try:
-        height, width = (int(part) for part in parts)
-    except (TypeError, ValueError):
+        return checked_size([int(part) if isinstance(part, str) else part for part in parts])
+    except (TypeError, ValueError, InputError) as error:
         raise InputError(
-            f"config.eval.size is {value!r}, expected height and width such as '512x512', or 'auto'"
+            f"config.eval.size is {value!r}, expected height and width such as '512x512', or 'auto' ({error})"
         ) from None
-    return height, width
 
 
 def checked_set(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
     """One data set's fields, `root` being another name of `path`, and `protocol` always several."""
+    if not isinstance(entry, Mapping):
+        raise InputError(f"{where} is {entry!r}, expected a data set such as {{'path': 'data/DAVIS'}}")
     fields = dict(entry)
     if unknown := set(fields) - set(SET_FIELDS):
         raise InputError(f"{where}: unknown {', '.join(sorted(unknown))}, expected {', '.join(SET_FIELDS)}")

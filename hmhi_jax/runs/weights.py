@@ -6,15 +6,15 @@ from collections import Counter
 from pathlib import Path
 
 from hmhi_jax.data.flow import FlowRecipe
+from hmhi_jax.data.preprocessing import checked_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import write_export
-from hmhi_jax.inference.segmenter import checked_size
+from hmhi_jax.inference.segmenter import load_network
 from hmhi_jax.interop.conversion import format_of, header_of, write_weights
 from hmhi_jax.interop.flow_weights import find_flow_weights, identify_flow, is_flow_name, write_flow_weights
 from hmhi_jax.interop.identify import Recognised, identify
 from hmhi_jax.interop.shapes import not_finite
 from hmhi_jax.interop.weight_sources import read_source
-from hmhi_jax.interop.weights import load_weights
 
 
 def convert(
@@ -120,12 +120,10 @@ def export(
     beside: bool,
 ) -> None:
     """Do what `hmhi export` was asked for; the arguments are its options."""
-    found = load_weights(weights)
-    arguments = {**found.model_arguments, "dtype": dtype}
-    if memory_frames is not None:
-        arguments["memory_frames"] = memory_frames
+    model, found = load_network(weights, memory_frames=memory_frames, dtype=dtype)
+    arguments = {**found.model_arguments, "dtype": dtype, "memory_frames": model.memory_frames}
     write_export(
-        folder, arguments, found.variables, size=checked_size(size or found.input_size), flow_recipe=found.flow_recipe,
+        folder, arguments, found.fit(model), size=checked_size(size or found.input_size), flow_recipe=found.flow_recipe,
         batch=batch, platforms=platforms, parameters_inside=not beside,
     )  # fmt: skip
     total = sum(file.stat().st_size for file in folder.iterdir()) / 2**20

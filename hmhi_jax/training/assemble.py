@@ -22,12 +22,14 @@ from hmhi_jax.data.flow_pictures import RECIPE_FILE, flow_recipe_of
 from hmhi_jax.data.inspection import check_for_training
 from hmhi_jax.data.layouts import Dataset, Source, entries_of, open_sources
 from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig
+from hmhi_jax.data.preprocessing import checked_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.shapes import abstract_variables
 from hmhi_jax.models import HMHINet, build_model
 from hmhi_jax.models.backbones import described
+from hmhi_jax.models.hmhi_net import check_switches
 from hmhi_jax.training.clip_forward import CheckpointPolicy
-from hmhi_jax.training.config import check_initialisation
+from hmhi_jax.training.config import check_initialisation, check_numbers
 from hmhi_jax.training.loop import Batches, Schedule
 from hmhi_jax.training.mesh import DATA, check_rows
 from hmhi_jax.training.optimiser import BACKBONE, check_patterns, learning_rate_schedule, make_optimiser
@@ -111,7 +113,10 @@ def sizes_of(config: ConfigDict) -> tuple[tuple[int, int], ...]:
     sizes = config.data.sizes
     if not sizes or not all(isinstance(size, tuple | list) and len(size) == 2 for size in sizes):
         raise InputError(f"config.data.sizes is {sizes}, expected (height, width) pairs such as ((512, 512),)")
-    return tuple((int(height), int(width)) for height, width in sizes)
+    try:
+        return tuple(map(checked_size, sizes))
+    except InputError as error:
+        raise InputError(f"config.data.sizes: {error}") from error
 
 
 def pipeline_config(config: ConfigDict) -> PipelineConfig:
@@ -195,6 +200,7 @@ def assemble(
 
     Raises `InputError` for a field that cannot be used, with its name.
     """
+    check_numbers(config)
     sizes = sizes_of(config)
     if mesh is not None:
         check_devices(config, mesh)
@@ -233,16 +239,16 @@ def evaluated(config: ConfigDict, model: HMHINet) -> HMHINet:
     capacity = config.evaluation.memory_frames
     if capacity is None:
         return model
-    if capacity < 1:
-        raise InputError(f"config.evaluation.memory_frames is {capacity}, expected at least 1")
+    try:
+        check_switches({"memory_frames": capacity})
+    except ValueError as error:
+        raise InputError(f"config.evaluation.{error}") from error
     return model.clone(memory_frames=capacity)
 
 
 def optimiser_of(config: ConfigDict, total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimiser of `config.optimiser` and its learning rate by step."""
     o = config.optimiser
-    if not o.learning_rate > 0:
-        raise InputError(f"config.optimiser.learning_rate is {o.learning_rate}, expected a positive number")
     schedule = learning_rate_schedule(o.schedule, o.learning_rate, total_steps, o.warmup_steps, o.final_fraction)
     same = {name: o[name] for name in ("weight_decay", "decay_mask", "b1", "b2", "eps")}
     rates = {BACKBONE: o.backbone_rate} if o.backbone_rate != 1.0 else None
@@ -257,8 +263,6 @@ def step_arguments(config: ConfigDict, platform: str | None = None) -> dict[str,
     for name, expected in choices.items():
         if s[name] not in expected:
             raise InputError(f"config.step.{name} is {s[name]!r}, expected one of {', '.join(expected)}")
-    if not 0 <= s.ema_decay < 1:
-        raise InputError(f"config.step.ema_decay is {s.ema_decay}, expected at least 0 and less than 1")
     unroll = s.frames == "unrolled" or (s.frames == "auto" and (platform or jax.default_backend()) in ("cpu", "tpu"))
     return {
         "accumulate": s.accumulate, "checkpoint": s.checkpoint, "unroll": unroll, "dropout": bool(s.dropout),

@@ -1,14 +1,14 @@
 """Every setting of a training run with its default: the release's, but where a comment says otherwise."""
 
-import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from ml_collections import ConfigDict, config_dict
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.models import HMHINet
+from hmhi_jax.models.hmhi_net import SWITCHES
 
 # Settings that may differ from those a checkpoint was made with: the arrays stay the same. What is learnt does too, but
 # for a decaying schedule's length (steps, epochs), dropout's draws (step.checkpoint), and bad videos (data.skip_bad).
@@ -111,6 +111,37 @@ def default_config() -> ConfigDict:
     return c
 
 
+# What numbers must be, but for those of `model`, which `build_model` checks: finite, and 0 or more unless said here.
+_LEAST = {
+    "data.batch_size": 1, "data.frames": 1, "data.reach": 1, "data.threads": 1, "data.buffer": 1, "step.accumulate": 1,
+    "mesh.data": -1, "checkpoints.keep_last": 1, "logging.every_steps": 1,
+}  # fmt: skip
+_MOST = {
+    "seed": 2**31 - 1, "data.workers": 1024, "data.threads": 1024, "data.buffer": 1024, "evaluation.workers": 1024,
+    "optimiser.final_fraction": 1,
+}  # fmt: skip
+_LESS_THAN_1 = ("optimiser.b1", "optimiser.b2", "step.ema_decay")
+_MORE_THAN_0 = ("optimiser.learning_rate", "optimiser.eps")
+
+
+def check_numbers(config: ConfigDict) -> None:
+    """Raises `InputError` for a field that is a number and cannot be used."""
+    given = flat(to_plain(config))
+    for name in flat(to_plain(default_config())):
+        value = given.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or name.startswith("model."):
+            continue
+        least, most = _LEAST.get(name, 0), _MOST.get(name, math.inf)
+        expected = f"from {least} to {most}" if name in _MOST else f"a finite number, {least} or more"
+        fits = least <= value <= most and math.isfinite(value)
+        if name in _LESS_THAN_1:
+            expected, fits = "at least 0 and less than 1", fits and value < 1
+        if name in _MORE_THAN_0:
+            expected, fits = "a finite number, more than 0", fits and value > 0
+        if not fits:
+            raise InputError(f"config.{name} is {value}, expected {expected}")
+
+
 def check_initialisation(name: str) -> None:
     """Raises `InputError` for a name that is none of `INITIALISATIONS`."""
     if name not in INITIALISATIONS:
@@ -120,10 +151,9 @@ def check_initialisation(name: str) -> None:
 def model_defaults() -> ConfigDict:
     """The arguments of `build_model`, which are the attributes of `HMHINet`; parameters are float32 always."""
     c = ConfigDict()
-    for switch in dataclasses.fields(HMHINet):
-        if switch.name not in ("parent", "name", "dtype", "precision"):  # Flax's own; those of the numbers are one word
-            unset = switch.default is None  # the backbone's
-            c[switch.name] = config_dict.placeholder(get_args(switch.type)[0]) if unset else switch.default
+    for name, switch in SWITCHES.items():
+        unset = switch.default is None  # the backbone's
+        c[name] = config_dict.placeholder(get_args(switch.type)[0]) if unset else switch.default
     c.dtype = "float32"
     return c
 

@@ -103,6 +103,22 @@ def test_a_listed_video_without_folder_is_empty(tmp_path):
     assert [(video.name, len(video)) for video in dataset.videos] == [("bear", 2), ("ghost", 0)]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_lists_of_any_encoding_name_folders_and_nothing_else(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    write_video(tmp_path / "JPEGImages/480p" / name, tmp_path / "Annotations/480p" / name, 0, 2)
+    write_video(tmp_path / "JPEGImages/480p/bear", tmp_path / "Annotations/480p/bear", 0, 2)
+    (tmp_path / "ImageSets/2017").mkdir(parents=True)
+    names = tmp_path / "ImageSets/2017/val.txt"
+    names.write_bytes(b"\xef\xbb\xbfbear\r\ncaf\xe9\r\n")  # as some editors write it
+    assert [(video.name, len(video)) for video in open_dataset(tmp_path).videos] == [("bear", 2), (name, 2)]
+    # Results of a video are put into a folder of its name, which is replaced.
+    for wrong in (b"..", b"a/../b", b"bear\0", "bear".encode("utf-16")):
+        names.write_bytes(wrong)
+        with pytest.raises(InputError, match=r"split 'val' names .*, expected the name of a folder"):
+            open_dataset(tmp_path)
+
+
 def test_frames_are_in_natural_order(tmp_path):
     folder = tmp_path / "frame/train/a"
     write_video(folder, tmp_path / "mask/train/a", 0, 12)

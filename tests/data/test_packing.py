@@ -218,6 +218,13 @@ def test_malformed_indexes_are_one_line(tmp_path):
         json.dumps(whole | {"videos": [whole["videos"][0], video | {"frames": [1, 2, 3]}]}),
         json.dumps(whole | {"videos": [whole["videos"][0], video | {"name": "../elsewhere"}]}),
         json.dumps(whole | {"videos": [whole["videos"][0], {}]}),
+        # Records that are not those of the video, or no records: each follows the one before, none twice.
+        json.dumps(whole | {"videos": [whole["videos"][0], video | {"first": 10**30}]}),
+        json.dumps(whole | {"videos": [whole["videos"][0] | {"first": 1}, video]}),
+        json.dumps(whole | {"videos": [whole["videos"][0], video | {"first": video["first"] + 1}]}),
+        json.dumps(whole | {"videos": [whole["videos"][0], video | {"flows": "x" * len(video["flows"])}]}),
+        json.dumps(whole | {"videos": [whole["videos"][0], video | {"frames": ["0"] * len(video["frames"])}]}),
+        json.dumps(whole | {"videos": [*whole["videos"], whole["videos"][0]]}),
     ):
         index.write_text(wrong)
         with pytest.raises(InputError, match=r"index\.json: (not readable|.* is not as the format says)") as caught:

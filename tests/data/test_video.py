@@ -185,6 +185,11 @@ def test_picture_kinds(tmp_path):
     assert np.array_equal(read_picture(tmp_path / "deep.png"), np.repeat(grey[..., None], 3, -1))
     Image.fromarray(picture).convert("RGBA").save(tmp_path / "alpha.png")
     assert np.array_equal(read_picture(tmp_path / "alpha.png"), picture)
+    for white in (65_535, 1023):
+        levels = np.rint(grey / 255 * white).astype(">u2").tobytes()
+        (tmp_path / "deep.pgm").write_bytes(b"P5 %d %d %d\n" % (*grey.shape[::-1], white) + levels)
+        assert picture_size(tmp_path / "deep.pgm") == grey.shape
+        assert np.array_equal(read_picture(tmp_path / "deep.pgm"), np.repeat(grey[..., None], 3, -1))
     for mode in ("I", "F"):
         Image.fromarray(grey).convert(mode).save(tmp_path / "wide.tif")
         for read in (read_picture, picture_size):

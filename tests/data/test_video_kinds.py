@@ -142,9 +142,36 @@ def test_animated_pictures_are_videos(tmp_path, suffix):
 
 def test_pictures_without_a_time_are_shown_as_browsers_do(tmp_path):
     images = [Image.fromarray(picture) for picture in moving_square(4)]
-    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=[40, 0, 0, 20])
-    (video,) = open_videos([tmp_path / "a.webp"])
-    assert [frame.time for frame in video.frames()] == [0, Fraction(4, 100), Fraction(14, 100), Fraction(24, 100)]
+    for suffix, short in (("webp", 10), ("gif", 10), ("png", 0)):
+        path = tmp_path / f"a.{suffix}"
+        images[0].save(path, save_all=True, append_images=images[1:], duration=[40, 0, short, 20])
+        (video,) = open_videos([path])
+        assert [frame.time for frame in video.frames()] == [0, Fraction(4, 100), Fraction(14, 100), Fraction(24, 100)]
+        assert [video.frame_at(Fraction(t, 100)) for t in (0, 4, 5, 14, 24, 99)] == [0, 1, 2, 2, 3, 4]
+        images[0].save(path, save_all=True, append_images=images[1:], duration=0)
+        assert open_videos([path])[0].frame_rate == 10
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png", "tif", "gif", "apng"])
+def test_animated_pictures_that_are_cut_off_give_those_that_are_whole(tmp_path, suffix):
+    images = [Image.fromarray(picture) for picture in moving_square(5)]
+    path, format = tmp_path / f"a.{suffix}", "PNG" if suffix == "apng" else None
+    images[0].save(path, format, save_all=True, append_images=images[1:], duration=50, lossless=True)
+    data = path.read_bytes()
+    whole = [frame.picture for frame in open_videos([path])[0].frames()]
+    counts = set()
+    for length in range(len(data) * 35 // 100, len(data) - 12, len(data) // 30):
+        path.write_bytes(data[:length])
+        (video,) = open_videos([path])
+        found = pictures_of(video)
+        assert len(found) == video.frame_count < 5
+        assert f"{path}: is cut off or damaged; {len(found)} " in video.notes[0]
+        assert all(np.array_equal(a, b) for a, b in zip(found, whole, strict=False))
+        counts.add(len(found))
+    assert counts == {1, 2, 3, 4}
+    path.write_bytes(data[: len(data) // 20])
+    with pytest.raises(InputError, match=rf"a\.{suffix}: .*(damaged|no picture)"):
+        open_videos([path])
 
 
 def test_an_animated_picture_among_frames_is_told(tmp_path):
@@ -278,6 +305,50 @@ def test_a_source_that_says_nothing_is_not_waited_for(silent_server):
     frames = list(camera.frames())
     assert 20 <= len(frames) <= 25  # what the decoder holds back is lost
     assert camera.notes == [f"{stalls}: sent nothing for 2 seconds; the {len(frames)} frames until then are used"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "said"),
+    [
+        (".mkv", "libx264", "is cut off or damaged; {} of about 40 frames decode and are used"),
+        (".webm", "libvpx-vp9", "is cut off or damaged; {} of about 40 frames decode and are used"),
+        (".flv", "flv", "is cut off or damaged; {} of about 40 frames decode and are used"),
+        (".avi", "mpeg4", "is cut off or damaged; 1 frames are damaged; {} frames decode and are used"),
+        (".ts", "mpeg2video", "is cut off or damaged; 1 frames are damaged; {} frames decode and are used"),
+    ],
+)
+def test_live_sources_and_files_tell_the_same(tmp_path, suffix, codec, said):
+    """Cut off, or some bytes changed in the middle, which decoders make up for."""
+    noise = np.random.default_rng(0).integers(0, 255, (40, 48, 80, 3), dtype=np.uint8)
+    path = write_video(tmp_path / f"clip{suffix}", list(noise), codec=codec)
+    data = bytearray(path.read_bytes())
+    if "of about" in said:
+        del data[len(data) // 2 :]
+    else:
+        middle = len(data) // 2
+        data[middle : middle + 60] = bytes(byte ^ 0x55 for byte in data[middle : middle + 60])
+    path.write_bytes(data)
+    for video in (VideoFile(path), Camera(f"file://{path}")):
+        count = len(pictures_of(video))
+        assert [note.partition(f"clip{suffix}: ")[2] for note in video.notes] == [said.format(count)]
+
+
+def test_a_clock_that_begins_late_is_no_damage(tmp_path):
+    path = write_at(tmp_path / "late.mkv", [5000 + 40 * t for t in range(8)], "libx264")
+    for video in (VideoFile(path), Camera(f"file://{path}")):
+        assert len(pictures_of(video)) == 8
+        assert video.notes == []
+
+
+def test_frames_may_come_with_exif(tmp_path):
+    """As in the Motion JPEG of some cameras."""
+    picture, exif = moving_square(1)[0], Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a maker"  # held upright
+    Image.fromarray(picture).save(tmp_path / "frame.jpg", exif=exif, quality=95)
+    video = Camera(f"file://{tmp_path}/frame.jpg")
+    (shown,) = pictures_of(video)
+    assert video.size == (80, 48)
+    assert np.abs(shown.astype(int) - np.rot90(picture, -1)).mean() < 12
 
 
 def test_a_source_is_ended_while_it_is_waited_for(silent_server):

@@ -246,6 +246,20 @@ def test_label_predictions_in_grey_are_noticed(tree):
 
 
 @pytest.mark.parametrize(
+    ("change", "remark"),
+    [
+        (lambda truth: np.where(truth > 0, 1, np.eye(40, 60) * 255), "10 of 10 ground truths are small labels"),
+        (lambda truth: np.repeat(truth[..., None], 3, -1) // 2 + 90, "10 of 10 ground truths are object everywhere"),
+        (lambda truth: truth * 0, "no ground truth has any object"),
+    ],
+)
+def test_ground_truth_that_may_be_meant_otherwise_is_noticed(tree, change, remark):
+    for path in (tree / "gt").rglob("*.png"):
+        write(path, change(np.asarray(Image.open(path))).astype(np.uint8))
+    assert [line for line in texts(evaluate_uvos(tree / "pred", tree / "gt"), "rule") if line.startswith(remark)]
+
+
+@pytest.mark.parametrize(
     ("pred", "gt", "options", "expected"),
     [
         ("absent", "gt", {}, "absent"),

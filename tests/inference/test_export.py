@@ -1,5 +1,6 @@
 """Exports: written, run without the model code, taken by the segmenter; every platform lowered."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import hmhi_jax as hmhi
@@ -136,6 +138,31 @@ def test_command_and_its_errors(network, tmp_path):
     (tmp_path / "other").mkdir()
     taken = runner.invoke(app, ["export", str(tmp_path / "other"), "--weights", str(weights)])
     assert "is no export" in str(taken.exception)
+    whole = (folder / "export.json").read_text()
+    header = json.loads(whole)
+    for name, value, reason in (
+        ("input_size", [64, 64], r"its programs take pictures of \(1, 64, 96, 3\)"),
+        ("batch", 2, r"its programs take pictures of \(1, 64, 96, 3\)"),
+        ("model", {"memory_frames": 10**9}, "memory_frames is 1000000000, expected"),
+        ("model", [], "no attribute"),
+        ("flow", {"camera": "tripod"}, "camera is 'tripod'"),
+    ):
+        (folder / "export.json").write_text(json.dumps(header | {name: value}))
+        with pytest.raises(InputError, match=f"no readable export.*{reason}"):
+            ExportedNetwork(folder)
+    # What the programs say themselves is not asked for a second time.
+    (folder / "export.json").write_text(json.dumps(header | {"platforms": 5, "parameters": "elsewhere"}))
+    ExportedNetwork(folder).require(platform="cpu")
+    (folder / "export.json").write_text(whole)
+    arrays = load_file(folder / "weights.safetensors")
+    name = next(iter(arrays))
+    save_file({**arrays, name: np.full_like(arrays[name], np.nan)}, folder / "weights.safetensors")
+    with pytest.raises(InputError, match=rf"1 of its arrays are not finite, first {name}"):
+        ExportedNetwork(folder)
+    save_file({other: array for other, array in arrays.items() if other != name}, folder / "weights.safetensors")
+    with pytest.raises(InputError, match=r"encode\.stablehlo, weights\.safetensors and the others do not belong tog"):
+        next(hmhi.VideoSegmenter.load(folder).stream(_pictures(2)[0]))
+    save_file(arrays, folder / "weights.safetensors")
     for file, reason in (("step.stablehlo", r"step\.stablehlo is cut off"), ("weights.safetensors", "nvalid")):
         whole = (folder / file).read_bytes()
         (folder / file).write_bytes(whole[:1000])

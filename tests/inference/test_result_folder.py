@@ -1,5 +1,7 @@
 """Whose results are whose."""
 
+import json
+
 import pytest
 
 from hmhi_jax.errors import InputError
@@ -46,6 +48,15 @@ def test_results_of_another_identity(tmp_path):
     other.clear()
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     assert other.status() == "new"
+
+
+@pytest.mark.parametrize("area", [5, None, ["0"]])
+def test_a_summary_of_another_shape_is_not_ours(tmp_path, area):
+    folder = ResultFolder(tmp_path, ME)
+    folder.summary.write_text(json.dumps({"identity": ME, "area": area}))
+    assert not folder.is_ours()
+    with pytest.raises(InputError, match=r"holds summary\.json that this command did not write"):
+        folder.status()
 
 
 def test_only_what_was_written_is_removed(tmp_path):

@@ -160,6 +160,31 @@ def test_a_caller_may_fill_one_array_again_and_again(segmenter, frames, soft, li
 
 
 @pytest.mark.parametrize("live", [True, False])
+def test_arrays_may_lie_in_memory_as_they_like(tmp_path, segmenter, frames, soft, live):
+    class Named(np.ndarray):
+        """As of other libraries."""
+
+    mapped = np.memmap(tmp_path / "frame", np.uint8, "w+", shape=frames[4].shape)
+    mapped[:] = frames[4]
+    locked = frames[8].copy()
+    locked.flags.writeable = False
+    laid_out = [
+        np.asfortranarray(frames[0]),
+        frames[1][::-1, ::-1].copy()[::-1, ::-1],
+        frames[2][..., ::-1].copy()[..., ::-1],  # of BGR
+        np.pad(frames[3], ((3, 2), (1, 4), (0, 1)))[3:-2, 1:-4, :3],
+        mapped,
+        np.ascontiguousarray(frames[5].transpose(2, 0, 1)).transpose(1, 2, 0),
+        frames[6].view(Named),
+        np.ma.masked_array(frames[7], mask=frames[7] > 200),
+        locked,
+    ]
+    for a, b in zip(segmenter.stream(laid_out, soft=True, live=live), soft, strict=True):
+        assert type(a) is np.ndarray
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("live", [True, False])
 def test_a_bounded_number_of_frames_is_read_ahead(segmenter, frames, live):
     camera, masks, ahead = Counted(frames), 0, []
     with segmenter.stream(camera, live=live) as stream:
@@ -262,12 +287,27 @@ def test_no_saved_state(tmp_path):
         ("network_size", [64]),
         ("note", None),
         ("frames", []),
+        ("frames", -1),
+        ("frames", 2.7),
+        ("frames", True),
+        ("network_size", [64.5, 64]),
     ):
         header = {name: value for name, value in {**whole, key: other}.items() if value is not None}
         save_file({"memory/x": np.zeros(1)}, tmp_path / "state", metadata={"hmhi_stream": json.dumps(header)})
         with pytest.raises(InputError, match="is no saved memory of a stream"):
             StreamState.load(tmp_path / "state")
-    save_file({"memory/x": np.zeros(1)}, tmp_path / "state", metadata={"hmhi_stream": json.dumps(whole)})
+    metadata = {"hmhi_stream": json.dumps(whole)}
+    for arrays in (
+        {"memory/x": np.full(1, np.nan)},
+        {"memory/written": np.array(4, np.int32)},  # of three frames
+        {"memory/written": np.array(-1, np.int32)},
+        {"previous": np.zeros((48, 80, 3), np.float32)},
+        {"previous": np.zeros((48, 80), np.uint8)},
+    ):
+        save_file(arrays, tmp_path / "state", metadata)
+        with pytest.raises(InputError, match="is no saved memory of a stream"):
+            StreamState.load(tmp_path / "state")
+    save_file({"memory/x": np.zeros(1)}, tmp_path / "state", metadata)
     assert StreamState.load(tmp_path / "state").frames == 3
 
 
@@ -280,11 +320,22 @@ def test_no_saved_state(tmp_path):
         (["00000.png"], "frame 0: is str"),
         ([np.zeros((48, 80, 3), np.uint8), np.zeros((48, 81, 3), np.uint8)], r"frame 1: is uint8 \(48, 81, 3\)"),
         ([np.zeros((1, 1, 3), np.uint8)], "1 x 1 pixels, expected at least 16"),
+        ([np.zeros((48, 80, 4), np.uint8)], r"frame 0: is uint8 \(48, 80, 4\)"),
+        ([np.zeros((3, 48, 80), np.uint8)], r"frame 0: is uint8 \(3, 48, 80\)"),
+        ([np.zeros((1, 48, 80, 3), np.uint8)], r"frame 0: is uint8 \(1, 48, 80, 3\)"),
+        ([np.zeros((48, 80, 3), bool)], r"frame 0: is bool"),
+        ([np.zeros((48, 80, 3), np.uint8), None], r"frame 1: is NoneType"),
+        ([np.zeros((48, 80, 3), np.uint8), np.zeros((80, 48, 3), np.uint8)], r"frame 1: is uint8 \(80, 48, 3\)"),
+        (
+            [np.broadcast_to(np.uint8(0), (1 << 20, 1 << 20, 3))],
+            "frame 0 is 1048576 x 1048576 pixels, expected at most",
+        ),
     ],
 )
-def test_frames_that_are_none(segmenter, bad, message):
+@pytest.mark.parametrize("live", [True, False])
+def test_frames_that_are_none(segmenter, bad, message, live):
     with pytest.raises(InputError, match=message):
-        list(segmenter.stream(iter(bad)))  # an iterator, which no type checker looks into
+        list(segmenter.stream(iter(bad), live=live))  # an iterator, which no type checker looks into
 
 
 def test_sizes():
@@ -298,6 +349,8 @@ def test_sizes():
         VideoSegmenter(network(), {}, size="foo")
     with pytest.raises(InputError, match="chunk is -1, expected a number of frames"):
         VideoSegmenter(network(), {}, size=SIZE, chunk=-1)
+    with pytest.raises(InputError, match="chunk is 1000000, expected a number of frames, from 1 to 1024"):
+        VideoSegmenter(network(), {}, size=SIZE, chunk=1_000_000)
     with pytest.raises(InputError, match="threshold is 1"):
         VideoSegmenter(network(), {}, size=SIZE).stream([], threshold=1.0)
 
@@ -316,7 +369,7 @@ def test_load(tmp_path, frames, soft):
         VideoSegmenter.load(path, backbone="swin_tiny")
     with pytest.raises(InputError, match=r"^dtype is 'float99', expected 'float32', 'tensorfloat32' or 'bfloat16'$"):
         VideoSegmenter.load(path, dtype="float99")
-    with pytest.raises(InputError, match=r"^memory_frames is 0, expected at least 1$"):
+    with pytest.raises(InputError, match=r"^memory_frames is 0, expected a whole number from 1 to 1000$"):
         VideoSegmenter.load(path, memory_frames=0)
 
 

@@ -89,7 +89,7 @@ def test_a_run_that_did_not_note_its_flow_recipe(tmp_path):
 
 def test_a_flow_recipe_that_is_none(tmp_path):
     train(tmp_path, {"flow_recipe": '{"camera": "tripod"}'})
-    with pytest.raises(InputError, match=r"3/run/metadata: flow_recipe: .*camera is 'tripod'"):
+    with pytest.raises(InputError, match=r"3/run/metadata: .*camera is 'tripod'"):
         load_weights(tmp_path)
 
 

@@ -15,7 +15,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.interop import load_weights, to_torch
 from hmhi_jax.interop.conversion import write_torch_checkpoint
 from hmhi_jax.interop.identify import identify
-from hmhi_jax.interop.shapes import not_finite
+from hmhi_jax.interop.shapes import leaves_by_path, not_finite
 from hmhi_jax.interop.weight_sources import read_source
 
 NET = {"decode_head.cbam1.conv1.conv.weight": np.float32([[1, 2]]), "backbone.norm1.weight": np.float32([3])}
@@ -98,6 +98,16 @@ def test_metadata_of_another_kind_is_one_line(tmp_path, header, words, read):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["", "params", "params/", "params//x", "params/decoder/predictor/bias/x"])
+def test_names_that_are_no_paths_are_left_over(tmp_path, name):
+    arrays = {path: np.asarray(leaf) for path, leaf in leaves_by_path(random_variables(network())).items()}
+    header = {"model": ARGUMENTS, "input_size": [64, 64], "flow": {}}
+    save_file({**arrays, name: np.ones(2, np.float32)}, tmp_path / "w.safetensors", {"hmhi": json.dumps(header)})
+    assert identify(read_source(tmp_path / "w.safetensors")).fit.unused == [name]
+    with pytest.raises(InputError, match=rf"w\.safetensors: .*; 1 left over: {name}$"):
+        load_weights(tmp_path / "w.safetensors").fit(network())
+
+
 def test_types_that_weights_do_not_have_are_named(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file({"a": np.asarray([1, 2], jnp.float8_e4m3fn)}, path)
@@ -121,6 +131,10 @@ def test_archives_are_looked_at_before_they_are_unpacked(tmp_path):
             archive.writestr("a.npy", stored)
         with pytest.raises(InputError, match=r"shape\.npz: is no readable NumPy archive of plain arrays"):
             read_source(tmp_path / "shape.npz")
+    for strange in (np.complex64([1]), np.array(["x"]), np.zeros(1, "M8[s]"), np.zeros(1, [("a", "f4")])):
+        np.savez(tmp_path / "strange.npz", a=strange)
+        with pytest.raises(InputError, match=r"strange\.npz: .*\(1 of them hold no real numbers, first a \("):
+            read_source(tmp_path / "strange.npz")
     np.savez(tmp_path / "objects.npz", a=np.array([json], dtype=object)[:0])
     with pytest.raises(InputError, match=r"objects\.npz: is no readable NumPy archive of plain arrays"):
         read_source(tmp_path / "objects.npz")

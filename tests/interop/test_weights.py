@@ -91,7 +91,7 @@ def test_shipped_names_are_listed(tmp_path, monkeypatch, variables):
 def rewritten(path, change):
     """A weights file whose arrays and header went through `change`."""
     arrays = load_file(path)
-    header = {"model": ARGUMENTS, "input_size": [64, 64], "flow": json.loads(RECIPE.to_json())}
+    header = {"model": dict(ARGUMENTS), "input_size": [64, 64], "flow": json.loads(RECIPE.to_json())}
     metadata = change(arrays, header)
     save_file(arrays, path, metadata={"hmhi": json.dumps(header)} if metadata is None else metadata)
 
@@ -130,7 +130,25 @@ def test_weights_of_another_backbone(variables):
         (lambda arrays, header: {"other": "x"}, "no entry 'hmhi'"),
         (lambda arrays, header: {"hmhi": "{"}, "expected JSON with"),
         (lambda arrays, header: header.pop("model") and None, "KeyError: 'model'"),
-        (lambda arrays, header: header.update(input_size=[64]), "ValueError"),
+        (lambda arrays, header: header.update(input_size=[64]), "network size is 64 "),
+        (lambda arrays, header: header.update(input_size=[100, 64]), "network size is 100 x 64 "),
+        (lambda arrays, header: header.update(input_size=[64.0, True]), "network size is 64.0 x True "),
+        (lambda arrays, header: header.update(input_size=[1 << 20, 1 << 20]), "at most 16 megapixels"),
+        (lambda arrays, header: header["model"].update(memory_frames=10**9), "from 1 to 1000"),
+        (lambda arrays, header: header["model"].update(memory_frames=-1), "memory_frames is -1"),
+        (lambda arrays, header: header["model"].update(top_k=2**31), "top_k is 2147483648, expected"),
+        (lambda arrays, header: header["model"].update(top_k=1.5), "top_k is 1.5, expected a whole number"),
+        (lambda arrays, header: header["model"].update(top_k=True), "top_k is True, expected a whole number"),
+        (lambda arrays, header: header["model"].update(sgim="no"), "sgim is 'no', expected True or False"),
+        (lambda arrays, header: header["model"].update(plam=1), "plam is 1, expected True or False"),
+        (lambda arrays, header: header["model"].update(deep_memory=None), "deep_memory is None, expected True or F"),
+        (lambda arrays, header: header["model"].update(drop_path=float("nan")), "drop_path is nan, expected at least"),
+        (lambda arrays, header: header["model"].update(drop_path=1.0), "less than 1, or None"),
+        (lambda arrays, header: header["model"].update(subpixels=2.0), "subpixels is 2.0, expected 1 or 2 or 4"),
+        (lambda arrays, header: header["model"].update(batch_norm=[]), "batch_norm is [], expected 'frozen' or 'up"),
+        (lambda arrays, header: header["model"].update(backbone=5), "backbone is 5, expected a name"),
+        (lambda arrays, header: header["model"].update(name="x"), "'name' is no switch of the network"),
+        (lambda arrays, header: header["flow"].update(least_motion=float("nan")), "least_motion is nan"),
         (lambda arrays, header: header["flow"].update(camera="tripod"), "camera is 'tripod'"),
     ],
 )
@@ -141,6 +159,7 @@ def test_bad_headers(tmp_path, variables, change, message):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         load_weights(path)
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_of_another_kind(tmp_path):

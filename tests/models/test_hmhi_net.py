@@ -284,7 +284,7 @@ def test_segment_features_is_the_second_half_of_segment_clip():
         ({"backbone": "mit_b9"}, "mit_b1"),
         ({"memory_frames": 0}, "memory_frames"),
         ({"top_k": 0}, "top_k"),
-        ({"decoder_width": 0}, "decoder_width is 0; it must be at least 1"),
+        ({"decoder_width": 0}, "decoder_width is 0, expected a whole number from 1 to 8192, or None"),
         ({"backbone": "conv_joint", "decoder_width": 20}, "decoder_width is 20; .* must be a multiple of 8"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -188,6 +189,17 @@ def test_settings():
         evaluation_section(ConfigDict({}))
     with pytest.raises(InputError, match="empty"):
         evaluation_section(default_evaluation())
+    with pytest.raises(InputError, match=r"config\.eval\.size is '100x64', .*two multiples of 32"):
+        network_size("100x64")
+    for name, value, expected in (
+        ("extra", "no", "True or False"),  # a text that counts as true
+        ("strict", 1, "True or False"),
+        ("chunk", -1, "a whole number from 0 to 1024"),
+        ("workers", 1 << 20, "a whole number from 0 to 1024"),
+        ("weights", 5, "a name"),
+    ):
+        with pytest.raises(InputError, match=rf"config\.eval\.{name} is {value!r}, expected {expected}"):
+            evaluation_section(ConfigDict({"eval": {name: value, "sets": ({"path": "x"},)}}))
     with pytest.raises(InputError, match="unknown field 'weight'"):
         evaluation_section(ConfigDict({"eval": {"weight": "tiny", "sets": ({"path": "x"},)}}))
 
@@ -201,6 +213,14 @@ def test_entry_point_tells_errors_in_one_line(tmp_path):
     assert done.returncode == 2, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert "DAVIS" in line
+    for wrong, expected in (
+        ("--config.eval.extra=perhaps", "error: flag --config.eval.extra=perhaps: .*on-boolean"),
+        ("--config.eval.colour=1", "error: --config.: the config has no field 'colour'"),
+        ("--config=nowhere/davis.py:x", "error: --config nowhere/davis.py:x: no such file"),
+    ):
+        done = subprocess.run([*command, wrong], capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        assert re.fullmatch(expected + r".*\n", done.stderr)
 
 
 CONFIG = """

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ import pytest
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.protocols import find_protocol
+from hmhi_jax.models import build_model
 from hmhi_jax.runs.evaluate import EvaluationSet
 from hmhi_jax.runs.validate import best_metric
 from hmhi_jax.training import assemble
-from hmhi_jax.training.config import check_same, default_config, differences, to_plain
+from hmhi_jax.training.config import check_same, default_config, differences, model_defaults, to_plain
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TRAINING = ("ytvos_mit_b1", "davis_mit_b1", "ytvos_swin_tiny", "vsod_mit_b1", "smoke", "tiny_synthetic")
@@ -94,12 +96,6 @@ def test_wrong_values_are_refused_with_the_field():
     config = default_config()
     with pytest.raises(InputError, match=r"config\.steps is 0 and config\.epochs 0\.0"):
         assemble.steps_of(config, 10)
-    config.step.ema_decay = 1.5
-    with pytest.raises(InputError, match=r"config\.step\.ema_decay is 1\.5"):
-        assemble.step_arguments(config)
-    config.optimiser.learning_rate = -1.0
-    with pytest.raises(InputError, match=r"config\.optimiser\.learning_rate is -1\.0"):
-        assemble.optimiser_of(config, 10)
     for sources, text in (
         ({"path": "d"}, r"config\.data\.sources is path: d\s+, expected a tuple"),
         (({"split": "train"},), r"config\.data\.sources\[0\]: has no path"),
@@ -110,15 +106,62 @@ def test_wrong_values_are_refused_with_the_field():
             config.data.sources = sources
         with pytest.raises(InputError, match=text):
             assemble.sources_of(config)
-    config.data.sizes = (64, 64)
-    with pytest.raises(InputError, match=r"config\.data\.sizes is \(64, 64\)"):
-        assemble.sizes_of(config)
+    for sizes, text in (
+        ((64, 64), r"config\.data\.sizes is \(64, 64\)"),
+        (((64, 100),), r"config\.data\.sizes: network size is 64 x 100 "),
+    ):
+        config.data.sizes = sizes
+        with pytest.raises(InputError, match=text):
+            assemble.sizes_of(config)
     config.step.frames = "rolled"
     with pytest.raises(InputError, match=r"config\.step\.frames is 'rolled'"):
         assemble.step_arguments(config)
     config.model.backbone = "mit_b9"
     with pytest.raises(InputError, match="mit_b9"):
         assemble.model_of(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("steps", -1, "a finite number, 0 or more"),
+        ("epochs", float("inf"), "a finite number, 0 or more"),
+        ("data.batch_size", 0, "a finite number, 1 or more"),
+        ("data.workers", 10**9, "from 0 to 1024"),
+        ("optimiser.learning_rate", -1.0, "a finite number, more than 0"),
+        ("optimiser.learning_rate", float("inf"), "a finite number, more than 0"),
+        ("optimiser.b2", 1.0, "at least 0 and less than 1"),
+        ("optimiser.final_fraction", 1.5, "from 0 to 1"),
+        ("optimiser.weight_decay", float("nan"), "a finite number, 0 or more"),
+        ("step.accumulate", 0, "a finite number, 1 or more"),
+        ("step.ema_decay", 1.5, "at least 0 and less than 1"),
+        ("step.map_weight", float("nan"), "a finite number, 0 or more"),
+        ("checkpoints.keep_last", 0, "a finite number, 1 or more"),
+        ("logging.every_steps", 0, "a finite number, 1 or more"),
+    ],
+)
+def test_numbers_are_refused_before_anything_is_made(field, value, expected):
+    config = default_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(
+        InputError, match=rf"^config\.{re.escape(field)} is {re.escape(str(value))}, expected {expected}$"
+    ):
+        assemble.assemble(config)
+
+
+def test_switches_are_refused_with_the_field():
+    config = default_config()
+    for field, value, text in (
+        ("memory_frames", 10**6, r"^config\.model: memory_frames is 1000000, expected a whole number from 1 to 1000$"),
+        ("drop_path", float("nan"), r"^config\.model: drop_path is nan, expected at least 0 and less than 1, or None$"),
+    ):
+        config.model = model_defaults()
+        config.model[field] = value
+        with pytest.raises(InputError, match=text):
+            assemble.model_of(config)
+    config.evaluation.memory_frames = 0
+    with pytest.raises(InputError, match=r"^config\.evaluation\.memory_frames is 0, expected a whole number"):
+        assemble.evaluated(config, build_model())
 
 
 def test_frames_are_written_out_where_that_is_faster():

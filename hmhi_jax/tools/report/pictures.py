@@ -14,7 +14,7 @@ from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.data.pictures import Picture, PictureError, read_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pairing import FramePair
-from hmhi_jax.evaluation.pictures import FOREGROUND_ABOVE, read_as, read_prediction, read_truth, resize_prediction
+from hmhi_jax.evaluation.pictures import FOREGROUND_ABOVE, read_as, read_prediction, resize_prediction
 from hmhi_jax.tools.pages import data_address
 
 PANELS = ("prediction", "truth", "difference")

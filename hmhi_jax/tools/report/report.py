@@ -199,7 +199,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _lines(path: Path) -> list[str]:
     """Videos' names from a text file."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: cannot be read ({error}); expected a text file with a video's name on each line"
