@@ -18,12 +18,14 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 from PIL import Image
 
+from hmhi_jax.data.live_sound import LiveSound
 from hmhi_jax.data.pictures import upright, upright_size
 from hmhi_jax.data.video import Colours
 from hmhi_jax.errors import InputError
 
 ENOUGH = 0.95  # fewer than this share of the frames, or of the length that a file promises, is worth a note
 LONGEST_GAP = 10  # seconds between frames of a broadcast; after a longer one its clock was set
+CLOCK_SET = "{}: its clock was set in the middle; videos made of it have no sound"
 _CLOCK_MAY_JUMP = 0x0200  # FFmpeg's AVFMT_TS_DISCONT
 # Titles and the like may be in any encoding. From PyAV 19 on they are decoded whatever they are.
 _ANY_METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -115,7 +117,8 @@ class Clock:
     time, or the clock was set in the middle, a frame follows the one before it at the stream's rate.
 
     time_base   what all times are multiples of, in seconds
-    origin      the file's time, in seconds, that is 0
+    origin      the file's time, in seconds, that is 0; of a live source known once its first frame came
+    live        whether the first frame is shown at 0, whatever its time
     set_anew    whether the clock was set in the middle of the frames seen so far
     """
 
@@ -125,7 +128,7 @@ class Clock:
         self.time_base = Fraction(stream.time_base)
         streams = (*container.streams.video, *container.streams.audio)
         starts = [s.start_time * s.time_base for s in streams if s.start_time is not None]
-        self._live, self._may_jump = live, live or clock_may_jump(container)
+        self.live, self._may_jump = live, live or clock_may_jump(container)
         self.origin = min(starts, default=Fraction(0)) if self._may_jump else Fraction(0)
         self.set_anew = False
         self._step = max(1, round(1 / (frame_rate(stream) * self.time_base)))
@@ -138,8 +141,10 @@ class Clock:
             follows = 0 if last is None else last + self._step
             ticks = follows if frame.pts is None else frame.pts + shift
             if last is None:
-                if ticks < 0 or self._live:
+                if ticks < 0 or self.live:
                     shift, ticks = shift - ticks, 0
+                if self.live:
+                    self.origin = -shift * self.time_base
             elif ticks < last - gap or (self._may_jump and ticks > last + gap):
                 shift, ticks = shift + follows - ticks, follows
                 self.set_anew = True
@@ -194,8 +199,8 @@ class Decoder:
     """Decodes what can be decoded: packets that do not are counted, and frames that are damaged; a cut-off end is an
     end.
 
-    With `stop_at_errors` it goes no further than the first of them, and says so in `stopped`. With `watch` it reads
-    what else the container holds too, and keeps in `read` from when to when.
+    With `stop_at_errors` it goes no further than the first of them, and says so in `stopped`. With `sound` it reads
+    what else the container holds too, hands it there, and keeps in `read` from when to when all of it is.
     """
 
     def __init__(
@@ -203,12 +208,12 @@ class Decoder:
         container: av.container.InputContainer,
         stream: av.video.stream.VideoStream | av.audio.stream.AudioStream,
         stop_at_errors: bool = False,
-        watch: bool = False,
+        sound: LiveSound | None = None,
     ) -> None:
         self._container = container
         self._stream = stream
         self._stop_at_errors = stop_at_errors
-        self._watched = () if watch else (stream,)
+        self._sound = sound
         self.read: Span | None = None
         self.stopped = False
         self.packets = 0  # whose frames are shown
@@ -225,7 +230,7 @@ class Decoder:
 
     def frames(self) -> Iterator[Any]:
         """Pictures or sound."""
-        packets = self._container.demux(*self._watched)
+        packets = self._container.demux(*([] if self._sound else [self._stream]))
         while True:
             try:
                 packet = next(packets)
@@ -238,9 +243,10 @@ class Decoder:
                 self.cut_off = True
                 yield from self._decode(None)
                 return
-            if not self._watched:
+            if self._sound:
                 self.read = span_of(packet, self.read)
                 if packet.stream_index != self._stream.index:
+                    self._sound.add(packet)
                     continue
             # A packet known to be cut short fails later, and silently, where several frames are decoded at once.
             if self._stop_at_errors and packet.is_corrupt:

@@ -7,6 +7,7 @@ import os
 import queue
 import stat
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import av
 
 from hmhi_jax.data.ffmpeg import (
+    CLOCK_SET,
     Clock,
     Decoder,
     colours_of,
@@ -29,23 +31,43 @@ from hmhi_jax.data.ffmpeg import (
     video_stream,
     without_password,
 )
-from hmhi_jax.data.video import Frame, Video, check_size
+from hmhi_jax.data.live_sound import LiveSound
+from hmhi_jax.data.video import Frame, Sound, Video, check_size
 from hmhi_jax.errors import InputError
 
 OPENING, BETWEEN = 10.0, 30.0  # seconds to wait for a source to answer, and for its next frame
 
 
-class Camera(Video):
-    """A live source: a camera by number or device, a pipe, or anything with a URL that FFmpeg opens; read once."""
+class LiveVideo(Video):
+    """A video that is read once, as it comes. Its sound is kept meanwhile, until somebody asks for it."""
 
     live = True
+    frame_count = None
+    _clock: Clock | None = None
+    _heard: LiveSound | None = None  # with a clock
+
+    @functools.cached_property
+    def sound(self) -> Sound | None:
+        """What came until now; later, no more is kept."""
+        if self._heard is None or self._clock is None:
+            return None
+        sound = self._heard.kept(self._clock.origin, earlier=not self._clock.live)
+        if self._clock.set_anew:
+            self.notes.append(CLOCK_SET.format(self.path))
+            return None
+        if failure := self._heard.failure:
+            self.notes.append(f"{self.path}: its sound could not be kept in {tempfile.gettempdir()} ({failure})")
+        return sound
+
+
+class Camera(LiveVideo):
+    """A live source: a camera by number or device, a pipe, or anything with a URL that FFmpeg opens."""
 
     def __init__(self, given: str, timeout: float | None = None) -> None:
         """Waits for the first frame. `timeout` is how many seconds to wait for an answer, and later for each frame
         (default 10 and 30); a source that then falls silent has ended, with a note."""
         self.path = source = without_password(given)
         self.name = f"camera{source}" if source.isdigit() else source
-        self.frame_count = None
         self.notes = []
         self._patience = timeout or BETWEEN
         self._reader = _Reader(given, timeout or OPENING, self._patience)
@@ -69,7 +91,7 @@ class Camera(Video):
         self.frame_rate = frame_rate(stream)
         self.size, self.sample_aspect_ratio = shown(first, stream)
         check_size(self.size, source)
-        self._clock = Clock(stream.container, stream, live=True)
+        self._clock, self._heard = Clock(stream.container, stream, live=True), self._reader.sound
         self.time_base = self._clock.time_base
         self.colours = colours_of(first, stream)
 
@@ -109,7 +131,7 @@ class _Reader:
     """Reads a source in a thread of its own, since FFmpeg or the system may block there for as long as they like;
     nobody waits for it, not even the end of the process.
 
-    stream    the source's video, once `next` has given something
+    stream    the source's video, once `next` has given something, and `sound`, what is kept of its sound
     ended     set by whoever wants no more
     cut_off   whether the source broke off, once `next` has given None, and `expected`, how many frames it promised;
               `losses` is what is said of those that did not decode
@@ -144,8 +166,9 @@ class _Reader:
             device, container_format = _camera_device(self._given)
             with open_container(device, container_format=container_format, timeout=self._timeout) as container:
                 self.stream = video_stream(container, without_password(self._given))
+                self.sound = LiveSound(container)
                 self._put(self.stream)
-                decoder = Decoder(container, self.stream, watch=True)
+                decoder = Decoder(container, self.stream, sound=self.sound)
                 for frame in decoder.frames():
                     self._put(frame)
                     if self.ended.is_set():

@@ -2,23 +2,30 @@
 
 import dataclasses
 import io
+import itertools
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
+import av
 import numpy as np
 
 from hmhi_jax.data.ffmpeg import (
+    Clock,
     Decoder,
+    colours_of,
     frame_rate,
     open_container,
     shown,
+    shown_size,
     stated_frames,
     upright_picture,
     video_stream,
 )
-from hmhi_jax.data.video import Frame, Video, check_size
+from hmhi_jax.data.live_sound import LiveSound
+from hmhi_jax.data.live_sources import LiveVideo
+from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
 
 PATH = "standard input"
@@ -32,14 +39,12 @@ class RawPictures:
     rate: Fraction
 
 
-class StandardInput(Video):
+class StandardInput(LiveVideo):
     """A video on standard input; read once, as it comes. What ends in the middle of a frame gives the frames before,
     and then says so in `failure`."""
 
-    live = True
     path = PATH
     name = "stdin"
-    frame_count = None
 
     def __init__(self, raw: RawPictures | None = None) -> None:
         """Reads the first frame. `raw` says what comes without a header; None leaves it to the header."""
@@ -47,15 +52,14 @@ class StandardInput(Video):
             raise InputError("-: standard input is a terminal, expected a pipe with a video in it")
         self.notes = []
         self._source = _Raw(sys.stdin.buffer, raw) if raw else _Contained(sys.stdin.buffer)
-        self.size, self.frame_rate = self._source.size, self._source.frame_rate
-        self.sample_aspect_ratio = self._source.sample_aspect_ratio
+        vars(self).update(self._source.about)
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         if start:
             raise InputError(f"{PATH}: can be read only once, from its beginning")
         index = -1
-        for index, picture in enumerate(self._source.pictures()):
-            yield Frame(index, f"{index:07d}", picture)
+        for index, seen in enumerate(self._source.frames()):
+            yield Frame(index, f"{index:07d}", *seen)
         if ending := self._source.ending():
             self.failure = f"{PATH}: {ending}; the {index + 1} whole frames before are done"
             self.notes.append(self.failure)
@@ -65,10 +69,14 @@ class StandardInput(Video):
 
 
 class _Raw:
-    sample_aspect_ratio = Fraction(1)
+    """Pictures without a header.
+
+    about  what is known of them, as a video's attributes
+    """
 
     def __init__(self, stream: io.BufferedIOBase, raw: RawPictures) -> None:
-        self.size, self.frame_rate, self._stream = raw.size, raw.rate, stream
+        self.about = {"size": raw.size, "frame_rate": raw.rate}
+        self._size, self._stream = raw.size, stream
         check_size(raw.size, f"--size: a picture on {PATH}")
         self._bytes = 3 * raw.size[0] * raw.size[1]
         self._data = stream.read(self._bytes)
@@ -78,9 +86,9 @@ class _Raw:
         if len(self._data) < self._bytes:
             raise InputError(f"{PATH}: holds {len(self._data)} bytes, expected at least a frame, {self._of_size}")
 
-    def pictures(self) -> Iterator[np.ndarray]:
+    def frames(self) -> Iterator[tuple[np.ndarray]]:
         while len(self._data) == self._bytes:
-            yield np.frombuffer(self._data, np.uint8).reshape(*self.size, 3)
+            yield (np.frombuffer(self._data, np.uint8).reshape(*self._size, 3),)
             self._data = self._stream.read(self._bytes)
 
     def ending(self) -> str | None:
@@ -90,34 +98,46 @@ class _Raw:
 
 
 class _Contained:
+    """What says itself what it is; `about` as of `_Raw`."""
+
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._bytes = _Counted(stream)
         self._container = open_container(PATH, opened=self._bytes)
         stream = video_stream(self._container, PATH)
-        self.frame_rate = frame_rate(stream)
-        self._decoder = Decoder(self._container, stream, watch=True)
+        sound, self._rate = LiveSound(self._container), frame_rate(stream)
+        self._clock = Clock(self._container, stream)
+        self._decoder = Decoder(self._container, stream, sound=sound)
         self._frames = self._decoder.frames()
         self._first = next(self._frames, None)
         if self._first is None:
             raise InputError(
                 f"{PATH}: no frame of it can be decoded; an MP4 whose index stands at its end must be a file"
             )
-        self.size, self.sample_aspect_ratio = shown(self._first, stream)
-        check_size(self.size, PATH)
+        self._size, aspect = shown(self._first, stream)
+        check_size(self._size, PATH)
+        self.about = {
+            "size": self._size,
+            "frame_rate": self._rate,
+            "sample_aspect_ratio": aspect,
+            "time_base": self._clock.time_base,
+            "colours": colours_of(self._first, stream),
+            "_clock": self._clock,
+            "_heard": sound,
+        }
 
-    def pictures(self) -> Iterator[np.ndarray]:
-        yield upright_picture(self._first, PATH)
-        for decoded in self._frames:
-            picture = upright_picture(decoded, PATH)
-            if picture.shape[:2] != self.size:
-                raise InputError(f"{PATH}: changed its size to {picture.shape[1]} x {picture.shape[0]} pixels")
-            yield picture
+    def frames(self) -> Iterator[tuple[np.ndarray, Fraction, Fraction | None, av.VideoFrame]]:
+        """Pictures with when and for how long they are shown, and as they were decoded."""
+        coming = itertools.chain((self._first,), self._frames)
+        for decoded, time, duration in self._clock.timed(coming):
+            if (size := shown_size(decoded)) != self._size:
+                raise InputError(f"{PATH}: changed its size to {size[1]} x {size[0]} pixels")
+            yield upright_picture(decoded, PATH), time, duration, decoded
 
     def ending(self) -> str | None:
         decoder = self._decoder
         whole = self._bytes.header + decoder.packets * (len(b"FRAME\n") + decoder.packet_bytes)
         of_y4m = self._container.format.name == "yuv4mpegpipe"  # FFmpeg drops the last part of one in silence
-        early = stated_frames(self._container, decoder.read, self.frame_rate)
+        early = stated_frames(self._container, decoder.read, self._rate)
         if decoder.cut_off or decoder.losses or early or (of_y4m and self._bytes.count > whole):
             return "ends in the middle of a frame, or is damaged"
         return None

@@ -57,10 +57,12 @@ class Colours:
 
 @dataclasses.dataclass(frozen=True)
 class Sound:
-    """Where a video's sound can be read: a file, and the time in it, in seconds, that is 0 for the frames."""
+    """Where a video's sound can be read: a file, and the time in it, in seconds, that is 0 for the frames; `earlier`
+    says whether sound from before that counts."""
 
     path: str
     origin: Fraction
+    earlier: bool = True
 
 
 class Video(ABC):

@@ -15,6 +15,7 @@ import av
 
 from hmhi_jax.complete_files import refuse_special
 from hmhi_jax.data.ffmpeg import (
+    CLOCK_SET,
     ENOUGH,
     LONGEST_GAP,
     Clock,
@@ -109,7 +110,7 @@ class VideoFile(FileVideo):
         finally:  # also where no more is wanted
             if self.sound and self._clock.set_anew:
                 self.sound = None
-                self.notes.append(f"{self.path}: its clock was set in the middle; videos made of it have no sound")
+                self.notes.append(CLOCK_SET.format(self.path))
 
     def _decoded(self, entry: "_Entry") -> Iterator[av.VideoFrame]:
         """All frames from an entry on that decode. At the first packet that does not, it starts over on one thread.

@@ -154,12 +154,13 @@ class ResultWriters:
             times: when each is shown, and after the last of them when it ends, in the video's time bases.
             stages: where the seconds are noted.
         """
-        begin = times[0] if self._video.first else 0  # what does not begin with the file's first frame begins at 0
-        to_its_end = self._video.to_its_end and len(names) >= (self._video.frame_count or 0)
+        video = self._video
+        begin = times[0] if video.first else 0  # what does not begin with the file's first frame begins at 0
+        to_its_end = not video.live and video.to_its_end and len(names) >= (video.frame_count or 0)
         span = Span(begin * self._time_base, None if to_its_end else times[-1] * self._time_base)
-        for name, video in self._videos.items():
+        for name, writer in self._videos.items():
             with stages.measure(name):
-                video.finish([time - begin for time in times], span)
+                writer.finish([time - begin for time in times], span)
         self._annotate(names)
 
     def _annotate(self, names: Sequence[str]) -> None:

@@ -41,7 +41,7 @@ class SoundTracks:
         self._tracks: list[tuple[Any, Any]] = []
         self._begin = span.begin + (sound.origin if sound else 0)
         self._end = float("inf") if span.end is None else span.end - span.begin
-        self._whole = not span.begin
+        self._whole = not span.begin and (sound is None or sound.earlier)
         for number in range(_count(sound)):
             container = open_container(sound.path)
             self._containers.append(container)

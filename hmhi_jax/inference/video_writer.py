@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import heapq
+import re
+import struct
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +24,7 @@ from hmhi_jax.inference.writers import OUTLINE, Coloured, mark, writing
 _SWSCALE_MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # of H.273; what swscale does not know it takes for BT.601
 _FULL = 2
 _LARGEST_TIMESCALE = 2**31 - 1
+_ROOM = "pixel shape"  # a track's title of the length that `_shape_pixels` needs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,27 +157,30 @@ class VideoWriter:
         """
         self.cut()
         options = {"fflags": "+bitexact"}  # no random numbers
-        if self._codec.container != "webm":
+        webm, aspect = self._codec.container == "webm", self._video.sample_aspect_ratio
+        shaped = webm and aspect != 1
+        if not webm:
             options["movflags"] = "+faststart"
             if self._time_base.numerator == 1 and self._time_base.denominator <= _LARGEST_TIMESCALE:
                 options["movie_timescale"] = str(self._time_base.denominator)  # else edit lists are in milliseconds
-        with (
-            self._writing(),
-            completed(self._path, self._workplace) as joined,
-            av.open(str(joined), "w", format=self._codec.container, options=options) as output,
-        ):
-            first, *_ = self._parts()
-            with av.open(str(first)) as part:
-                stream = output.add_stream_from_template(part.streams.video[0], opaque=True)
-            stream.time_base = self._time_base
-            stream.codec_context.sample_aspect_ratio = self._video.sample_aspect_ratio
-            if self._codec.container == "webm":
-                stream.metadata["alpha_mode"] = "1"
-            with SoundTracks(self._video.sound, output, self._codec.container, span) as sound:
-                output.start_encoding()
-                every = (self._joined(stream, times), *sound.packets())
-                for packet in heapq.merge(*every, key=lambda packet: packet.dts * packet.time_base):
-                    output.mux(packet)
+        with self._writing(), completed(self._path, self._workplace) as joined:
+            with av.open(str(joined), "w", format=self._codec.container, options=options) as output:
+                first, *_ = self._parts()
+                with av.open(str(first)) as part:
+                    stream = output.add_stream_from_template(part.streams.video[0], opaque=True)
+                stream.time_base = self._time_base
+                stream.codec_context.sample_aspect_ratio = aspect
+                if webm:
+                    stream.metadata["alpha_mode"] = "1"
+                if shaped:
+                    stream.metadata["title"] = _ROOM
+                with SoundTracks(self._video.sound, output, self._codec.container, span) as sound:
+                    output.start_encoding()
+                    every = (self._joined(stream, times), *sound.packets())
+                    for packet in heapq.merge(*every, key=lambda packet: packet.dts * packet.time_base):
+                        output.mux(packet)
+            if shaped:
+                _shape_pixels(joined, self._video.size, aspect)
 
     def close(self) -> None:
         """Let go of the file, whatever state it is in."""
@@ -231,3 +237,17 @@ class VideoWriter:
 def time_base_of(video: Video) -> Fraction:
     """What the times of a video's frames are multiples of, in seconds."""
     return video.time_base or 1 / video.frame_rate.limit_denominator(60_000)
+
+
+def _shape_pixels(path: Path, size: tuple[int, int], aspect: Fraction) -> None:
+    """Write into a WebM file at what size its pictures are shown, which PyAV has no way to: DisplayWidth and
+    DisplayHeight move into the room of the track's title, so that nothing after it moves."""
+    height, width = size
+    shown = struct.pack(">HBIHBI", 0x54B0, 0x84, round(width * aspect), 0x54BA, 0x84, height)
+    with path.open("r+b") as file:
+        head = file.read(4096)
+        # The title, and later the element "Video", of less than 100 bytes, that begins with PixelWidth and PixelHeight.
+        found = re.search(rb"(?s)\x53\x6e\x8b%b(.*?)\xe0(.)(?=\xb0[\x81\x82]..?\xba)" % _ROOM.encode(), head)
+        if found:  # else this FFmpeg writes it in another way
+            file.seek(found.start())
+            file.write(found[1] + b"\xe0" + bytes([found[2][0] + len(shown)]) + shown)

@@ -1,8 +1,14 @@
 """Videos that are written have the frames, times, sound, colours and orientation of the video they are made of."""
 
 import dataclasses
+import errno
+import io
+import os
+import re
 import shutil
 import subprocess
+import sys
+import threading
 from fractions import Fraction
 
 import av
@@ -274,6 +280,39 @@ def test_a_clock_set_in_the_middle_leaves_no_sound(tmp_path):
     assert video.notes[-1].endswith("joined.ts: its clock was set in the middle; videos made of it have no sound")
 
 
+@pytest.mark.parametrize("way", ["standard input", "pipe"])
+def test_what_is_read_once_keeps_times_and_sound(tmp_path, monkeypatch, sources, way):
+    """On standard input as in a file; of what is live from its first frame on."""
+    source, begin = sources["late"], Fraction(120 if way == "pipe" else 0, 1000)
+    if way == "pipe":
+        os.mkfifo(place := tmp_path / "pipe")
+        threading.Thread(target=lambda: place.write_bytes(source.read_bytes()), daemon=True).start()
+    else:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(source.read_bytes())))
+    (video,) = open_videos([place if way == "pipe" else "-"])
+    video.frame_count = len(VARIABLE)  # for the masks
+    path = write("mov", video, tmp_path)
+    assert decode(path)[1] == [time - begin for time in decode(source)[1]]
+    (first, before, rate), (again, after, _) = sound_of(source), sound_of(path)
+    start = round((begin + again - first) * rate)
+    assert 0 <= again <= Fraction(1, 50)
+    assert abs(len(before) - start - len(after)) <= 2048
+    starts = range(max(0, start - 48), start + 49, 4)  # Matroska knows milliseconds
+    assert max(np.corrcoef(before[at : at + 24_000], after[:24_000])[0, 1] for at in starts) > 0.99
+
+
+def test_sound_that_cannot_be_kept_is_told(monkeypatch, sources):
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", full)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sources["late"].read_bytes())))
+    (video,) = open_videos(["-"])
+    assert len(list(video.frames())) == len(VARIABLE)
+    assert video.sound is None
+    assert re.search(r"its sound could not be kept in .* \(No space left on device\)", video.notes[-1])
+
+
 def test_pictures_of_any_length(tmp_path):
     images = [Image.fromarray(picture) for picture in moving_square(3)]
     images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=[100, 30, 200])
@@ -285,11 +324,14 @@ def test_pictures_of_any_length(tmp_path):
 
 def test_pixels_that_are_not_square(tmp_path):
     (video,) = open_videos([save_frames(tmp_path / "frames", moving_square(2))])
-    video.sample_aspect_ratio = Fraction(4, 3)
-    for kind in ("overlay", "mov"):
+    video.sample_aspect_ratio = Fraction(13, 10)
+    for kind in ("overlay", "mov", "webm"):
         (tmp_path / kind).mkdir()
-        with av.open(str(write(kind, video, tmp_path / kind))) as container:
-            assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+        path = write(kind, video, tmp_path / kind)
+        assert len(decode(path)[0]) == 2
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].sample_aspect_ratio == Fraction(13, 10)
+            assert "title" not in container.streams.video[0].metadata
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="the command ffmpeg is not installed")
