@@ -63,11 +63,11 @@ class Page:
                         slider_position=25, elem_id="slider",
                     )  # fmt: skip
                     with gr.Column(visible=False) as self._after:
-                        self._number = gr.Slider(0, 1, 0, step=1, label="Frame", elem_id="number")
+                        self._number = gr.Slider(0, 1, 0, step=1, label="Frame", buttons=[], elem_id="number")
                         view = gr.Radio(VIEWS, value=VIEWS[0], label="Right of the line", elem_id="view")
                         with gr.Row():
                             threshold = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="Threshold", elem_id="threshold")
-                            grow = gr.Slider(-20, 20, 0, step=1, label="Grow or shrink (px)")
+                            grow = gr.Slider(-20, 20, 0, step=1, label="Grow, shrink (px)")
                             feather = gr.Slider(0, 20, 0, step=1, label="Soft edge (px)")
                         with gr.Row():
                             smallest = gr.Slider(0, 5, 0, step=0.1, label="Drop parts below (% of the picture)")
@@ -94,8 +94,9 @@ class Page:
                 event(self._open, source, [self._file, *told], **_QUIET)
             self._start.click(self._find, [size, *shown], told, **_QUIET)
             self._stop.click(self._halt, None, None, queue=False, **_QUIET)
-            for control in shown:
-                control.input(self._show, shown, told, trigger_mode="always_last", **_QUIET)
+            # A slider that is set back by its button has changed, but not by input.
+            for event in (self._number.input, view.input, *(control.change for control in look)):
+                event(self._show, shown, told, trigger_mode="always_last", **_QUIET)
             for button in makers:
                 made = button.click(self._make, [button, *look], told, **_QUIET)
                 made.then(None, js="() => { setTimeout(() => document.querySelector('#ready')?.click(), 300) }")
@@ -147,18 +148,20 @@ class Page:
             shown = visitor.known
             return {self._slider: visitor.show(shown - 1, _look(visitor, *look), view)}
 
-        failed = yield from self._watch(visitor.job, newest)
-        if visitor.known:
+        done = yield from self._watch(visitor, newest)
+        if visitor.known and done is not None:
             job, number = visitor.job, visitor.known // 2
             begun = "Stopped after" if job and job.stopped else "Done:"
             rate = f" at {job.rate:.1f} a second" if job and job.rate else ""
+            visitor.found = f"{begun} {visitor.known} frames{rate}."
             yield {
                 self._number: gr.update(value=number, maximum=max(visitor.known - 1, 1)),
                 self._after: gr.update(visible=True),
-                **({} if failed else {self._status: _line(f"{begun} {visitor.known} frames{rate}.{_empty(visitor)}")}),
             }
-            if not failed:
+            if done:
                 yield from self._shown(visitor, number, view, _look(visitor, *look))
+        elif done:
+            yield {self._status: _line("Stopped before the first frame.")}
 
     def _make(self, request: gr.Request, kind: str, *look: Any) -> Iterator[dict[Any, Any]]:
         """Write a file to download."""
@@ -169,22 +172,29 @@ class Page:
             yield {self._status: _alert(error)}
             return
         yield {self._ready: gr.update(visible=False), self._stop: gr.update(visible=True)}
-        if not (yield from self._watch(visitor.job, dict)) and path.exists():
+        if (yield from self._watch(visitor, dict)) and path.exists():
             size = f"{path.stat().st_size / 1e6:.1f} MB"
             yield {
                 self._status: _line(f"{path.name} is ready, {size}."),
                 self._ready: gr.update(value=str(path), label=f"Save {path.name} ({size})", visible=True),
             }
 
-    def _watch(self, job: Job | None, more: Callable[[], dict[Any, Any]]) -> Generator[dict[Any, Any], None, bool]:
-        """Tell how far a job is until it ends, each time with what `more` gives; returns whether it failed."""
-        begin = time.monotonic()
+    def _watch(
+        self, visitor: Visitor, more: Callable[[], dict[Any, Any]]
+    ) -> Generator[dict[Any, Any], None, bool | None]:
+        """Tell how far a visitor's job is until it ends, each time with what `more` gives.
+
+        Returns whether it went well, or None where another one took its place, which is told elsewhere.
+        """
+        job, begin = visitor.job, time.monotonic()
         while job and job.running:
             yield {self._status: _progress(job, time.monotonic() - begin), **more()}
             time.sleep(_EVERY)
+        if visitor.job is not job:
+            return None
         failure = job.failure if job else ""
         yield {self._stop: gr.update(visible=False), **({self._status: _alert(failure)} if failure else {})}
-        return bool(failure)
+        return not failure
 
     def _show(self, request: gr.Request, number: Any, view: str, *look: Any) -> Iterator[dict[Any, Any]]:
         """A control moved: draw the frame anew, from what the network said of it."""
@@ -206,13 +216,16 @@ class Page:
         if not visitor.has(visitor.known - 1, look):
             visitor.follow(look)
             yield {self._stop: gr.update(visible=True)}
-            if (yield from self._watch(visitor.job, wanted)) or not visitor.has(number, look):
+            if not (yield from self._watch(visitor, wanted)):
                 return
-            if visitor.has(visitor.known - 1, look):
-                found = f"{_numbered(visitor)}{_empty(visitor)}"
-                yield {self._status: _line(f"Followed through {visitor.known} frames.{found}")}
+        of = f" of {visitor.known}" if visitor.followed < visitor.known else ""
+        followed = f"Followed through {visitor.followed}{of} frames.{_numbered(visitor)}"
         marked = " (nothing moves by itself here)" if visitor.seen[number].nothing else ""
-        yield {self._slider: visitor.show(number, look, view), self._number: gr.update(label=f"Frame{marked}")}
+        yield {
+            self._status: _line(f"{followed if look.follows else visitor.found}{_empty(visitor)}"),
+            self._slider: visitor.show(number, look, view),
+            self._number: gr.update(label=f"Frame{marked}"),
+        }
 
     def _halt(self, request: gr.Request) -> None:
         self._visitor(request).stop()
@@ -253,7 +266,8 @@ def _alert(error: object) -> str:
 
 
 def _progress(job: Job, seconds: float) -> str:
-    text = f"{job.doing}: {job.done} of {job.total} frames" if job.done else f"{job.doing}, {seconds:.0f} s"
+    doing = f"{job.doing}, then stopping" if job.stopped else job.doing
+    text = f"{doing}: {job.done} of {job.total} frames" if job.done else f"{doing}, {seconds:.0f} s"
     if job.rate:
         left = round((job.total - job.done) / job.rate)
         text += f", {job.rate:.1f} a second, {left // 60}:{left % 60:02d} left"

@@ -109,7 +109,8 @@ class Visitor:
         self._video: Video | None = None
         self._size = 0  # one of `SIZES`, by its number
         self._seen: dict[int, list[Seen]] = {}  # of the frames whose probabilities are there, by size
-        self._followed, self._ready = Look(), 0  # for which look frames were followed, and how many
+        self._look, self.followed = Look(), 0  # for which look frames were followed, and how many
+        self.found = ""  # what the page said when the network was done
         self.objects: list[dict[str, Any]] = []  # that were numbered then
         self._weights, self._limits = weights, limits
         self._calibration = calibration_of(weights)
@@ -177,7 +178,7 @@ class Visitor:
     def segment(self, size: str) -> None:
         """Begin to compute the frames' probabilities at one of `SIZES`, unless those of all frames are there."""
         self.stop()
-        self._size, self._ready, self.job = SIZES.index(size), 0, None
+        self._size, self.followed, self.job = SIZES.index(size), 0, None
         self._soft = self.folder / f"soft-{self._size}"
         self._soft.mkdir(exist_ok=True)
         total = self.video.frame_count or 0
@@ -239,17 +240,17 @@ class Visitor:
 
     def has(self, number: int, look: Look) -> bool:
         """Whether the mask of a frame is there, or can be made at once."""
-        return number < (self._ready if self._followed == look else 0) if look.follows else number < self.known
+        return number < (self.followed if self._look == look else 0) if look.follows else number < self.known
 
     def follow(self, look: Look) -> None:
         """Begin to follow the frames for a look that asks for it, unless that is being done."""
-        if not (self._followed == look and self.job and self.job.running):
+        if not (self._look == look and self.job and self.job.running):
             self._start(functools.partial(self._follow, look=look), self.known)
 
     def _follow(self, job: Job, look: Look) -> Generator[None]:
         """Make the masks, and with numbered objects their labels, of all frames in order."""
         job.doing = "following what was found"
-        self._followed, self._ready = look, 0
+        self._look, self.followed = look, 0
         (self.folder / "followed").mkdir(exist_ok=True)
         calibration = self._calibration if look.nothing else None
         postprocessor = Postprocessor(Postprocessing(look.clean_up, look.objects or None, calibration), look.threshold)
@@ -261,7 +262,7 @@ class Visitor:
             for kind, pixels in (("masks", finished.mask), ("labels", finished.labels)):
                 if pixels is not None:
                     write_png(self._followed_file(kind, number), pixels, self.folder)
-            self._ready, self.objects = number + 1, postprocessor.objects(names)
+            self.followed, self.objects = number + 1, postprocessor.objects(names)
             yield
 
     def _followed_file(self, kind: str, number: int) -> Path:
@@ -339,7 +340,7 @@ class Visitor:
     def close(self) -> None:
         """Stop, and delete everything."""
         self.stop()
-        self._video, self._seen, self._ready, self.job = None, {}, 0, None
+        self._video, self._seen, self.followed, self.job = None, {}, 0, None
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._uploaded:
             self._uploaded.unlink(missing_ok=True)
