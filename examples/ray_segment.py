@@ -52,11 +52,12 @@ def main() -> None:
     found = find_videos(given.videos)
     rows = [{"name": video.name, "path": str(Path(video.path).resolve())} for video in found.videos]
     done = (
-        ray.data.from_items(rows, override_num_blocks=len(rows))  # a video is what a worker is handed at a time
+        ray.data.from_items(rows, override_num_blocks=len(rows))
         .map(
             Segmenter,
             fn_constructor_args=(given.weights, str(given.out.resolve())),
-            concurrency=given.workers,
+            # A worker is handed one video at a time, not several that others could have begun.
+            compute=ray.data.ActorPoolStrategy(size=given.workers, max_tasks_in_flight_per_actor=1),
             num_gpus=given.gpus,
         )
         .take_all()

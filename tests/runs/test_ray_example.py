@@ -33,10 +33,10 @@ def test_two_workers_share_the_videos_of_a_folder(tmp_path):
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     script = TESTS.parent / "examples" / "ray_segment.py"
-    command = [sys.executable, script, videos, tmp_path / "out", "--weights", weights]
+    command = [*map(str, (sys.executable, script, videos, tmp_path / "out", "--weights", weights))]
     written = []
     for _ in range(2):  # the second time nothing is left to do
-        done = subprocess.run(map(str, command), env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode == 1, done.stderr
         lines = [line for line in done.stdout.splitlines() if ": 3 frames in " in line]
         assert [line.split(":")[0] for line in lines] == ["a", "b"]
