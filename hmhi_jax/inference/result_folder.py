@@ -63,9 +63,10 @@ class ResultFolder:
         return self.path / kind / f"{name}{_SUFFIXES[kind]}"
 
     def to_look_at(self) -> list[Path]:
-        """What there is for the eyes, the best first."""
+        """What there is to look at or to hand on, the best first."""
         videos = [path for path in (self.cutout, self.matte, self.overlay) if path and path.exists()]
-        return [*videos, *(self.path / kind for kind in self.pictures), self.sheet]
+        annotations = [path for path in (self.coco, self.youtube_vis) if path.exists()]
+        return [*videos, *(self.path / kind for kind in self.pictures), *annotations, self.sheet]
 
     def status(self) -> Status:
         """How far these very results got: finished only while all pictures the summary names are there.
