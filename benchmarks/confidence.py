@@ -29,7 +29,7 @@ from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.flow import flow_of
 from hmhi_jax.data.pictures import read_picture
 from hmhi_jax.data.video import Frame
-from hmhi_jax.evaluation.region_and_boundary import jaccard
+from hmhi_jax.evaluation.measures import jaccard
 from hmhi_jax.inference.confidence import Calibration, Lately, calibration_file, frame_measures
 from hmhi_jax.inference.masks import read_logits
 from hmhi_jax.inference.segmenter import VideoSegmenter
