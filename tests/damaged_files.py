@@ -51,6 +51,8 @@ def valid_files(folder: Path) -> dict[str, list[Path]]:
         picture.save(path, save_all=True, append_images=[Image.fromarray(frame) for frame in frames[1:]])
     masks = [save(folder / "m.png", mask * 255), save(folder / "m16.tif", mask.astype(np.uint16) * 65535)]
     write_palette_mask(folder / "labels.png", mask)
+    red = (mask[..., None] * np.uint8([200, 0, 0])).repeat(8, 0).repeat(8, 1)
+    masks += [save(folder / f"red{suffix}", red) for suffix in (".jpg", ".webp")]
     masks += [folder / "labels.png", save(folder / "cut.png", np.dstack([frames[0], mask * 255]))]
     write_flo(folder / "f.flo", np.zeros((8, 12, 2), np.float32))
     recipe = folder / "flow_recipe.json"
