@@ -110,11 +110,14 @@ def decode_mask(image: Image.Image, void_label: VoidLabel = "auto") -> Mask:
     grey = _grey(levels, image, bool(palette))
     if grey.all():
         return Mask(grey, void, EVERYWHERE)
+    if palette:
+        return Mask(grey, void)
     white = 255 if levels.max() <= 255 else 65_535
     labels = levels[(levels > 0) & (levels < white)]
     # Soft edges have levels of all kinds.
-    if not palette and labels.size < np.count_nonzero(levels) < 100 * labels.size and labels.max() <= _LARGEST_LABEL:
-        return Mask(grey, void, f"small labels beside {white} in grey, which counts as object; if it is void, say so")
+    if labels.size < np.count_nonzero(levels) < 100 * labels.size and labels.max() <= _LARGEST_LABEL:
+        what = f"small labels beside {white} in grey, which counts as object"
+        return Mask(grey, void, f"{what}; if it is void, score with --void-label {white}, or store them with a palette")
     return Mask(grey, void)
 
 
