@@ -20,9 +20,9 @@ from hmhi_jax.data.dataset_packing import PackedForm, pack_dataset
 from hmhi_jax.data.flow import read_flo, write_flo
 from hmhi_jax.data.flow_pictures import read_recipe
 from hmhi_jax.data.layouts import open_dataset
-from hmhi_jax.data.masks import decode_mask
+from hmhi_jax.data.masks import read_truth
 from hmhi_jax.data.open_videos import open_videos
-from hmhi_jax.data.pictures import open_picture, picture_size, read_picture
+from hmhi_jax.data.pictures import picture_size, read_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pictures import read_prediction
 from hmhi_jax.inference.stream_state import StreamState
@@ -94,7 +94,7 @@ def _picture(path: Path) -> None:
 
 
 def _mask(path: Path) -> None:
-    decode_mask(open_picture(path))
+    read_truth(path)
     read_prediction(path)
 
 
