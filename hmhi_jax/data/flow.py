@@ -176,6 +176,9 @@ def estimate_flow(
         raise InputError(
             f"flow recipe: the flow is {recipe.network}'s, whose weights are needed; name them with --flow-weights"
         )
+    for frame in (first, second):
+        if frame.dtype != np.uint8 or frame.shape[2:] != (3,):
+            raise InputError(f"optical flow: a frame is {frame.dtype} {frame.shape}, expected uint8 (height, width, 3)")
     if first.shape != second.shape:
         raise InputError(
             f"optical flow: frames of {_size(first)} and {_size(second)} (height x width), expected equal sizes"
