@@ -347,7 +347,8 @@ def test_live_sources_and_files_tell_the_same(tmp_path, suffix, codec, said):
 
 def test_a_clock_that_begins_late_is_no_damage(tmp_path):
     path = write_at(tmp_path / "late.mkv", [5000 + 40 * t for t in range(8)], "libx264")
-    for video in (VideoFile(path), Camera(f"file://{path}")):
+    ticks = write_at(tmp_path / "ticks.avi", [40 * t for t in range(8)], "libx264")  # whose rate is its clock's
+    for video in (VideoFile(path), Camera(f"file://{path}"), VideoFile(ticks), Camera(f"file://{ticks}")):
         assert len(pictures_of(video)) == 8
         assert video.notes == []
 
