@@ -20,9 +20,9 @@ from hmhi_jax.data.dataset_packing import PackedForm, pack_dataset
 from hmhi_jax.data.flow import read_flo, write_flo
 from hmhi_jax.data.flow_pictures import read_recipe
 from hmhi_jax.data.layouts import open_dataset
-from hmhi_jax.data.masks import decode_mask
+from hmhi_jax.data.masks import read_truth
 from hmhi_jax.data.open_videos import open_videos
-from hmhi_jax.data.pictures import open_picture, picture_size, read_picture
+from hmhi_jax.data.pictures import picture_size, read_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pictures import read_prediction
 from hmhi_jax.inference.stream_state import StreamState
@@ -51,6 +51,8 @@ def valid_files(folder: Path) -> dict[str, list[Path]]:
         picture.save(path, save_all=True, append_images=[Image.fromarray(frame) for frame in frames[1:]])
     masks = [save(folder / "m.png", mask * 255), save(folder / "m16.tif", mask.astype(np.uint16) * 65535)]
     write_palette_mask(folder / "labels.png", mask)
+    red = (mask[..., None] * np.uint8([200, 0, 0])).repeat(8, 0).repeat(8, 1)
+    masks += [save(folder / f"red{suffix}", red) for suffix in (".jpg", ".webp")]
     masks += [folder / "labels.png", save(folder / "cut.png", np.dstack([frames[0], mask * 255]))]
     write_flo(folder / "f.flo", np.zeros((8, 12, 2), np.float32))
     recipe = folder / "flow_recipe.json"
@@ -92,7 +94,7 @@ def _picture(path: Path) -> None:
 
 
 def _mask(path: Path) -> None:
-    decode_mask(open_picture(path))
+    read_truth(path)
     read_prediction(path)
 
 

@@ -222,6 +222,13 @@ class Decoder:
         self.damaged = 0  # frames of which a part was made up
         self.cut_off = False
 
+    def stated_frames(self) -> int:
+        """As the function, of all that was read with `sound`; some state their clock's rate, where frames are fewer."""
+        rate, seconds = frame_rate(self._stream), self.read.end - self.read.begin if self.read else 0
+        if seconds and self.packets:
+            rate = min(rate, self.packets / seconds)
+        return stated_frames(self._container, self.read, rate)
+
     @property
     def losses(self) -> str:
         """What is said of all that did not decode; empty if all did."""

@@ -176,6 +176,9 @@ def estimate_flow(
         raise InputError(
             f"flow recipe: the flow is {recipe.network}'s, whose weights are needed; name them with --flow-weights"
         )
+    for frame in (first, second):
+        if frame.dtype != np.uint8 or frame.shape[2:] != (3,):
+            raise InputError(f"optical flow: a frame is {frame.dtype} {frame.shape}, expected uint8 (height, width, 3)")
     if first.shape != second.shape:
         raise InputError(
             f"optical flow: frames of {_size(first)} and {_size(second)} (height x width), expected equal sizes"
@@ -249,7 +252,7 @@ def _shorter(one: Float[np.ndarray, "h w 2"], other: Float[np.ndarray, "h w 2"])
 def _draw(flow: Float[np.ndarray, "h w 2"], recipe: FlowRecipe) -> UInt8[np.ndarray, "h w 3"]:
     if recipe.normalisation == "max":
         return flow_to_picture(flow)
-    lengths = np.hypot(flow[..., 0], flow[..., 1])[known_flow(flow)]
+    lengths = np.hypot(*flow[known_flow(flow)].T)
     radius = float(np.percentile(lengths, 99)) if lengths.size else 0.0
     return flow_to_picture(flow, radius=max(radius, recipe.least_motion * float(np.hypot(*flow.shape[:2]))))
 

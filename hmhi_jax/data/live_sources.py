@@ -26,7 +26,6 @@ from hmhi_jax.data.ffmpeg import (
     open_container,
     shown,
     shown_size,
-    stated_frames,
     upright_picture,
     video_stream,
     without_password,
@@ -173,8 +172,7 @@ class _Reader:
                     self._put(frame)
                     if self.ended.is_set():
                         return
-                by_time = stated_frames(container, decoder.read, frame_rate(self.stream))
-                self.expected = indexed_frames(self.stream) or by_time
+                self.expected = indexed_frames(self.stream) or decoder.stated_frames()
                 self.cut_off = decoder.cut_off or decoder.packets < self.expected
                 self.losses = "" if self.cut_off else decoder.losses
             self._put(None)

@@ -110,11 +110,14 @@ def decode_mask(image: Image.Image, void_label: VoidLabel = "auto") -> Mask:
     grey = _grey(levels, image, bool(palette))
     if grey.all():
         return Mask(grey, void, EVERYWHERE)
+    if palette:
+        return Mask(grey, void)
     white = 255 if levels.max() <= 255 else 65_535
     labels = levels[(levels > 0) & (levels < white)]
     # Soft edges have levels of all kinds.
-    if not palette and labels.size < np.count_nonzero(levels) < 100 * labels.size and labels.max() <= _LARGEST_LABEL:
-        return Mask(grey, void, f"small labels beside {white} in grey, which counts as object; if it is void, say so")
+    if labels.size < np.count_nonzero(levels) < 100 * labels.size and labels.max() <= _LARGEST_LABEL:
+        what = f"small labels beside {white} in grey, which counts as object"
+        return Mask(grey, void, f"{what}; if it is void, score with --void-label {white}, or store them with a palette")
     return Mask(grey, void)
 
 
@@ -175,22 +178,26 @@ def cut_out_of_lossy(image: Image.Image) -> UInt8[np.ndarray, "H W"] | None:
     levels = np.asarray(image.convert("L")) if grey else colours.max(axis=-1)
     cut = 128.0
     if not grey or levels.max() < cut:
-        plain, white = _even(levels), 255 - colours.min(axis=-1)
-        if not (plain < _GROUND).any() and (white < _GROUND).any():
-            levels, plain = white, _even(white)
+        even, white = _even(levels), 255 - colours.min(axis=-1)
+        if not (levels[even] < _GROUND).any() and (white < _GROUND).any():
+            levels, even = white, _even(white)
+        plain = levels[even]
         ground, objects = plain[plain < _GROUND], plain[plain >= _OBJECT]
         if 2 * plain.size < levels.size:  # a photograph
             return None
         if ground.size + objects.size < (1 - _STRAY) * plain.size if ground.size else np.ptp(plain) > _TINGE:
             return None
         cut = np.percentile(objects, 1) / 2 if objects.size else max(levels.max() / 2, _OBJECT)
+        inside = cv2.erode((levels >= cut).view(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        if np.count_nonzero(even & inside) < np.count_nonzero(inside) / 4:  # objects of a photograph, on black
+            return None
     return (levels >= cut).view(np.uint8) * np.uint8(255)
 
 
-def _even(levels: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "N"]:
-    """The levels of pixels that no edge is near."""
+def _even(levels: UInt8[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Where no edge is near."""
     around = np.ones((5, 5), np.uint8)
-    return levels[cv2.dilate(levels, around) - cv2.erode(levels, around) <= _EVEN]
+    return cv2.dilate(levels, around) - cv2.erode(levels, around) <= _EVEN
 
 
 def opacity(image: Image.Image) -> UInt8[np.ndarray, "H W"] | None:

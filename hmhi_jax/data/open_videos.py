@@ -111,11 +111,12 @@ def find_videos(
 
 
 def _opened(path: Path, frame_rate: Fraction | None) -> Video:
-    """A file that holds a video, whatever it is called. Of a GIF that is cut off FFmpeg says nothing."""
+    """A file that holds a video, whatever it is called. FFmpeg says nothing of a GIF that is cut off, and reads no
+    animated WebP."""
     refuse_special(path)
     with readable(path), path.open("rb") as file:
-        begin = file.read(4)
-    animated = is_picture(path) or begin in (b"GIF8", b"\x89PNG")
+        begin = file.read(12)
+    animated = is_picture(path) or begin[:4] in (b"GIF8", b"\x89PNG") or begin[8:] == b"WEBP"
     return AnimatedPicture(path, frame_rate) if animated else VideoFile(path)
 
 

@@ -144,13 +144,14 @@ def read_pictures(picture: Picture) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"]
     """
     data = _bytes(picture)
     whole = _up_to_its_end(data)
-    with _decoding(picture, data):
-        image = _open(picture, io.BytesIO(whole))
+    with _decoding(picture, data), io.BytesIO(whole) as file:
+        image = _open(picture, file)
         turn = _turn(picture, image)
         for _ in _each(image):
             image.load()
             yield upright(_rgb(image), turn), image.info.get("duration")
-    if whole is not data or (image.format == "GIF" and not data.rstrip(b"\0\r\n").endswith(b";")):
+        trailer = data[file.tell() - 1 : file.tell()]  # the last that was read
+    if whole is not data or (image.format == "GIF" and trailer != b";"):
         raise PictureError(f"{picture}: is cut off after {len(data)} bytes; replace it")
 
 

@@ -19,7 +19,6 @@ from hmhi_jax.data.ffmpeg import (
     open_container,
     shown,
     shown_size,
-    stated_frames,
     upright_picture,
     video_stream,
 )
@@ -137,8 +136,8 @@ class _Contained:
         decoder = self._decoder
         whole = self._bytes.header + decoder.packets * (len(b"FRAME\n") + decoder.packet_bytes)
         of_y4m = self._container.format.name == "yuv4mpegpipe"  # FFmpeg drops the last part of one in silence
-        early = stated_frames(self._container, decoder.read, self._rate)
-        if decoder.cut_off or decoder.losses or early or (of_y4m and self._bytes.count > whole):
+        damaged = decoder.cut_off or decoder.losses or decoder.stated_frames()
+        if damaged or (of_y4m and self._bytes.count > whole):
             return "ends in the middle of a frame, or is damaged"
         return None
 

@@ -104,6 +104,7 @@ def windows(
     """
     before = _Picture(Frame(-1, "", previous)) if previous is not None else None
     current: _Picture | None = None
+    flows = _in_step(flow_of) if isinstance(flow_of, Iterator) else None
     for frame in frames:
         if current is None:
             check_size(frame.picture.shape[:2], f"frame {frame.name}")
@@ -116,11 +117,11 @@ def windows(
             current = _Picture(frame)
             continue
         after = _Picture(frame)
-        yield Window(before, current, after, _given(flow_of, current.frame.index))
+        yield Window(before, current, after, _given(flows, current.frame.index))
         before, current = current, after
     if current is not None:
-        yield Window(before, current, None, _given(flow_of, current.frame.index))
-    if isinstance(flow_of, Iterator) and next(flow_of, None) is not None:
+        yield Window(before, current, None, _given(flows, current.frame.index))
+    if flows and next(flows, None) is not None:
         raise InputError("flows: there are more flow pictures than frames, expected one per frame")
 
 
@@ -176,13 +177,26 @@ def _flow(window: Window, flow_of: FlowOf) -> UInt8[np.ndarray, "h w 3"]:
     return picture_from(flow_of, window.frame.at(size), neighbour.at(size), opposite and opposite.at(size))
 
 
-def _given(flow_of: FlowOf, index: int) -> UInt8[np.ndarray, "h w 3"] | None:
+def _in_step(flows: Iterator[Any]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """Flow pictures that are handed in, refused unless all are uint8 `[h, w, 3]` of one size. They are copied, as
+    frames are: whoever makes them may fill one array again and again."""
+    first = None
+    for number, picture in enumerate(flows):
+        if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
+            raise InputError(f"flows: picture {number} is no NumPy array of uint8 (height, width, 3)")
+        first = first or picture.shape
+        if picture.shape != first or 0 in picture.shape:
+            raise InputError(
+                f"flows: picture {number} is {picture.shape}, expected {first} as the first, and not empty"
+            )
+        yield np.array(picture)
+
+
+def _given(flows: Iterator[np.ndarray] | None, index: int) -> UInt8[np.ndarray, "h w 3"] | None:
     """The next of flow pictures in step with the frames: taken here and not in a thread, so that they stay in step."""
-    if not isinstance(flow_of, Iterator):
+    if flows is None:
         return None
-    picture = next(flow_of, None)
+    picture = next(flows, None)
     if picture is None:
         raise InputError(f"flows: no flow picture for frame {index}, expected one per frame")
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape[2:] != (3,):
-        raise InputError(f"flows: picture {index} is no NumPy array of uint8 (height, width, 3)")
     return picture

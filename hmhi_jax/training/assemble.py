@@ -29,7 +29,7 @@ from hmhi_jax.models import HMHINet, build_model
 from hmhi_jax.models.backbones import described
 from hmhi_jax.models.hmhi_net import check_switches
 from hmhi_jax.training.clip_forward import CheckpointPolicy
-from hmhi_jax.training.config import check_initialisation, check_numbers
+from hmhi_jax.training.config import check_initialisation, check_values
 from hmhi_jax.training.loop import Batches, Schedule
 from hmhi_jax.training.mesh import DATA, check_rows
 from hmhi_jax.training.optimiser import BACKBONE, check_patterns, learning_rate_schedule, make_optimiser
@@ -128,9 +128,18 @@ def pipeline_config(config: ConfigDict) -> PipelineConfig:
         sizes=sizes_of(config),
         seed=config.seed,
         sampling=ClipSampling(d.frames, d.reach, d.among),
-        augmentation=Augmentation(per=d.augment_per, crop=tuple(d.crop) if d.crop else None, **changes),
+        augmentation=Augmentation(per=d.augment_per, crop=_crop_of(config), **changes),
         **reading,
     )
+
+
+def _crop_of(config: ConfigDict) -> tuple[float, float] | None:
+    crop = config.data.crop
+    if crop is None:
+        return None
+    if not isinstance(crop, tuple | list) or len(crop) != 2 or not all(isinstance(x, int | float) for x in crop):
+        raise InputError(f"config.data.crop is {crop!r}, expected two shares of the area such as (0.3, 1.0), or None")
+    return tuple(crop)
 
 
 def _function(name: str) -> Any:
@@ -200,7 +209,7 @@ def assemble(
 
     Raises `InputError` for a field that cannot be used, with its name.
     """
-    check_numbers(config)
+    check_values(config)
     sizes = sizes_of(config)
     if mesh is not None:
         check_devices(config, mesh)

@@ -124,22 +124,26 @@ _LESS_THAN_1 = ("optimiser.b1", "optimiser.b2", "step.ema_decay")
 _MORE_THAN_0 = ("optimiser.learning_rate", "optimiser.eps")
 
 
-def check_numbers(config: ConfigDict) -> None:
-    """Raises `InputError` for a field that is a number and cannot be used."""
+def check_values(config: ConfigDict) -> None:
+    """Raises `InputError` for a field outside of `model` of another kind than its default, or a number that cannot be
+    used."""
     given = flat(to_plain(config))
-    for name in flat(to_plain(default_config())):
-        value = given.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or name.startswith("model."):
+    for name, default in flat(to_plain(default_config())).items():
+        value, kind = given.get(name, default), type(default)
+        if name.startswith("model.") or default is None:
             continue
-        least, most = _LEAST.get(name, 0), _MOST.get(name, math.inf)
-        expected = f"from {least} to {most}" if name in _MOST else f"a finite number, {least} or more"
-        fits = least <= value <= most and math.isfinite(value)
+        fits = type(value) in ((int, float) if kind is float else (kind,))
+        expected = {bool: "True or False", str: "a text", list: "a tuple"}.get(kind, "")
+        if kind in (int, float):
+            least, most = _LEAST.get(name, 0), _MOST.get(name, math.inf)
+            expected = f"from {least} to {most}" if name in _MOST else f"a finite number, {least} or more"
+            fits = fits and least <= value <= most and math.isfinite(value)
         if name in _LESS_THAN_1:
             expected, fits = "at least 0 and less than 1", fits and value < 1
         if name in _MORE_THAN_0:
             expected, fits = "a finite number, more than 0", fits and value > 0
         if not fits:
-            raise InputError(f"config.{name} is {value}, expected {expected}")
+            raise InputError(f"config.{name} is {value!r}, expected {expected}")
 
 
 def check_initialisation(name: str) -> None:

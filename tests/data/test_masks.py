@@ -140,6 +140,12 @@ def test_a_lossy_picture_that_is_no_mask_is_refused(tmp_path):
             with pytest.raises(PictureError, match=rf"{name}: compression has changed .*store masks as PNG"):
                 read(tmp_path / name)
         assert "brightest channel" in understand_prediction(tmp_path / name).rule
+    noisy = (photo.astype(int) + np.random.default_rng(0).integers(-30, 30, photo.shape)).clip(0, 255).astype(np.uint8)
+    noisy[:30], noisy[:, :40], noisy[:, 80:] = 0, 0, 0  # an object cut out of a photograph, on black
+    Image.fromarray(noisy).save(tmp_path / "cut.jpg", quality=95)
+    with pytest.raises(PictureError, match=r"cut\.jpg: compression has changed"):
+        read_truth(tmp_path / "cut.jpg")
+    assert "brightest channel" in understand_prediction(tmp_path / "cut.jpg").rule
     Image.fromarray(large(LABELS)).save(tmp_path / "lossless.webp", lossless=True)
     np.testing.assert_array_equal(read_truth(tmp_path / "lossless.webp").grey, large(LABELS))
 

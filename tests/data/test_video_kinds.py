@@ -140,6 +140,18 @@ def test_animated_pictures_are_videos(tmp_path, suffix):
     assert video.fingerprint() != before
 
 
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
+def test_animated_pictures_are_known_whatever_they_are_called(tmp_path, format):
+    images = [Image.fromarray(picture) for picture in moving_square(3)]
+    images[0].save(tmp_path / "a.gif", format, save_all=True, append_images=images[1:], duration=50, lossless=True)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/b.mp4").write_bytes((tmp_path / "a.gif").read_bytes() + b"what a tool appended")
+    for path in (tmp_path / "a.gif", tmp_path / "set"):
+        (video,) = open_videos([path])
+        assert len(pictures_of(video)) == 3
+        assert video.notes == []
+
+
 def test_pictures_without_a_time_are_shown_as_browsers_do(tmp_path):
     images = [Image.fromarray(picture) for picture in moving_square(4)]
     for suffix, short in (("webp", 10), ("gif", 10), ("png", 0)):
@@ -335,7 +347,8 @@ def test_live_sources_and_files_tell_the_same(tmp_path, suffix, codec, said):
 
 def test_a_clock_that_begins_late_is_no_damage(tmp_path):
     path = write_at(tmp_path / "late.mkv", [5000 + 40 * t for t in range(8)], "libx264")
-    for video in (VideoFile(path), Camera(f"file://{path}")):
+    ticks = write_at(tmp_path / "ticks.avi", [40 * t for t in range(8)], "libx264")  # whose rate is its clock's
+    for video in (VideoFile(path), Camera(f"file://{path}"), VideoFile(ticks), Camera(f"file://{ticks}")):
         assert len(pictures_of(video)) == 8
         assert video.notes == []
 

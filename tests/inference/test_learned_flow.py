@@ -207,7 +207,7 @@ def test_recipes_of_raft(network):
             call(first, second, recipe)
     for fields, message in (
         ({"network": "raft"}, "network is 'raft', expected one of 'raft_large', 'raft_small'"),
-        ({"iterations": 0}, "iterations is 0, expected a whole number from 1 up"),
+        ({"iterations": 0}, "iterations is 0, expected a whole number from 1 to 1000"),
         ({"weights": "abc"}, "weights is 'abc', expected a SHA-256 checksum"),
         ({"size": (96, 160)}, "size is (96, 160), expected (height, width), whole numbers from 128 to 8192"),
         ({"estimator": "dis"}, "network is 'raft_small', which only the estimator 'raft' has"),

@@ -119,6 +119,18 @@ def test_masks_are_refined_where_frames_are_large(segmenter):
 def test_given_flow_pictures(segmenter, frames, soft):
     for a, b in zip(segmenter.stream(frames, flows=flows_of(frames), soft=True), soft, strict=True):
         assert np.array_equal(a, b)
+
+    def in_one_array():
+        array = np.empty_like(frames[0])
+        for flow in flows_of(frames):
+            array[:] = flow
+            yield array
+
+    for a, b in zip(segmenter.stream(frames, flows=in_one_array(), soft=True), soft, strict=True):
+        assert np.array_equal(a, b)
+    for bad in ([frames[0], frames[1][:20]], [frames[0][:0]], [frames[0], frames[1][..., 0]]):
+        with pytest.raises(InputError, match=rf"flows: picture {len(bad) - 1} is "):
+            list(segmenter.stream(frames, flows=iter(bad)))
     with pytest.raises(InputError, match="no flow picture for frame 8"):
         list(segmenter.stream(frames, flows=flows_of(frames)[:-1]))
     with pytest.raises(InputError, match="more flow pictures than frames"):

@@ -125,6 +125,11 @@ def test_wrong_values_are_refused_with_the_field():
     ("field", "value", "expected"),
     [
         ("steps", -1, "a finite number, 0 or more"),
+        ("steps", 5.0, "a finite number, 0 or more"),
+        ("step.dropout", "no", "True or False"),  # a text that counts as true
+        ("data.skip_bad", 1, "True or False"),
+        ("data.reading", None, "a text"),
+        ("optimiser.frozen", "^encoder", "a tuple"),  # whose letters would be patterns
         ("epochs", float("inf"), "a finite number, 0 or more"),
         ("data.batch_size", 0, "a finite number, 1 or more"),
         ("data.workers", 10**9, "from 0 to 1024"),
@@ -142,11 +147,22 @@ def test_wrong_values_are_refused_with_the_field():
 )
 def test_numbers_are_refused_before_anything_is_made(field, value, expected):
     config = default_config()
-    config.update_from_flattened_dict({field: value})
+    section, _, name = field.rpartition(".")
+    with config.ignore_type():
+        (config[section] if section else config)[name] = value
     with pytest.raises(
-        InputError, match=rf"^config\.{re.escape(field)} is {re.escape(str(value))}, expected {expected}$"
+        InputError, match=rf"^config\.{re.escape(field)} is {re.escape(repr(value))}, expected {expected}$"
     ):
         assemble.assemble(config)
+
+
+@pytest.mark.parametrize("crop", [5, (0.5,), ("a", "b")])
+def test_a_crop_is_two_shares(crop):
+    config = default_config()
+    with config.ignore_type():
+        config.data.crop = crop
+    with pytest.raises(InputError, match=r"^config\.data\.crop is .*, expected two shares"):
+        assemble.pipeline_config(config)
 
 
 def test_switches_are_refused_with_the_field():

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from hmhi_jax.data.masks import VoidLabel
+from hmhi_jax.data.masks import VoidLabel, read_truth
 from hmhi_jax.data.pictures import Picture, PictureError, read_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pairing import FramePair
