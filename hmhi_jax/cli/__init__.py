@@ -1,6 +1,8 @@
 """The `hmhi` command: what is done before and around the sub-commands of `commands`."""
 
+import errno
 import io
+import os
 import sys
 
 import lazy_loader
@@ -26,9 +28,18 @@ def main() -> None:
     from hmhi_jax.cli.commands import app
 
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename:
+            raise
+        print("error: standard output: no space left on its disk", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still holds goes nowhere
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

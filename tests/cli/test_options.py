@@ -1,5 +1,6 @@
 """What the commands' options take, said without loading JAX."""
 
+import os
 import subprocess
 import sys
 
@@ -24,3 +25,11 @@ def test_a_help_and_a_wrong_option_wait_for_nothing_heavy(arguments):
     )
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full is Linux's")
+def test_a_full_disk_behind_standard_output_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", "from hmhi_jax.cli import main; main()", "--version"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: standard output: no space left on its disk\n")
