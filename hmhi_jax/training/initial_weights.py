@@ -82,7 +82,7 @@ def starting_state(
         return init_variables(parts.model, config.seed, config.initialisation)
 
     def draw() -> dict[str, Any]:
-        what = parts.what and f"weights {parts.what} {config.seed} {config.initialisation} {mesh}"
+        what = parts.network and f"weights {parts.network} {config.seed} {config.initialisation} {mesh}"
         return kept_programs.program(what, (), drawn.lower, list(mesh.devices.flat))()
 
     made = jax.jit(made, out_shardings=place)
