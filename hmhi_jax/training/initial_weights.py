@@ -141,7 +141,7 @@ def overlay(fresh: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> t
         raise InputError(f"init_from {name}: holds no weights")
     if broken := not_finite(theirs):
         raise InputError(f"init_from {name}: {len(broken)} arrays are not finite, first {broken[0]}")
-    merged = [jnp.asarray(np.asarray(theirs.get(text, leaf)), leaf.dtype) for text, leaf in mine.items()]
+    merged = jax.device_put([np.asarray(theirs.get(text, leaf), leaf.dtype) for text, leaf in mine.items()])
     notes = [f"{len(theirs)} of {len(mine)} arrays from {name}"]
     if beyond:
         notes.append(f"left out, beyond this network's encoder: {', '.join(sorted({*beyond.values()}))}")
