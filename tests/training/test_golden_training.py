@@ -68,7 +68,8 @@ def test_losses_and_every_gradient_norm(network, inputs):
     schedule = learning_rate_schedule("constant", GOLDEN["lr"], 5)
     optimiser = make_optimiser(schedule, weight_decay=5e-4, decay_mask="all")
     mesh = make_mesh(1, 1, jax.devices()[:1])
-    state = make_state(jax.tree.map(jnp.copy, variables), optimiser, 0)
+    # One program for the copies, which the step is given for good, and the moments, not one for every shape.
+    state = jax.jit(lambda given: make_state(jax.tree.map(jnp.copy, given), optimiser, 0))(variables)
     step = step_module.make_train_step(model, optimiser, schedule, mesh, dropout=False, checkpoint="read_outs")
     losses = []
     for index in range(5):
