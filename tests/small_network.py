@@ -3,7 +3,7 @@
 import zlib
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
@@ -46,5 +46,5 @@ def random_variables(model: HMHINet, seed: int = 0) -> dict:
             x = 0.5 + 0.1 * x
         else:
             x = 0.1 * x
-        flat[path] = jnp.asarray(x.astype(np.float32))
+        flat[path] = jax.device_put(x.astype(np.float32))
     return unflatten_dict(flat, sep="/")

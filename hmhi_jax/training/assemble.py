@@ -162,7 +162,8 @@ class Parts:
         sizes: (height, width) of the clips, one after the other; the last one is that of inference.
         when: what happens at which step.
         data: the batches; None where none were asked for.
-        what: says, together with this package's sources, all that the step computes (see `kept_programs`); or None.
+        network: says, together with this package's sources, all that `model` computes (see `kept_programs`); or None.
+        what: the same of the step.
     """
 
     model: HMHINet
@@ -173,6 +174,7 @@ class Parts:
     sizes: tuple[tuple[int, int], ...]
     when: Schedule
     data: Data | None
+    network: str | None = None
     what: str | None = None
 
     def train_step(self, mesh: Mesh, **changes: Any) -> Callable[..., Any]:
@@ -226,8 +228,12 @@ def assemble(
             check_patterns(params, {"config.optimiser.frozen": tuple(config.optimiser.frozen)})
         when = Schedule(total, config.checkpoints.every_steps, evaluate_every, config.logging.every_steps)
         backbone = described(model.backbone)
-        what = backbone and f"step {backbone} {model} {config.optimiser.to_json()} {total} {arguments}"
-        return Parts(model, evaluated(config, model), optimiser, learning_rate, arguments, sizes, when, data, what)
+        network = backbone and f"{backbone} {model}"
+        length = None if config.optimiser.schedule == "constant" else total  # which such a schedule knows nothing of
+        what = network and f"step {network} {config.optimiser.to_json()} {length} {arguments}"
+        return Parts(
+            model, evaluated(config, model), optimiser, learning_rate, arguments, sizes, when, data, network, what
+        )
     except BaseException:
         if data is not None:
             data.batches.close()

@@ -132,6 +132,7 @@ class _Watch(threading.Thread):
             deadline = time.monotonic() + PATIENCE
             while self.index == 0 and time.monotonic() < deadline:
                 if len({*self._read(_LEFT), *self._read(_FAILED)}) >= self.count:
+                    distributed.global_state.service.leave()
                     break
                 time.sleep(0.2)
         sys.stdout.flush()

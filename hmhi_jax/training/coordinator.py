@@ -20,6 +20,7 @@ from typing import Any
 from hmhi_jax.errors import InputError
 
 _STAYS = 60.0  # seconds after the death of process 0, longer than it takes the others to notice
+_LEAVING = 2.0  # seconds after all have said that they end, longer than it takes them to
 
 
 @contextlib.contextmanager
@@ -54,6 +55,12 @@ class Coordinator:
         with contextlib.suppress(OSError):  # it may have died
             self._process.communicate("done")
 
+    def leave(self) -> None:
+        """Let it end soon: the others have said that they end, and process 0 is about to."""
+        with contextlib.suppress(OSError):
+            self._process.stdin.write("left")
+            self._process.stdin.close()
+
 
 def _wait_for_port(address: str) -> None:
     """Until nobody has it: JAX would share it, with the coordinator of a run whose process 0 died just before too."""
@@ -81,8 +88,7 @@ def _serve(address: str, count: int, options: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a cluster sends it to all processes of a run; process 0 decides
     service = _jax.get_distributed_runtime_service(address, count, **options)
     print("ready", flush=True)
-    if sys.stdin.read() != "done":
-        time.sleep(_STAYS)
+    time.sleep({"done": 0.0, "left": _LEAVING}.get(sys.stdin.read(), _STAYS))
     service.shutdown()
 
 

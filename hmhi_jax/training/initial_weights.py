@@ -82,7 +82,7 @@ def starting_state(
         return init_variables(parts.model, config.seed, config.initialisation)
 
     def draw() -> dict[str, Any]:
-        what = parts.what and f"weights {parts.what} {config.seed} {config.initialisation} {mesh}"
+        what = parts.network and f"weights {parts.network} {config.seed} {config.initialisation} {mesh}"
         return kept_programs.program(what, (), drawn.lower, list(mesh.devices.flat))()
 
     made = jax.jit(made, out_shardings=place)
@@ -141,7 +141,7 @@ def overlay(fresh: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> t
         raise InputError(f"init_from {name}: holds no weights")
     if broken := not_finite(theirs):
         raise InputError(f"init_from {name}: {len(broken)} arrays are not finite, first {broken[0]}")
-    merged = [jnp.asarray(np.asarray(theirs.get(text, leaf)), leaf.dtype) for text, leaf in mine.items()]
+    merged = jax.device_put([np.asarray(theirs.get(text, leaf), leaf.dtype) for text, leaf in mine.items()])
     notes = [f"{len(theirs)} of {len(mine)} arrays from {name}"]
     if beyond:
         notes.append(f"left out, beyond this network's encoder: {', '.join(sorted({*beyond.values()}))}")

@@ -137,7 +137,7 @@ def test_a_clip_and_its_gradient(backbone):
     assert shapes["params/plam_module/downsample/kernel"].shape == (7, 7, 1, widths[3])
 
     clip = np.random.default_rng(1).standard_normal((1, 2, 64, 64, 3)).astype(np.float32)
-    variables = jax.tree.map(jnp.asarray, nested(numbered_variables(shapes)))
+    variables = jax.device_put(nested(numbered_variables(shapes)))
 
     def loss(params):
         whole = {**variables, "params": params}

@@ -26,8 +26,8 @@ def main_case():
     """The full clip with every intermediate map, from the plain frame-by-frame definition."""
     case = cases.load("mit_b1_128")
     model, variables = cases.model_and_variables(case)
-    run = jax.jit(partial(model.apply, mutable=["intermediates"]))
-    logits, state = run(variables, *case.clip())
+    with block_programs():
+        logits, state = model.apply(variables, *case.clip(), mutable=["intermediates"])
     return case, np.asarray(logits), state["intermediates"]
 
 

@@ -85,8 +85,8 @@ def test_batch_of_two_equals_two_batches_of_one_and_vmap():
     together = applied(variables, frames, flows)
     alone = [segment(variables, frames[i : i + 1], flows[i : i + 1]) for i in range(2)]
     close(together, jnp.concatenate(alone))
-    mapped = jax.jit(jax.vmap(lambda x, y: hmhi.segment_clip(model, variables, x[None], y[None])[0]))
-    close(mapped(frames, flows), together)
+    mapped = jax.vmap(lambda v, x, y: hmhi.segment_clip(model, v, x[None], y[None])[0], (None, 0, 0))
+    close(jax.jit(mapped)(variables, frames, flows), together)
 
 
 @pytest.mark.parametrize("splits", [(1, 4), (2, 3), (1, 1, 1, 2)])
@@ -121,7 +121,7 @@ def test_a_memory_saved_mid_video_goes_on_elsewhere(tmp_path):
     loaded = serialization.from_bytes(blank, (tmp_path / "memory.msgpack").read_bytes())
     for t in (2, 3, 4):
         memory, expected = step(variables, memory, frame(features, t))
-        loaded, logits = step(variables, jax.tree.map(jnp.asarray, loaded), frame(features, t))
+        loaded, logits = step(variables, jax.device_put(loaded), frame(features, t))
         np.testing.assert_array_equal(logits, expected)
 
 
@@ -213,7 +213,7 @@ def transposed(variables):
             x = exchanged(x, 2, 4)
         _, inputs, outputs = next((row for row in _CODED if re.fullmatch(row[0], path)), ("", False, False))
         x = exchanged(x, -2) if inputs else x
-        changed[path] = jnp.asarray(exchanged(x, -1) if outputs else x)
+        changed[path] = jax.device_put(exchanged(x, -1) if outputs else x)
     return {"params": unflatten_dict(changed, sep="/")}
 
 
@@ -254,8 +254,8 @@ def test_every_switch_runs_and_matters(switches):
 def test_dropout_follows_its_key():
     model, variables = tiny()
     frames, flows = clip()
-    run = jax.jit(lambda key: hmhi.segment_clip(model, variables, frames, flows, key))
-    first, again, other = run(jax.random.key(1)), run(jax.random.key(1)), run(jax.random.key(2))
+    run = jax.jit(partial(hmhi.segment_clip, model))
+    first, again, other = (run(variables, frames, flows, jax.random.key(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
     segment, _ = jitted()

@@ -11,7 +11,7 @@ from goldens import cases
 from hmhi_jax.interop import from_torch, to_torch
 from hmhi_jax.models import build_model
 from hmhi_jax.training import step as step_module
-from hmhi_jax.training.mesh import make_mesh
+from hmhi_jax.training.mesh import make_mesh, replicated
 from hmhi_jax.training.optimiser import learning_rate_schedule, make_optimiser
 from hmhi_jax.training.step import make_state
 
@@ -68,7 +68,11 @@ def test_losses_and_every_gradient_norm(network, inputs):
     schedule = learning_rate_schedule("constant", GOLDEN["lr"], 5)
     optimiser = make_optimiser(schedule, weight_decay=5e-4, decay_mask="all")
     mesh = make_mesh(1, 1, jax.devices()[:1])
-    state = make_state(jax.tree.map(jnp.copy, variables), optimiser, 0)
+    # On the mesh from the start, as in a run: without its sharding the step would be compiled once more for it.
+    made = jax.jit(
+        lambda given: make_state(jax.tree.map(jnp.copy, given), optimiser, 0), out_shardings=replicated(mesh)
+    )
+    state = made(variables)
     step = step_module.make_train_step(model, optimiser, schedule, mesh, dropout=False, checkpoint="read_outs")
     losses = []
     for index in range(5):

@@ -43,11 +43,11 @@ def plain():
     variables = random_variables(model)
     clips = batch(2)
 
-    def loss(params):
+    def loss(params, clips):
         logits = segment_clip(model, {"params": params}, normalise(clips["frames"]), normalise(clips["flows"]))
         return segmentation_loss(logits, clips["masks"].astype(np.float32), clips["valid"])
 
-    return variables, clips, *jax.jit(jax.value_and_grad(loss))(variables["params"])
+    return variables, clips, *jax.jit(jax.value_and_grad(loss))(variables["params"], clips)
 
 
 @pytest.mark.slow
@@ -55,10 +55,10 @@ def test_half_precision_gives_nearly_the_same_loss_and_gradient(plain):
     variables, clips, expected_loss, expected = plain
     model = build_model(**SMALL, dtype="bfloat16")
 
-    def loss(params):
+    def loss(params, clips):
         return batch_loss(model, params, {}, clips, None, checkpoint="read_outs", unroll=False)[0]
 
-    value, gradients = jax.jit(jax.value_and_grad(loss))(variables["params"])
+    value, gradients = jax.jit(jax.value_and_grad(loss))(variables["params"], clips)
     assert value.dtype == np.float32
     assert {x.dtype.name for x in jax.tree.leaves(gradients)} == {"float32"}
     np.testing.assert_allclose(value, expected_loss, rtol=0.01)
@@ -91,10 +91,10 @@ def test_recomputing_gives_the_gradients_of_the_plain_clip(plain):
     variables, clips, expected_loss, expected = plain
     for policy, unroll in (("read_outs", True), ("step", False), ("cheap", True)):
 
-        def loss(params, policy=policy, unroll=unroll):
+        def loss(params, clips, policy=policy, unroll=unroll):
             return batch_loss(model, params, {}, clips, None, checkpoint=policy, unroll=unroll)[0]
 
-        value, gradients = jax.jit(jax.value_and_grad(loss))(variables["params"])
+        value, gradients = jax.jit(jax.value_and_grad(loss))(variables["params"], clips)
         np.testing.assert_allclose(value, expected_loss, rtol=1e-6)
         largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(expected))
         for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):
@@ -115,6 +115,18 @@ def test_a_step_that_was_kept_trains_to_the_same_bits(tmp_path, monkeypatch):
     made = trained()
     monkeypatch.setattr(assemble, "make_train_step", None)  # not needed any more
     jax.tree.map(np.testing.assert_array_equal, made, trained())
+
+
+def test_what_a_step_and_first_weights_are_kept_under():
+    config = tiny_run_config.get_config()
+    short, long = (assemble.assemble(config, steps=steps) for steps in (6, 12))
+    assert short.what != long.what  # a cosine's length is that of the run
+    config.optimiser.schedule = "constant"
+    constant, as_constant = (assemble.assemble(config, steps=steps) for steps in (6, 12))
+    assert short.what != constant.what == as_constant.what
+    assert short.network == long.network == constant.network
+    config.model.decoder_width = 16
+    assert assemble.assemble(config, steps=6).network != short.network
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def infer(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
         return *outputs, {**encoded["intermediates"], **seen["intermediates"]}
 
     frames = range(arrays["frames"].shape[1])
-    clip = [[jnp.asarray(arrays[name][:, t : t + 1]) for name in ("frames", "flows")] for t in frames]
+    clip = [jax.device_put([arrays[name][:, t : t + 1] for name in ("frames", "flows")]) for t in frames]
 
     def run(keep: bool) -> dict[str, list[np.ndarray]]:
         maps: dict[str, list[np.ndarray]] = {}
@@ -104,26 +104,32 @@ def train(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
 
     platform = jax.devices()[0].platform
 
-    # The release's clips come normalised, which `make_train_step` would do; the rest is as there.
+    # The release's clips come normalised, which `make_train_step` would do; the rest is as there. Two programs: parts
+    # of what XLA does to compile one for the CPU take a time that grows with the square of its size.
     @partial(jax.jit, compiler_options=compiler_options(platform))
-    def step(params: Any, state: Any, frames: Any, flows: Any, masks: Any) -> Any:
-        def loss_of(params: Any) -> Any:
-            moved = {**variables, "params": params}
-            logits, _ = clip_logits(model, moved, frames, flows, checkpoint="cheap", unroll=platform == "cpu")
-            return segmentation_loss(logits, masks)
+    @jax.value_and_grad
+    def loss_and_gradient(params: Any, frames: Any, flows: Any, masks: Any) -> Any:
+        moved = {**variables, "params": params}
+        logits, _ = clip_logits(model, moved, frames, flows, checkpoint="cheap", unroll=platform == "cpu")
+        return segmentation_loss(logits, masks)
 
-        loss, gradient = jax.value_and_grad(loss_of)(params)
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def moved_by(gradient: Any, state: Any, params: Any) -> Any:
         updates, state = optimiser.update(gradient, state, params)
-        moved = jax.tree.map(lambda p, u: p + u, params, updates)
         norms = jax.tree.map(lambda g: jnp.linalg.norm(g.reshape(-1)), gradient)
-        return moved, state, loss, norms
+        return jax.tree.map(lambda p, u: p + u, params, updates), state, norms
+
+    def step(params: Any, state: Any, *inputs: Any) -> Any:
+        loss, gradient = loss_and_gradient(params, *inputs)
+        params, state, step_norms = moved_by(gradient, state, params)
+        return params, state, loss, step_norms
 
     params, losses, norms, seconds, busy = variables["params"], [], [], [], []
-    state, batch = optimiser.init(params), request["batch"]
+    state, batch = jax.jit(optimiser.init)(params), request["batch"]
     clips = arrays["frames"].shape[0] // batch
     for index in range(request["steps"]):
         rows = slice((index % clips) * batch, (index % clips + 1) * batch)
-        inputs = [jnp.asarray(arrays[name][rows]) for name in ("frames", "flows", "masks")]
+        inputs = jax.device_put([arrays[name][rows] for name in ("frames", "flows", "masks")])
         begin, worked = time.perf_counter(), time.process_time()
         params, state, loss, step_norms = jax.block_until_ready(step(params, state, *inputs))
         seconds.append(time.perf_counter() - begin)
