@@ -60,6 +60,7 @@ def _on_a_cpu(*, fine: bool) -> ConfigDict:
     256 x 448."""
     c = small_synthetic.on_a_cpu()
     c.data.sources = ({"path": "davis", "name": "davis", "repeats": 9, "without": HELD_OUT}, {"path": "train"})
+    c.steps = 1900
     if fine:
         c.data.sizes = ((192, 352),)
         c.data.crop = (0.35, 0.85)

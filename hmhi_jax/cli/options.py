@@ -89,8 +89,9 @@ def parse_config_flags(arguments: list[str]) -> list[str]:
     given = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
     given += [value for option, value in itertools.pairwise(arguments) if option == "--config"]
     try:
-        if given and not any(Path(name).is_file() for name in (given[-1], given[-1].rpartition(":")[0])):
-            raise flags.Error(f"--config {given[-1]}: no such file")
+        for name in given:
+            if not (Path(name).is_file() or Path(name.rpartition(":")[0]).is_file()):
+                raise flags.Error(f"--config {name}: no such file")
         return flags.FLAGS(arguments)
     except flags.Error as error:  # of a config's own error the last line says which
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
