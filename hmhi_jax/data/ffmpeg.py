@@ -238,10 +238,13 @@ class Decoder:
     def frames(self) -> Iterator[Any]:
         """Pictures or sound."""
         packets = self._container.demux(*([] if self._sound else [self._stream]))
+        end = 0  # of what was read, in bytes
         while True:
             try:
                 packet = next(packets)
             except StopIteration:
+                # FFmpeg leaves out, and does not tell, a last picture of which a Y4M file holds only a part.
+                self.cut_off |= self._container.format.name == "yuv4mpegpipe" and 0 < end < self._container.size
                 return
             except BlockingIOError:  # some camera drivers say "not yet" instead of waiting
                 time.sleep(0.005)
@@ -250,6 +253,8 @@ class Decoder:
                 self.cut_off = True
                 yield from self._decode(None)
                 return
+            if packet.pos is not None:
+                end = packet.pos + packet.size
             if self._sound:
                 self.read = span_of(packet, self.read)
                 if packet.stream_index != self._stream.index:

@@ -1,6 +1,7 @@
 """Videos as a player shows them, and folders of which nothing is left out in silence; inputs as people report them."""
 
 import os
+import re
 import socket
 import threading
 from fractions import Fraction
@@ -343,6 +344,17 @@ def test_live_sources_and_files_tell_the_same(tmp_path, suffix, codec, said):
     for video in (VideoFile(path), Camera(f"file://{path}")):
         count = len(pictures_of(video))
         assert [note.partition(f"clip{suffix}: ")[2] for note in video.notes] == [said.format(count)]
+
+
+def test_a_last_picture_that_is_there_in_part_is_told(tmp_path):
+    path, whole = tmp_path / "raw.y4m", b"FRAME\n" + bytes(range(128)) * 36
+    for cut, frames, notes in ((0, 5, []), (1000, 4, [r"raw\.y4m: is cut off or damaged; 4 .*frames decode"])):
+        data = b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420jpeg\n" + 5 * whole
+        path.write_bytes(data[: len(data) - cut])
+        for video in (VideoFile(path), Camera(f"file://{path}")):
+            assert len(pictures_of(video)) == frames
+            assert len(video.notes) == len(notes)
+            assert all(map(re.search, notes, video.notes))
 
 
 def test_a_clock_that_begins_late_is_no_damage(tmp_path):
