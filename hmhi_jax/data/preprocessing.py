@@ -13,8 +13,9 @@ STRIDE = 32  # the network's coarsest map
 MOST_PIXELS = 2**24  # of the network's input, half of 8K video; its maps take some 400 bytes a pixel on a CPU
 
 
-def checked_size(size: tuple[int, int] | list[int] | int | str) -> tuple[int, int]:
-    """(height, width), one number standing for both, if they are multiples of 32, else an `InputError`."""
+def checked_size(size: object) -> tuple[int, int]:
+    """(height, width) of a person's or a file's `size`, one number standing for both, if they are multiples of 32, else
+    an `InputError`."""
     pair = (size, size) if isinstance(size, int) else size
     sides = pair if isinstance(pair, tuple | list) else ()
     if len(sides) != 2 or not all(isinstance(s, Integral) and s >= STRIDE and s % STRIDE == 0 for s in sides):
