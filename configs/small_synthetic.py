@@ -11,7 +11,8 @@
 Two stages, both with the whole memory: `short`, clips of six frames; `long`, clips of twelve, in which the memory is
 worth more. Where a GPU trains faster than clips are read, let the machine's cores render fresh ones meanwhile:
 `short-rendered` and `long-rendered` need no `data/train` (`--config.data.workers` is the number of processes).
-On a CPU: `--config.data.batch_size=4 --config.steps=4000`, overnight. Or from the shipped weights, in an hour of one core:
+On a CPU: `--config.data.batch_size=4 --config.steps=4000`, overnight. Or from the shipped weights, in an hour of a
+core:
 
     hmhi synthesise data/train --preset photographic --clips 350 --height 288 --width 512
     python train.py --config configs/small_synthetic.py:cpu --workdir runs/small --config.data.root=data
