@@ -174,8 +174,8 @@ def _settings() -> list[tuple[str, str]]:
 def _machine() -> tuple:
     """What does not change while a process runs: processor, libraries, flags, sources."""
     try:
-        about = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        processor = [line for line in about if line.startswith(("model name", "flags", "Features", "CPU part"))]
+        cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        processor = [line for line in cpu if line.startswith(("model name", "flags", "Features", "CPU part"))]
     except OSError:  # not Linux
         processor = [platform.processor()]
     flags = {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NPROC")}
@@ -206,5 +206,5 @@ def _write(path: Path, content: bytes) -> None:
 
 def _newest_first(folder: Path) -> Iterator[tuple[int, Path]]:
     found = [(path.stat(), path) for path in folder.rglob("*") if path.is_file()]
-    for about, path in sorted(found, key=lambda entry: -entry[0].st_mtime):
-        yield about.st_size, path
+    for status, path in sorted(found, key=lambda entry: -entry[0].st_mtime):
+        yield status.st_size, path

@@ -297,8 +297,8 @@ def span_of(packet: av.Packet, before: Span | None) -> Span | None:
 
 def cut_off_note(path: str, decoded: int, expected: int = 0, lost: str = "") -> str:
     """What is said of a video that ends before what it promises, here or on its way over a network, or lacks some."""
-    about = f" of about {expected}" if expected > decoded else ""
-    return f"{path}: is cut off or damaged; {lost}{decoded}{about} frames decode and are used"
+    of_expected = f" of about {expected}" if expected > decoded else ""
+    return f"{path}: is cut off or damaged; {lost}{decoded}{of_expected} frames decode and are used"
 
 
 def is_shown(packet: av.Packet) -> bool:

@@ -33,7 +33,7 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", "
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 MOST_PIXELS = 2**26  # of one picture: twice 8K video
 
-READINGS = ("exact", "fast")
+PICTURE_READINGS = ("exact", "fast")
 """How pictures are brought to training size.
 
 exact: decoded whole, resized with Pillow's bilinear filter as at inference.

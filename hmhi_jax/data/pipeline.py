@@ -25,7 +25,7 @@ from jaxtyping import Int
 from hmhi_jax.data.augmentation import Augmentation, draw_change
 from hmhi_jax.data.clips import ClipArrays, ClipSampling, load_clip, sample_clip
 from hmhi_jax.data.layouts import Entry
-from hmhi_jax.data.pictures import READINGS, PictureError
+from hmhi_jax.data.pictures import PICTURE_READINGS, PictureError
 from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
 
@@ -69,7 +69,7 @@ class PipelineConfig:
                 raise InputError(f"data pipeline: {name} is {value}, expected at least {least}")
         if not self.sizes or any(side < 32 or side % 32 for size in self.sizes for side in size):
             raise InputError(f"data pipeline: sizes are {self.sizes}, expected (height, width) in multiples of 32")
-        for name, choices in (("on_corrupt", ("skip", "fatal")), ("reading", READINGS)):
+        for name, choices in (("on_corrupt", ("skip", "fatal")), ("reading", PICTURE_READINGS)):
             if (choice := getattr(self, name)) not in choices:
                 raise InputError(f"data pipeline: {name} is {choice!r}, expected one of {choices}")
 

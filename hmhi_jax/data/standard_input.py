@@ -51,7 +51,7 @@ class StandardInput(LiveVideo):
             raise InputError("-: standard input is a terminal, expected a pipe with a video in it")
         self.notes = []
         self._source = _Raw(sys.stdin.buffer, raw) if raw else _Contained(sys.stdin.buffer)
-        vars(self).update(self._source.about)
+        vars(self).update(self._source.properties)
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         if start:
@@ -74,7 +74,7 @@ class _Raw:
     """
 
     def __init__(self, stream: io.BufferedIOBase, raw: RawPictures) -> None:
-        self.about = {"size": raw.size, "frame_rate": raw.rate}
+        self.properties = {"size": raw.size, "frame_rate": raw.rate}
         self._size, self._stream = raw.size, stream
         check_size(raw.size, f"--size: a picture on {PATH}")
         self._bytes = 3 * raw.size[0] * raw.size[1]
@@ -114,7 +114,7 @@ class _Contained:
             )
         self._size, aspect = shown(self._first, stream)
         check_size(self._size, PATH)
-        self.about = {
+        self.properties = {
             "size": self._size,
             "frame_rate": self._rate,
             "sample_aspect_ratio": aspect,

@@ -44,7 +44,7 @@ FlowSource = Literal["auto", "estimate", "files"]
 
 
 @dataclasses.dataclass
-class Outcome:
+class PredictionOutcome:
     """What `predict` did on this host: videos predicted now, those that were there, those that failed and why."""
 
     folder: Path
@@ -143,7 +143,7 @@ class DatasetPredictor:
         advance: Callable[[int], None] | None = None,
         host: int | None = None,
         hosts: int | None = None,
-    ) -> Outcome:
+    ) -> PredictionOutcome:
         """Predict every frame of every video and save 8-bit pictures, `<out_dir>/<video>/<frame>.png`.
 
         Videos whose predictions are there are left alone, so the same call goes on after an interruption. A video that
@@ -192,7 +192,7 @@ class DatasetPredictor:
         prints = {video.name: video.fingerprint(flows=from_files) for video in dataset.videos}
         check_manifest(root, settings, prints, sorted(present), overwrite, writer=host == 0)
 
-        outcome = Outcome(root)
+        outcome = PredictionOutcome(root)
         mine = [dataset.videos[i] for i in share_of([len(video) for video in dataset.videos], host, hosts)]
         groups: dict[tuple[int, int], list[VideoRecord]] = {}
         for video in mine:
@@ -247,7 +247,7 @@ class _Run:
     folders: dict[str, tuple[VideoFolder, ...]]
     readings: tuple[str, ...]
     estimator: FlowRecipe | LearnedFlow | None
-    outcome: Outcome
+    outcome: PredictionOutcome
     advance: Callable[[int], None] | None
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
     closing: threading.Lock = dataclasses.field(default_factory=threading.Lock)

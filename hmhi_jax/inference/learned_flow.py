@@ -151,9 +151,9 @@ class LearnedFlow:
             pairs += [(frame, other if opposite is None else opposite) for frame, other, opposite in filled]
         flows = self._moving(frames, pairs)
         if recipe.neighbours == "both":
-            one, turned = flows[:batch], -flows[batch:]
+            one, other = flows[:batch], -flows[batch:]
             has = np.array([opposite is not None for *_, opposite in filled])
-            flows = jnp.where(has[:, None, None, None], shorter_flow(one, turned), one)
+            flows = jnp.where(has[:, None, None, None], shorter_flow(one, other), one)
         drawn = draw_pictures(flows, normalisation=recipe.normalisation, least_motion=float(recipe.least_motion))
         return list(np.asarray(drawn)[: len(wanted)])
 

@@ -1,4 +1,4 @@
-"""From logits at the network's size to 8-bit pictures at the frames' (MODEL.md 8)."""
+"""From logits at the network's size to 8-bit pictures at the frames' (docs/model.md 8)."""
 
 import functools
 import math

@@ -108,7 +108,7 @@ class Programs:
     sharding     of everything with lanes in front
     replicated   of the variables
     jitted       by name: "encode", "start", "step", "advance" as in `Functions`; "chunk" (memory, frames, flows, fresh,
-                 counts): all frames of a chunk; and "choose", "take", "put", "logits", which handle single lanes
+                 counts): all frames of a chunk; and "choose", "take", "store", "logits", which handle single lanes
     """
 
     def __init__(self, functions: Functions, devices: Sequence[jax.Device], lanes_per_device: int) -> None:
@@ -138,7 +138,7 @@ class Programs:
         def choose(fresh: Bool[Array, ""], started: Any, continued: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(fresh, a, b), started, continued)
 
-        def put(memory: Memory, lane: Int[Array, ""], own: Memory) -> Memory:
+        def store(memory: Memory, lane: Int[Array, ""], own: Memory) -> Memory:
             return jax.tree.map(lambda all_lanes, one: all_lanes.at[lane].set(one), memory, own)
 
         self.jitted = {
@@ -149,7 +149,7 @@ class Programs:
             "choose": jax.jit(self._over_lanes(choose, 0), donate_argnums=2),
             "take": jax.jit(lambda tree, lane: jax.tree.map(lambda x: x[lane], tree)),
             "logits": jax.jit(lambda logits, lane: logits[lane, 0, :, :, 0]),
-            "put": jax.jit(put, donate_argnums=0, out_shardings=self.sharding),
+            "store": jax.jit(store, donate_argnums=0, out_shardings=self.sharding),
         }
         if functions.advance is not None:
             self.jitted["empty"] = jax.jit(self._over_lanes(functions.empty, 0))
@@ -397,7 +397,7 @@ class Network:
         """`memory`, which is used up, with a lane's own one in it."""
         if memory is None:
             memory = self._zeros(jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.lanes, *x.shape), x.dtype), own))
-        return self._programs.jitted["put"](memory, lane, own)
+        return self._programs.jitted["store"](memory, lane, own)
 
     def memory_shapes(self, size: tuple[int, int], frames: int) -> Any:
         """Shapes and dtypes of a memory over all lanes, at the network's (height, width) and chunks of `frames`."""

@@ -76,10 +76,10 @@ class ResultFolder:
         with writing(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise InputError(f"{self.path}: is a file, expected a folder for the results; choose another one")
-        about = self._about()
-        if about is not None:
+        record = self._record()
+        if record is not None:
             status: Status = "finished" if self.summary.is_file() else "unfinished"
-            other = differences(about["identity"], self.identity)
+            other = differences(record["identity"], self.identity)
             if other and status == "unfinished" and not _visible(self.masks):
                 return "new"  # an attempt that made nothing is in nobody's way
             if other:
@@ -87,7 +87,7 @@ class ResultFolder:
                     f"{self.path}: holds {status} results made otherwise ({other}); "
                     "choose another folder, or start with --overwrite"
                 )
-            complete = self.holds(about.get("area", ())) and (self.cutout is None or self.cutout.is_file())
+            complete = self.holds(record.get("area", ())) and (self.cutout is None or self.cutout.is_file())
             return status if complete else "unfinished"
         if self.cutout and self.cutout.exists() and self.cutout.parent != self.path:
             raise InputError(
@@ -103,7 +103,7 @@ class ResultFolder:
 
     def is_ours(self) -> bool:
         """Whether this command wrote what is there, with whatever settings."""
-        return self._about() is not None
+        return self._record() is not None
 
     def holds(self, names: Iterable[str]) -> bool:
         """Whether all pictures of the frames of these names are there."""
@@ -114,12 +114,12 @@ class ResultFolder:
         """Remove results and workplace, and nothing else. Raises `InputError`, before, for files among the results that
         the command did not write: those the summary does not name.
         """
-        about = self._about() or {}
+        record = self._record() or {}
         pictures = [path for folder in self._folders for path in _visible(folder)]
         foreign = [
             f"{path.parent.name}/{path.name}"
             for path in pictures
-            if path.suffix != _SUFFIXES[path.parent.name] or path.stem not in about.get("area", {path.stem})
+            if path.suffix != _SUFFIXES[path.parent.name] or path.stem not in record.get("area", {path.stem})
         ]
         if foreign:
             raise InputError(
@@ -171,7 +171,7 @@ class ResultFolder:
     def read_summary(self) -> dict[str, Any]:
         return read_note(self.summary)
 
-    def _about(self) -> dict[str, Any] | None:
+    def _record(self) -> dict[str, Any] | None:
         """What this command, and no other, wrote about the results: the summary, else the unfinished job."""
         if self.summary.is_file():
             content = read_note(self.summary)

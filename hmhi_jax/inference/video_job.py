@@ -76,7 +76,7 @@ def segment_video(
     options: JobOptions,
     *,
     flow: FlowFolder | None = None,
-    about: dict[str, Any] | None = None,
+    entries: dict[str, Any] | None = None,
     on_progress: Callable[[int], None] = lambda frames: None,
     stop: threading.Event | None = None,
     lanes: Lanes | None = None,
@@ -89,7 +89,7 @@ def segment_video(
         folder: where the results go; its `status` is not "finished".
         options: what to write.
         flow: flow pictures; None estimates flow as the weights' recipe says.
-        about: entries for the summary (the command, the weights' name).
+        entries: for the summary (the command, the weights' name).
         on_progress: called with the number of finished frames, after each, and at the start.
         stop: once set, a live video ends as if its camera had been switched off; any other raises `Interrupted`.
         lanes: of the segmenter, where other videos are segmented at the same time, each in a thread of its own.
@@ -165,7 +165,7 @@ def segment_video(
                 writers.close()
         write_png(folder.sheet, progress.sheet.draw(), folder.workplace)
         summary = {
-            **(about or {}),
+            **(entries or {}),
             "input": video.path,
             "frames": progress.frames,
             "frame_size": list(video.size),

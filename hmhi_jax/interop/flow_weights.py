@@ -24,8 +24,8 @@ from hmhi_jax.flow_models import RAFT, build_flow_model, flow_model_names
 from hmhi_jax.interop.conversion import format_of, write_variables
 from hmhi_jax.interop.identify import Recognised
 from hmhi_jax.interop.shapes import Fit, fit, not_finite
-from hmhi_jax.interop.torch_weights import Entry, entries_of, layout, state_dict_of, variables_from
-from hmhi_jax.interop.weight_sources import Source, read_source
+from hmhi_jax.interop.torch_weights import TorchEntry, layout, state_dict_of, torch_entries, variables_from
+from hmhi_jax.interop.weight_sources import WeightSource, read_source
 from hmhi_jax.interop.weights import nested_float32
 
 _T = TypeVar("_T")
@@ -127,9 +127,9 @@ def flow_variable_shapes(name: str) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 @functools.lru_cache(maxsize=4)
-def expected_flow_entries(name: str) -> dict[str, Entry]:
-    """torchvision's name of every variable of a flow network -> its `Entry`."""
-    return entries_of(flow_variable_shapes(name), torchvision_name)
+def expected_flow_entries(name: str) -> dict[str, TorchEntry]:
+    """torchvision's name of every variable of a flow network -> its `TorchEntry`."""
+    return torch_entries(flow_variable_shapes(name), torchvision_name)
 
 
 def flow_from_torch(flow_model: RAFT, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def load_flow_weights(name_or_path: str | Path) -> FlowWeights:
     return FlowWeights(found.network, variables_of(found), path)
 
 
-def identify_flow(source: Source, network: str | None = None) -> Recognised | None:
+def identify_flow(source: WeightSource, network: str | None = None) -> Recognised | None:
     """Recognise a flow network's weights; None if a source is something else. `network` overrides what shapes say."""
     if network is not None and network not in flow_model_names():
         raise InputError(f"flow network {network!r} is not known, expected one of {', '.join(flow_model_names())}")

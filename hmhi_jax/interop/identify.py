@@ -12,7 +12,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.interop.dialects import rename_encoder
 from hmhi_jax.interop.shapes import Fit, fit, variable_shapes
 from hmhi_jax.interop.torch_weights import UNUSED, expected_encoder_entries, expected_entries
-from hmhi_jax.interop.weight_sources import WHOLE, Source
+from hmhi_jax.interop.weight_sources import WHOLE, WeightSource
 from hmhi_jax.models import build_model
 from hmhi_jax.models.backbones import backbone_names, spec
 
@@ -31,7 +31,7 @@ class Recognised:
     whole      a whole network, or an encoder alone
     """
 
-    source: Source
+    source: WeightSource
     publisher: str
     network: str
     entries: dict[str, np.ndarray]
@@ -61,7 +61,7 @@ class Identity(Recognised):
         return self.network
 
 
-def identify(source: Source, backbone: str | None = None) -> Identity:
+def identify(source: WeightSource, backbone: str | None = None) -> Identity:
     """Recognise a source; `backbone` overrides what the shapes say. Raises `InputError` if nothing known fits."""
     if backbone is not None and backbone not in backbone_names():
         raise InputError(f"backbone {backbone!r} is not known, expected one of {', '.join(backbone_names())}")
@@ -80,7 +80,7 @@ def identify(source: Source, backbone: str | None = None) -> Identity:
     return Identity(source, renamed.dialect, name, entries, compared, renamed.dropped, False, arguments)
 
 
-def _identify_release(source: Source, backbone: str | None) -> Identity:
+def _identify_release(source: WeightSource, backbone: str | None) -> Identity:
     entries = dict(source.entries)
     inside = {n.removeprefix("backbone."): a for n, a in entries.items() if n.startswith("backbone.")}
     name = backbone or guess_backbone(rename_encoder(inside, str(source.path)).family, inside, str(source.path))
@@ -119,7 +119,7 @@ def release_arguments(backbone: str, entries: Mapping[str, np.ndarray]) -> dict[
     return arguments
 
 
-def _identify_ours(source: Source, backbone: str | None) -> Identity:
+def _identify_ours(source: WeightSource, backbone: str | None) -> Identity:
     arguments = dict(source.header.get("model", {}))
     if backbone is not None:
         arguments["backbone"] = backbone

@@ -181,7 +181,7 @@ _LEAVES = {"relative_position_bias": "relative_position_bias_table", "mean": "ru
 
 
 @dataclass(frozen=True)
-class Layout:
+class TorchLayout:
     """How one of our arrays stands in a PyTorch state dict."""
 
     leaf: str
@@ -193,15 +193,15 @@ def _same(x: np.ndarray) -> np.ndarray:
     return x
 
 
-VECTOR = Layout("weight", _same, _same)
-BIAS = Layout("bias", _same, _same)
-LINEAR = Layout("weight", lambda x: x.T, lambda x: x.T)
-CONV = Layout("weight", lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0))
+VECTOR = TorchLayout("weight", _same, _same)
+BIAS = TorchLayout("bias", _same, _same)
+LINEAR = TorchLayout("weight", lambda x: x.T, lambda x: x.T)
+CONV = TorchLayout("weight", lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0))
 # CBAM's channel gate: a linear layer here, a 1x1 convolution there.
-LINEAR_AS_CONV = Layout("weight", lambda x: x.T[:, :, None, None], lambda x: x[:, :, 0, 0].T)
+LINEAR_AS_CONV = TorchLayout("weight", lambda x: x.T[:, :, None, None], lambda x: x[:, :, 0, 0].T)
 
 
-def layout(path: str, rank: int) -> Layout:
+def layout(path: str, rank: int) -> TorchLayout:
     """The layout of the array at one of our paths."""
     leaf = path.rsplit("/", 1)[-1]
     if leaf == "bias":
@@ -212,7 +212,7 @@ def layout(path: str, rank: int) -> Layout:
         if rank == 4:
             return CONV
         return LINEAR_AS_CONV if re.search(r"/channel_(squeeze|excite)/", path) else LINEAR
-    return Layout(_LEAVES.get(leaf, leaf), _same, _same)
+    return TorchLayout(_LEAVES.get(leaf, leaf), _same, _same)
 
 
 def torch_name(path: str, rank: int, backbone: str) -> str:
@@ -233,33 +233,33 @@ def _apply(rules: Rules, name: str) -> str | None:
     return None
 
 
-class Entry(NamedTuple):
+class TorchEntry(NamedTuple):
     """Where an entry of a state dict belongs: our path, its shape in PyTorch's layout, and that layout."""
 
     path: str
     shape: tuple[int, ...]
-    layout: Layout
+    layout: TorchLayout
 
 
-def expected_entries(model: HMHINet) -> dict[str, Entry]:
-    """The release's name of every variable of a model -> its `Entry`."""
-    return entries_of(variable_shapes(model), partial(torch_name, backbone=model.backbone))
+def expected_entries(model: HMHINet) -> dict[str, TorchEntry]:
+    """The release's name of every variable of a model -> its `TorchEntry`."""
+    return torch_entries(variable_shapes(model), partial(torch_name, backbone=model.backbone))
 
 
-def expected_encoder_entries(backbone: str, flow_adapters: bool | None = None) -> dict[str, Entry]:
+def expected_encoder_entries(backbone: str, flow_adapters: bool | None = None) -> dict[str, TorchEntry]:
     """The same for an encoder alone, names with `backbone.`; `flow_adapters` None takes the backbone's default."""
     adapters = spec(backbone).flow_adapters if flow_adapters is None else flow_adapters
-    return entries_of(encoder_shapes(backbone, adapters), partial(torch_name, backbone=backbone))
+    return torch_entries(encoder_shapes(backbone, adapters), partial(torch_name, backbone=backbone))
 
 
-def entries_of(shapes: Shapes, name_of: Callable[[str, int], str]) -> dict[str, Entry]:
+def torch_entries(shapes: Shapes, name_of: Callable[[str, int], str]) -> dict[str, TorchEntry]:
     """Variables by the names that `name_of` gives for their paths (without collection) and ranks."""
     entries = {}
     for path, leaf in shapes.items():
         inside = path.split("/", 1)[1]
-        turned = layout(inside, leaf.ndim)
-        shape = turned.to_torch(np.broadcast_to(np.float32(0), leaf.shape)).shape
-        entries[name_of(inside, leaf.ndim)] = Entry(path, shape, turned)
+        order = layout(inside, leaf.ndim)
+        shape = order.to_torch(np.broadcast_to(np.float32(0), leaf.shape)).shape
+        entries[name_of(inside, leaf.ndim)] = TorchEntry(path, shape, order)
     return entries
 
 
@@ -273,7 +273,7 @@ def from_torch(model: HMHINet, state_dict: Mapping[str, np.ndarray]) -> dict[str
     Raises `InputError`: one error that lists every missing, unused and misshapen entry.
     """
     given = {name.removeprefix("module."): np.asarray(array) for name, array in state_dict.items()}
-    return _turned(expected_entries(model), given, f"{model.backbone} with these switches")
+    return _in_our_layout(expected_entries(model), given, f"{model.backbone} with these switches")
 
 
 def encoder_from_torch(
@@ -291,10 +291,10 @@ def encoder_from_torch(
     expected = expected_encoder_entries(backbone, flow_adapters)
     if not any("adapter." in name for name in state_dict):
         expected = {name: entry for name, entry in expected.items() if "adapter." not in name}
-    return _turned(expected, state_dict, backbone)
+    return _in_our_layout(expected, state_dict, backbone)
 
 
-def _turned(expected: Mapping[str, Entry], given: Mapping[str, np.ndarray], network: str) -> dict[str, Any]:
+def _in_our_layout(expected: Mapping[str, TorchEntry], given: Mapping[str, np.ndarray], network: str) -> dict[str, Any]:
     """The variables; entries that no network reads (`UNUSED`) may be there or not."""
     found = fit(expected, {name: array for name, array in given.items() if not UNUSED.fullmatch(name)})
     if not found:
@@ -302,7 +302,7 @@ def _turned(expected: Mapping[str, Entry], given: Mapping[str, np.ndarray], netw
     return variables_from(expected, given)
 
 
-def variables_from(expected: Mapping[str, Entry], given: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def variables_from(expected: Mapping[str, TorchEntry], given: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The variables, nested, float32, of entries that fit."""
     flat = {}
     for name, entry in expected.items():

@@ -43,7 +43,7 @@ _OF_DAMAGE = (
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """Weights as they were found.
 
     path      what was read
@@ -66,7 +66,7 @@ class Source:
     ignored: list[str] = field(default_factory=list)
 
 
-def read_source(path: str | os.PathLike[str], *, verify: bool = True) -> Source:
+def read_source(path: str | os.PathLike[str], *, verify: bool = True) -> WeightSource:
     """Read weights by what they are, not by their suffix: `.pth`, `.safetensors`, `.npz`, a folder of Orbax's, or what
     else `find_weights` knows.
 
@@ -79,7 +79,7 @@ def read_source(path: str | os.PathLike[str], *, verify: bool = True) -> Source:
 
         name, variables, header = read_checkpoint(path)
         entries = {part: np.asarray(array) for part, array in leaves_by_path(variables).items()}
-        return Source(path, name, entries, ours=True, header=_checked_header(path, header))
+        return WeightSource(path, name, entries, ours=True, header=_checked_header(path, header))
     if kind == "safetensors":
         return _read_safetensors(path)
     if kind == "npz":
@@ -100,13 +100,15 @@ def kind_of(path: Path) -> str:
     return "npz" if head.startswith(b"PK") and path.suffix == ".npz" else "torch"
 
 
-def _from_torch_value(path: Path, value: Any) -> Source:
+def _from_torch_value(path: Path, value: Any) -> WeightSource:
     wrapper, found, ignored = _state_dict(value)
     if not found:
         what = f"the keys {', '.join(map(str, list(value)[:8]))}" if isinstance(value, dict) else type(value).__name__
         raise InputError(f"{path}: holds no state dict; expected tensors by name or under 'network', found {what}")
     entries, prefix, aside = _without_prefix(found)
-    return Source(path, "PyTorch checkpoint", entries, wrapper=wrapper, prefix=prefix, ignored=sorted(ignored + aside))
+    return WeightSource(
+        path, "PyTorch checkpoint", entries, wrapper=wrapper, prefix=prefix, ignored=sorted(ignored + aside)
+    )
 
 
 def _state_dict(value: Any, depth: int = 4) -> tuple[str, dict[str, np.ndarray], list[str]]:
@@ -149,7 +151,7 @@ def _without_prefix(entries: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarra
     return entries, taken, [f"{name} ({count} arrays)" if count > 1 else name for name, count in aside.items()]
 
 
-def _read_safetensors(path: Path) -> Source:
+def _read_safetensors(path: Path) -> WeightSource:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -168,7 +170,7 @@ def _read_safetensors(path: Path) -> Source:
     return _named(path, "safetensors", entries, metadata.get("hmhi", ""))
 
 
-def _read_npz(path: Path) -> Source:
+def _read_npz(path: Path) -> WeightSource:
     try:
         _check_archive(path)
         with np.load(path, allow_pickle=False) as file:
@@ -198,7 +200,7 @@ def _check_archive(path: Path) -> None:
                     raise ValueError(f"{member.filename} claims {claimed:,} bytes and has {member.file_size:,}")
 
 
-def _named(path: Path, kind: str, entries: dict[str, np.ndarray], metadata: str) -> Source:
+def _named(path: Path, kind: str, entries: dict[str, np.ndarray], metadata: str) -> WeightSource:
     """Entries of a file that keeps names and arrays only: ours say so by their paths."""
     if not entries:
         raise InputError(f"{path}: holds no arrays")
@@ -210,9 +212,9 @@ def _named(path: Path, kind: str, entries: dict[str, np.ndarray], metadata: str)
             raise unusable_header(path, error) from None
     header = _checked_header(path, header)
     if any(name.startswith("params/") for name in entries):
-        return Source(path, f"hmhi weights ({kind})", entries, ours=True, header=header)
+        return WeightSource(path, f"hmhi weights ({kind})", entries, ours=True, header=header)
     entries, prefix, aside = _without_prefix(entries)
-    return Source(path, f"{kind} with PyTorch names", entries, header=header, prefix=prefix, ignored=aside)
+    return WeightSource(path, f"{kind} with PyTorch names", entries, header=header, prefix=prefix, ignored=aside)
 
 
 def _checked_header(path: Path, header: Any) -> dict[str, Any]:

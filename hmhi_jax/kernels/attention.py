@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from hmhi_jax.kernels.elementwise import DropoutKey, dropout
-from hmhi_jax.kernels.platforms import by_platform, dear, define_gradient, gradient_of
+from hmhi_jax.kernels.platforms import by_platform, costly, define_gradient, gradient_of
 
 # Queries are read in pieces: a piece's scores are all that ever exists of the matrix, and they should stay in cache. On
 # TPUs pieces are larger: cutting queries out of their layouts takes longer than what it saves.
@@ -36,7 +36,7 @@ def attend(
 
     The softmax's division happens after the product with the values, on the small side.
     """
-    return dear(_attend(dropout_rate, q, k, v, limit, key))
+    return costly(_attend(dropout_rate, q, k, v, limit, key))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.kernels.convolution import dense_kernel_gradient, plain_conv, turned
+from hmhi_jax.kernels.convolution import dense_kernel_gradient, plain_conv, transposed_kernel
 from hmhi_jax.kernels.grids import cubic_matrix, enlarge
 from hmhi_jax.kernels.platforms import by_platform, define_gradient
 
@@ -281,7 +281,7 @@ def _transformed_gradients(x: Array, kernel: Array, small: Array | None, cotange
 
 
 def _plain_gradients(x: Array, kernel: Array, small: Array | None, cotangent: Array) -> tuple[Array, Array]:
-    return plain_conv(cotangent, turned(kernel)), dense_kernel_gradient(_joined(x, small), kernel, cotangent)
+    return plain_conv(cotangent, transposed_kernel(kernel)), dense_kernel_gradient(_joined(x, small), kernel, cotangent)
 
 
 define_gradient(conv3x3, _backward)

@@ -14,10 +14,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmhi_jax.kernels.platforms import by_platform, dear, define_gradient, gradient_of
+from hmhi_jax.kernels.platforms import by_platform, costly, define_gradient, gradient_of
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-FEW = 16  # times as many input channels as outputs, or more: `few_outputs_conv` pays
+INPUTS_PER_OUTPUT = 16  # times as many input channels as outputs, or more: `few_outputs_conv` pays
 
 
 def _pad_same(x: Array, kernel: Array) -> Array:
@@ -132,7 +132,7 @@ def dense_kernel_gradient(
     return by_platform(x, kernel, cotangent, cpu=_dense_gradient_by_rows, accelerator=_dense_gradient_native)
 
 
-def turned(kernel: Float[Array, "kh kw C D"]) -> Float[Array, "kh kw D C"]:
+def transposed_kernel(kernel: Float[Array, "kh kw C D"]) -> Float[Array, "kh kw D C"]:
     """The kernel whose convolution is the transpose of this one's."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
@@ -145,7 +145,7 @@ def same_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D"]) -> 
 
 def _same_backward(residuals, cotangent):
     x, kernel = residuals
-    return plain_conv(cotangent, turned(kernel)), dense_kernel_gradient(x, kernel, cotangent)
+    return plain_conv(cotangent, transposed_kernel(kernel)), dense_kernel_gradient(x, kernel, cotangent)
 
 
 define_gradient(same_conv, _same_backward)
@@ -168,18 +168,20 @@ def few_outputs_conv(x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw C D
 def flax_same_conv(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
     """In the place of `lax.conv_general_dilated`, whose other arguments say what it does anyway: `same_conv`, or what
     is faster for this many outputs."""
-    return dear((few_outputs_conv if kernel.shape[3] <= kernel.shape[2] // FEW else same_conv)(x, kernel))
+    return costly(
+        (few_outputs_conv if kernel.shape[3] <= kernel.shape[2] // INPUTS_PER_OUTPUT else same_conv)(x, kernel)
+    )
 
 
 def flax_conv(*arguments: Any, **settings: Any) -> Array:
-    """`lax.conv_general_dilated`, its result marked as dear."""
-    return dear(lax.conv_general_dilated(*arguments, **settings))
+    """`lax.conv_general_dilated`, its result marked as costly."""
+    return costly(lax.conv_general_dilated(*arguments, **settings))
 
 
 def flax_stem_conv(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
     """In the place of `lax.conv_general_dilated` for a 7x7 convolution of stride 2, padding 3, of a picture with even
     sides: on CPU as a 4x4 convolution of blocks of 2x2 pixels, which takes a third of the time for 32 outputs."""
-    return dear(by_platform(x, kernel, cpu=_stem_by_blocks, accelerator=_stem_native))
+    return costly(by_platform(x, kernel, cpu=_stem_by_blocks, accelerator=_stem_native))
 
 
 def _stem_native(x: Array, kernel: Array) -> Array:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from hmhi_jax.kernels.attention import pieces_of
 from hmhi_jax.kernels.convolution import depthwise_conv, outer_products, pixel_sums
 from hmhi_jax.kernels.elementwise import gelu
-from hmhi_jax.kernels.platforms import by_platform, dear, define_gradient, differentiated_as
+from hmhi_jax.kernels.platforms import by_platform, costly, define_gradient, differentiated_as
 
 BAND = 32  # picture rows of a band
 BACKWARD_BAND = 16  # those of one picture's band in the backward pass, which has more maps to keep in cache
@@ -146,7 +146,7 @@ define_gradient(feed_forward_recomputed, _recomputed_backward)
 
 def mix_feed_forward(x: Float[Array, "N H W C"], weights: MixWeights) -> Float[Array, "N H W C"]:
     """Linear, depthwise 3x3, GELU, linear in the platform's form."""
-    return dear(by_platform(x, weights, cpu=feed_forward_recomputed, accelerator=mix_feed_forward_plain))
+    return costly(by_platform(x, weights, cpu=feed_forward_recomputed, accelerator=mix_feed_forward_plain))
 
 
 PIECE = 512  # tokens whose hidden numbers stay in a core's cache

@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from hmhi_jax.kernels.convolution import outer_products, pixel_sums
-from hmhi_jax.kernels.platforms import by_platform, dear, define_gradient, gradient_of
+from hmhi_jax.kernels.platforms import by_platform, costly, define_gradient, gradient_of
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 PART = 2**19  # numbers of the wide map that the backward pass works on at a time
@@ -258,7 +258,7 @@ def inverted_residual_branch(
     """The branch in the platform's form."""
     recomputed, plain = (partial(form, stride=stride) for form in (branch_recomputed, _branch))
     kept = partial(plain, depthwise_conv=depthwise_same_conv)
-    return dear(by_platform(x, weights, cpu=recomputed, accelerator=plain, cuda=kept))
+    return costly(by_platform(x, weights, cpu=recomputed, accelerator=plain, cuda=kept))
 
 
 def _stem_native(x: Array, kernel: Array) -> Array:
@@ -276,4 +276,4 @@ def _stem_patches(x: Array, kernel: Array) -> Array:
 
 def stem_conv(x: Float[Array, "N H W C"], kernel: Float[Array, "k k C D"]) -> Float[Array, "N h w D"]:
     """The strided convolution of few channels that the network begins with, "SAME" padding, in the platform's form."""
-    return dear(by_platform(x, kernel, cpu=_stem_patches, accelerator=_stem_native))
+    return costly(by_platform(x, kernel, cpu=_stem_patches, accelerator=_stem_native))

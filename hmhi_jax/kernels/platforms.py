@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 # Name (`jax.ad_checkpoint.checkpoint_name`) of results that take long to compute and little memory to keep: what
 # attention, feed-forwards and convolutions over several pixels give.
-DEAR = "dear"
+COSTLY = "costly"
 
 
 def by_platform(*arguments, cpu: Callable, accelerator: Callable, **special: Callable) -> Any:
@@ -55,16 +55,16 @@ def gradient_of(form: Callable, count: int) -> Callable:
 
 
 def _named(x: Array) -> Array:
-    return checkpoint_name(x, DEAR)
+    return checkpoint_name(x, COSTLY)
 
 
 def _same(x: Array) -> Array:
     return x
 
 
-# Marks what takes long to compute: an array as it is, under the name `DEAR` where it is differentiated, so that
+# Marks what takes long to compute: an array as it is, under the name `COSTLY` where it is differentiated, so that
 # programs of inference know nothing of it.
-dear = differentiated_as(_named, _same)
+costly = differentiated_as(_named, _same)
 
 
 # JAX lets GPUs multiply float32 matrices in TensorFloat-32 (10 bits of mantissa) and TPUs in one pass of bfloat16 (7

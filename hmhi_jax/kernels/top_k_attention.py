@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from hmhi_jax.kernels.attention import join_queries, map_pieces, over_pieces, split_queries
 from hmhi_jax.kernels.elementwise import DropoutKey, dropout
-from hmhi_jax.kernels.one_hot import LOWEST, pick, put, top_k_by_products
-from hmhi_jax.kernels.platforms import DEAR, by_platform, define_gradient
+from hmhi_jax.kernels.one_hot import LOWEST, pick, place, top_k_by_products
+from hmhi_jax.kernels.platforms import COSTLY, by_platform, define_gradient
 from hmhi_jax.kernels.selection import (
     BLOCK,
     LONGEST,
@@ -103,7 +103,7 @@ def _read_gathered(selected: Callable, q: Array, v: Array, most: int) -> Array:
     def read(piece: Array, _: None) -> Array:
         best, index = selected(piece)
         weights = jnp.exp(best - best.max(-1, keepdims=True))
-        return (_mix_gathered(weights, index, v) / weights.sum(-1, keepdims=True)).astype(v.dtype)
+        return (_sum_gathered(weights, index, v) / weights.sum(-1, keepdims=True)).astype(v.dtype)
 
     return join_queries(map_pieces(read, split_queries(q, most), None))
 
@@ -179,15 +179,17 @@ def select(kept: int, piece: Array, k: Array, limit: Array) -> tuple[Array, Arra
     return by_platform(piece, k, limit, cpu=in_blocks, accelerator=in_columns, tpu=by_products, cuda=cuda)
 
 
-def mix(weights: Float[Array, "B n k"], index: Int[Array, "B n k"], v: Float[Array, "B M D"]) -> Float[Array, "B n D"]:
+def weighted_sum(
+    weights: Float[Array, "B n k"], index: Int[Array, "B n k"], v: Float[Array, "B M D"]
+) -> Float[Array, "B n D"]:
     """Sum over k of weights times the values with these indices; float32."""
 
     def by_products(weights: Array, index: Array, v: Array) -> Array:
         values = _in_tables(v)
-        table = put(weights, index, values.shape[2]).astype(v.dtype)
+        table = place(weights, index, values.shape[2]).astype(v.dtype)
         return jnp.einsum("bsnm,bsmd->bnd", table, values, preferred_element_type=jnp.float32)
 
-    return by_platform(weights, index, v, cpu=_mix_gathered, accelerator=_mix_gathered, tpu=by_products)
+    return by_platform(weights, index, v, cpu=_sum_gathered, accelerator=_sum_gathered, tpu=by_products)
 
 
 def similarity(given: Float[Array, "B n D"], index: Int[Array, "B n k"], v: Float[Array, "B M D"]) -> Array:
@@ -202,24 +204,24 @@ def similarity(given: Float[Array, "B n D"], index: Int[Array, "B n k"], v: Floa
     return by_platform(given, index, v, cpu=gathered, accelerator=gathered, tpu=by_products)
 
 
-def spread(
+def weighted_scatter(
     weights: Float[Array, "B n k"], index: Int[Array, "B n k"], rows: Float[Array, "B n C"], count: int
 ) -> Float[Array, "B M C"]:
-    """The transpose of `mix`: for each of `count` indices, the sum of weights times rows; float32."""
+    """The transpose of `weighted_sum`: for each of `count` indices, the sum of weights times rows; float32."""
 
     def scattered(weights: Array, index: Array, rows: Array) -> Array:
         dense = _scatter(weights, index, count)
         return jnp.einsum("bnm,bnc->bmc", dense, rows, preferred_element_type=jnp.float32)
 
     def by_products(weights: Array, index: Array, rows: Array) -> Array:
-        table = put(weights, index, -(-count // BLOCK)).astype(rows.dtype)
+        table = place(weights, index, -(-count // BLOCK)).astype(rows.dtype)
         sums = jnp.einsum("bsnm,bnc->bmsc", table, rows, preferred_element_type=jnp.float32)
         return sums.reshape(rows.shape[0], -1, rows.shape[-1])[:, :count]
 
     return by_platform(weights, index, rows, cpu=scattered, accelerator=scattered, tpu=by_products)
 
 
-def _mix_gathered(weights: Array, index: Array, v: Array) -> Array:
+def _sum_gathered(weights: Array, index: Array, v: Array) -> Array:
     return jnp.einsum("bnk,bnkd->bnd", weights.astype(v.dtype), _gather(v, index), preferred_element_type=jnp.float32)
 
 
@@ -239,12 +241,12 @@ def _forward(kept: int, dropout_rate: float, q: Array, k: Array, v: Array, limit
         piece, piece_key = chunk
         best, index = select(kept, piece, k, limit)
         weights = jax.nn.softmax(best, -1)
-        mixed = mix(dropout(weights, dropout_rate, piece_key), index, v)
+        mixed = weighted_sum(dropout(weights, dropout_rate, piece_key), index, v)
         return mixed.astype(v.dtype), weights, index
 
     chunks = split_queries(q, TRAINING_CHUNK)
     kept_all = lax.map(read, (chunks, _piece_keys(key, chunks.shape[0])))
-    outputs, weights, index = (checkpoint_name(x, DEAR) for x in kept_all)
+    outputs, weights, index = (checkpoint_name(x, COSTLY) for x in kept_all)
     return join_queries(outputs), (q, k, v, weights, index, key)
 
 
@@ -304,9 +306,9 @@ def gradient_in_pieces(
         piece, given, weights, index, kept_back = chunk
         dweights = kept_back * similarity(given, index, v)
         dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
-        dq = mix(dscores, index, k)
-        dk += spread(dscores, index, piece, count)
-        dv += spread(kept_back * weights, index, given, count)
+        dq = weighted_sum(dscores, index, k)
+        dk += weighted_scatter(dscores, index, piece, count)
+        dv += weighted_scatter(kept_back * weights, index, given, count)
         return (dk, dv), dq
 
     chunks = split_queries(q, TRAINING_CHUNK)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from hmhi_jax.kernels.conv3x3 import conv3x3
 from hmhi_jax.kernels.convolution import channelwise_conv, depthwise_conv, flax_conv, flax_same_conv, patch_conv
 from hmhi_jax.kernels.elementwise import group_norm
-from hmhi_jax.kernels.platforms import dear
+from hmhi_jax.kernels.platforms import costly
 
 Initializer = nn.initializers.Initializer
 
@@ -175,7 +175,7 @@ class Conv3x3(nn.Module):
         channels = x.shape[-1] + (0 if small is None else small.shape[-1])
         kernel, bias = kernel_and_bias(self, (3, 3, channels, self.features), self.kernel_init)
         outputs = conv3x3(x.astype(self.dtype), kernel, None if small is None else small.astype(self.dtype))
-        return dear(outputs) + bias[None, None, None]
+        return costly(outputs) + bias[None, None, None]
 
 
 class GroupNorm(nn.Module):

@@ -136,7 +136,7 @@ def run(
     options = JobOptions(
         threshold, soft, overlay, save_every, resume, max_frames, postprocessing, outputs, sources.detect_cuts, refine
     )
-    about = {
+    entries = {
         "command": shlex.join(["hmhi", *map(without_password, sys.argv[1:])]),
         "settings": {**settings, "flow_recipe": recipe.fields()},
     }
@@ -144,7 +144,7 @@ def run(
     lanes = 1 if any_live else min(segmenter.lanes_per_device, len(mine))
     try:
         with standard_output() if piped else contextlib.nullcontext() as pipe:
-            outcomes = _run(tasks, segmenter, lanes, options, flows, about, devices, pipe)
+            outcomes = _run(tasks, segmenter, lanes, options, flows, entries, devices, pipe)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"{out} has the masks until then" if any_live and not piped else "") from error
     if "failed" not in outcomes:
@@ -198,7 +198,7 @@ def _run(
     lanes: int,
     options: "JobOptions",
     flows: "dict[str, FlowFolder]",
-    about: dict[str, Any],
+    entries: dict[str, Any],
     devices: int | None,
     masks: io.RawIOBase | None = None,
 ) -> list[str | None]:
@@ -235,7 +235,7 @@ def _run(
             height, width = mine.segmenter.network_size(video.size)
             with kept_programs.watched(lambda kept: report(None, f"compiling for {height} x {width}{kept}")):
                 summary = segment_video(
-                    mine.segmenter, video, folder, job, flow=flows.get(video.name), about=about, on_progress=report,
+                    mine.segmenter, video, folder, job, flow=flows.get(video.name), entries=entries, on_progress=report,
                     stop=stop, lanes=mine.lanes_for(video),
                 )  # fmt: skip
         except InputError as error:

@@ -9,11 +9,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from hmhi_jax.kernels.elementwise import DropoutKey
-from hmhi_jax.kernels.platforms import DEAR
+from hmhi_jax.kernels.platforms import COSTLY
 from hmhi_jax.models import Features, HMHINet, frame
 
 # "none" keeps every activation; "read_outs" recomputes the memory's read-outs and their interaction; "step" recomputes
-# the encoder, frame by frame, and every frame step whole; "cheap" does as "step", but keeps what is dear to compute.
+# the encoder, frame by frame, and every frame step whole; "cheap" does as "step", but keeps what is costly.
 CheckpointPolicy = Literal["none", "read_outs", "cheap", "step"]
 
 
@@ -64,7 +64,7 @@ def clip_logits(
     if checkpoint == "read_outs":
         read = jax.checkpoint(read, static_argnums=4)
     elif by_frame:
-        kept = _dear() if checkpoint == "cheap" else None
+        kept = _costly() if checkpoint == "cheap" else None
         encode, start, step = (
             jax.checkpoint(function, static_argnums=static, policy=kept)
             for function, static in ((encode, ()), (start, ()), (step, 4))
@@ -99,11 +99,11 @@ def clip_logits(
     return jnp.concatenate([first[:, None], jnp.moveaxis(rest, 0, 1)], 1), dict(moved.get("batch_stats", {}))
 
 
-def _dear() -> Any:
-    """What "cheap" keeps: results marked as dear, and those of linear layers, which are small beside what activations,
+def _costly() -> Any:
+    """What "cheap" keeps: results marked as costly, and those of linear layers, small beside what activations,
     norms and attention weights take."""
     policies = jax.checkpoint_policies
-    marked = policies.save_only_these_names(DEAR)
+    marked = policies.save_only_these_names(COSTLY)
     return policies.save_from_both_policies(marked, policies.dots_with_no_batch_dims_saveable)
 
 

@@ -52,13 +52,13 @@ def starting_state(
     mesh: Mesh,
     checkpoints: Checkpoints,
     accepted: Sequence[str] = (),
-    meanwhile: Callable[[TrainState], None] = lambda like: None,
+    while_drawing: Callable[[TrainState], None] = lambda like: None,
 ) -> tuple[TrainState, Restored | None, list[str]]:
     """The state to start from, on the mesh.
 
     Args:
         accepted: fields in which a checkpoint's config may differ from this run's.
-        meanwhile: called with the state's shapes while weights are drawn in case 3.
+        while_drawing: called with the state's shapes while weights are drawn in case 3.
 
     Returns state; what was restored in case 1; notes for the user on what was taken and what is fresh. Raises
     `InputError` for a checkpoint of other settings, or weights that cannot be read or do not fit.
@@ -89,7 +89,7 @@ def starting_state(
     if not config.init_from:
         with ThreadPoolExecutor(1) as beside:  # most of it is compiling, for which XLA needs no Python
             drawing = beside.submit(draw)
-            meanwhile(like)
+            while_drawing(like)
         note = f"fresh weights, seed {config.seed}, {config.initialisation} initialisation"
         return made(drawing.result()), None, [note]
     loaded, opt_state = _source(config)

@@ -118,7 +118,7 @@ class Schedule:
 
 
 @dataclass
-class Outcome:
+class TrainingOutcome:
     """How a run ended: the state, the signal that stopped it or "", and the code to exit with."""
 
     state: TrainState
@@ -169,7 +169,7 @@ class Loop:
         self._programs: dict[tuple[int, ...], Callable] = {}
         self._tracing = False
 
-    def run(self, state: TrainState, interruption: Interruption, notes: Sequence[str] = ()) -> Outcome:
+    def run(self, state: TrainState, interruption: Interruption, notes: Sequence[str] = ()) -> TrainingOutcome:
         """Train to the end or to the signal that `interruption` watches for, saying `notes` first.
 
         What is being written is finished in any case.
@@ -195,7 +195,7 @@ class Loop:
             self.progress.close()
             self.log.close()
 
-    def _steps(self, state: TrainState, start: int, interruption: Interruption) -> Outcome:
+    def _steps(self, state: TrainState, start: int, interruption: Interruption) -> TrainingOutcome:
         schedule, pending = self.schedule, None
         if start:
             self._finish(state, start)  # the run may have ended between a checkpoint and what follows from it
@@ -225,8 +225,8 @@ class Loop:
                 last_end = time.monotonic()
             if stop:
                 self.progress.say(f"{interruption.name}: saved step {step}; start the same command again to go on")
-                return Outcome(state, interruption.name, interruption.exit_code)
-        return Outcome(state)
+                return TrainingOutcome(state, interruption.name, interruption.exit_code)
+        return TrainingOutcome(state)
 
     def _evaluated_at(self, step: int) -> bool:
         every, last = self.schedule.evaluate_every, step == self.schedule.total

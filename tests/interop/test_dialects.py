@@ -14,7 +14,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.interop.dialects import rename_encoder
 from hmhi_jax.interop.identify import guess_backbone, identify
 from hmhi_jax.interop.torch_weights import expected_encoder_entries
-from hmhi_jax.interop.weight_sources import Source
+from hmhi_jax.interop.weight_sources import WeightSource
 
 PUBLISHED = json.loads((Path(__file__).parent / "data" / "published_names.json").read_text())
 
@@ -27,8 +27,8 @@ def marked(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
     }
 
 
-def source(entries: dict[str, np.ndarray]) -> Source:
-    return Source(Path("weights.pth"), "PyTorch checkpoint", entries)
+def source(entries: dict[str, np.ndarray]) -> WeightSource:
+    return WeightSource(Path("weights.pth"), "PyTorch checkpoint", entries)
 
 
 def canonical(backbone: str) -> dict[str, tuple[int, ...]]:

@@ -19,7 +19,7 @@ from small_videos import moving_square, save_network
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation import evaluate_uvos
-from hmhi_jax.inference.dataset import DatasetPredictor, Outcome
+from hmhi_jax.inference.dataset import DatasetPredictor, PredictionOutcome
 from hmhi_jax.runs.evaluate import open_sets, run
 from hmhi_jax.runs.evaluation_config import default_evaluation, evaluation_section, listed_readings, network_size
 
@@ -124,7 +124,7 @@ def test_the_first_process_notices_what_another_one_did_not_predict(data, weight
     def half(predictor, *arguments, **options):
         outcome = predict(predictor, *arguments, **options)
         shutil.rmtree(tmp_path / "predictions" / "in the wild" / "release" / "north")
-        return Outcome(outcome.folder)
+        return PredictionOutcome(outcome.folder)
 
     monkeypatch.setattr(DatasetPredictor, "predict", half)
     assert run(settings, str(tmp_path)) == 1

@@ -86,7 +86,7 @@ def test_losses_and_every_gradient_norm(network, inputs):
     check_norms(model, jax.tree.map(lambda moment: moment / (1 - 0.9), moments))
 
 
-def test_the_loss_and_every_gradient_norm_where_all_but_what_is_dear_is_recomputed(network, inputs):
+def test_the_loss_and_every_gradient_norm_where_all_but_what_is_costly_is_recomputed(network, inputs):
     """The step's gradient alone: the optimiser is in the other test, and takes long to compile."""
     model, variables = network
 

@@ -94,7 +94,7 @@ class ObjectMotion:
 
 
 @dataclasses.dataclass(frozen=True)
-class Camera:
+class CameraPath:
     """Pan, zoom, roll and shake. A plane of disparity d (1 is the backdrop) shifts by d times the camera's travel."""
 
     centre: Vector
@@ -128,7 +128,7 @@ class Camera:
 
 def draw_camera(
     rng: np.random.Generator, size: tuple[int, int], middle: float, follows: ObjectMotion | None, disparity: float
-) -> Camera:
+) -> CameraPath:
     """A tripod, a hand, a pan, a dolly or a follow shot. Speeds scale with the picture's width."""
     height, width = size
     unit = width / 288
@@ -138,7 +138,7 @@ def draw_camera(
         speed *= 0.2
     angle = rng.choice([0, np.pi]) + rng.normal(0, 0.35)
     shake = 0.0 if kind == "tripod" else log_uniform(rng, 0.05, 2.5) * unit
-    return Camera(
+    return CameraPath(
         centre=np.array([width / 2, height / 2]),
         velocity=speed * np.array([np.cos(angle), np.sin(angle)]),
         wander=Wander.draw(rng, 0 if kind == "tripod" else log_uniform(rng, 0.3, 6) * unit, 80, 20),

@@ -9,7 +9,7 @@ import numpy as np
 from hmhi_jax.tools.synthetic.bodies import random_body
 from hmhi_jax.tools.synthetic.casting import Looks, body_extent, cut_out_body, flatten_body, leg_swing, paint_body
 from hmhi_jax.tools.synthetic.layers import Actor, Backdrop, Reflection, Shadow, Sprite, Target, Waves
-from hmhi_jax.tools.synthetic.motion import Camera, ObjectMotion, Progress, Wander, draw_camera, log_uniform
+from hmhi_jax.tools.synthetic.motion import CameraPath, ObjectMotion, Progress, Wander, draw_camera, log_uniform
 from hmhi_jax.tools.synthetic.settings import Settings
 from hmhi_jax.tools.synthetic.shapes import Body, scaling, translation
 from hmhi_jax.tools.synthetic.surroundings import draw_puffs, prop_patch, wake_patch
@@ -198,7 +198,7 @@ class SceneMaker:
         )  # fmt: skip
 
     def _actor(
-        self, rng: np.random.Generator, body: Body, motion: ObjectMotion, camera: Camera, depth: float,
+        self, rng: np.random.Generator, body: Body, motion: ObjectMotion, camera: CameraPath, depth: float,
         backdrop: Picture, camouflaged: bool, salient: bool = True,
     ) -> Actor:  # fmt: skip
         s = self.settings
@@ -231,7 +231,7 @@ class SceneMaker:
         )  # fmt: skip
 
     def _companion(
-        self, rng, motion: ObjectMotion, camera: Camera, depth: float, backdrop: Picture, camouflaged: bool
+        self, rng, motion: ObjectMotion, camera: CameraPath, depth: float, backdrop: Picture, camouflaged: bool
     ) -> Actor:
         """Another salient object that goes the same way."""
         body = self._body(rng)
@@ -246,7 +246,7 @@ class SceneMaker:
         return self._actor(rng, body, partner, camera, depth, backdrop, camouflaged)
 
     def _wake(
-        self, rng: np.random.Generator, motion: ObjectMotion, camera: Camera, depth: float, base: float
+        self, rng: np.random.Generator, motion: ObjectMotion, camera: CameraPath, depth: float, base: float
     ) -> Sprite:
         patch = wake_patch(rng, motion.unit)
         side = -1 if motion.velocity[0] < 0 else 1
@@ -283,7 +283,7 @@ class SceneMaker:
         below[:] = (below + (patch[..., :3] - below) * (patch[..., 3:] / 255)).astype(np.uint8)
 
     def _small_mover(
-        self, rng, camera: Camera, share: float, middle: float, duration: float, backdrop: Picture
+        self, rng, camera: CameraPath, share: float, middle: float, duration: float, backdrop: Picture
     ) -> Actor:
         body = self._body(rng)
         small = min(share * rng.uniform(0.01, 0.12), 0.006)
@@ -293,7 +293,7 @@ class SceneMaker:
         motion = dataclasses.replace(motion, place=place - motion.velocity * motion.progress(middle))
         return self._actor(rng, body, motion, camera, 1.0, backdrop, False, salient=False)
 
-    def _prop(self, rng: np.random.Generator, camera: Camera, disparity: float, kind: str | None = None) -> Sprite:
+    def _prop(self, rng: np.random.Generator, camera: CameraPath, disparity: float, kind: str | None = None) -> Sprite:
         height, width = self.settings.size
         patch = prop_patch(rng, self.textures, self.settings.size, kind)
         x = rng.uniform(-0.1, 1.1) * width - patch.shape[1] / 2
@@ -301,7 +301,7 @@ class SceneMaker:
         place = translation(x, y)
         return Sprite(patch, lambda time: camera.matrix(time, disparity) @ place)
 
-    def _relief(self, rng, size: tuple[int, int], horizon: float | None, camera: Camera, first: float, last: float):
+    def _relief(self, rng, size: tuple[int, int], horizon: float | None, camera: CameraPath, first: float, last: float):
         """Excess disparity over the canvas: ground that comes nearer below the horizon, or hills and hollows."""
         height = size[0]
         if horizon is not None and rng.random() < 0.7:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hmhi_jax.tools.synthetic.layers import Patch, Sprite
-from hmhi_jax.tools.synthetic.motion import Camera, ObjectMotion
+from hmhi_jax.tools.synthetic.motion import CameraPath, ObjectMotion
 from hmhi_jax.tools.synthetic.shapes import Number, blob, curve, rotation, scaling, translation
 from hmhi_jax.tools.synthetic.textures import Picture, TextureMaker, noise_field
 
@@ -17,7 +17,7 @@ _SMOKE = ("smoke", "dust", "spray")
 
 
 def draw_puffs(
-    rng: np.random.Generator, motion: ObjectMotion, camera: Camera, depth: float, base: float, backdrop: Picture,
+    rng: np.random.Generator, motion: ObjectMotion, camera: CameraPath, depth: float, base: float, backdrop: Picture,
     first: float, last: float,
 ) -> tuple[Sprite, ...]:  # fmt: skip
     """Puffs that begin at the object's foot (`base`, y in its frame) at moments between `first` and `last`."""

@@ -122,9 +122,9 @@ class Page:
             return
         height, width = video.size
         rate = f"{float(video.frame_rate):.4g} a second"
-        about = f"{video.name}: {width} x {height} pixels, {video.frame_count} frames, {rate}"
+        description = f"{video.name}: {width} x {height} pixels, {video.frame_count} frames, {rate}"
         yield place | {
-            self._status: _line("; ".join([about, *map(visitor.shorter, video.notes)])),
+            self._status: _line("; ".join([description, *map(visitor.shorter, video.notes)])),
             self._slider: visitor.show(0, Look(), VIEWS[0]),
             self._start: gr.update(interactive=True),
         }
