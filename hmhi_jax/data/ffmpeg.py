@@ -244,7 +244,7 @@ class Decoder:
                 packet = next(packets)
             except StopIteration:
                 # FFmpeg leaves out, and does not tell, a last picture of which a Y4M file holds only a part.
-                self.cut_off |= self._container.format.name == "yuv4mpegpipe" and 0 < end < self._container.size
+                self.cut_off |= self._container.format.name == "yuv4mpegpipe" and 0 < end < (self._container.size or 0)
                 return
             except BlockingIOError:  # some camera drivers say "not yet" instead of waiting
                 time.sleep(0.005)
