@@ -32,14 +32,14 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.interop.checkpoint_folders import read_run
 from hmhi_jax.interop.conversion import variables_of
 from hmhi_jax.interop.identify import identify
-from hmhi_jax.interop.shapes import abstract_variables, fit, leaves_by_path, not_finite
+from hmhi_jax.interop.shapes import fit, leaves_by_path, not_finite
 from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.models import HMHINet
 from hmhi_jax.training.assemble import Parts
 from hmhi_jax.training.checkpoints import Checkpoints, Restored, abstract
 from hmhi_jax.training.config import check_initialisation, check_same, to_plain
 from hmhi_jax.training.mesh import replicated
-from hmhi_jax.training.step import TrainState, make_state
+from hmhi_jax.training.step import TrainState, known_options, make_state
 
 # What an ImageNet backbone has never seen, and so may be missing from a source that otherwise has the encoder.
 _OPTIONAL = re.compile(r"(^|/)(\w*_)?adapter(/|$)|encoder/reduction/")
@@ -71,30 +71,35 @@ def starting_state(
     def check(stored: dict[str, Any]) -> None:
         check_same(stored.get("config", {}), to_plain(config), str(checkpoints.folder.parent), accepted)
 
-    like = abstract(jax.eval_shape(made, abstract_variables(parts.model)), place)
+    def drawn() -> TrainState:
+        return made(init_variables(parts.model, config.seed, config.initialisation))
+
+    def lower() -> jax.stages.Lowered:
+        # Hundreds of small random draws that run once: on CPU, optimising them costs more than all the rest of it.
+        quick = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+        options = known_options(quick) if jax.default_backend() == "cpu" else None
+        return jax.jit(drawn, out_shardings=place, compiler_options=options).lower()
+
+    # Independent of the run's length, unlike the step.
+    settings = f"{config.optimiser.to_json()} {ema} {config.seed} {config.initialisation} {mesh}"
+    what, devices = parts.network and f"first state {parts.network} {settings}", list(mesh.devices.flat)
+    # The shapes of what is drawn, whose tracing then serves the drawing too.
+    like = abstract(kept_programs.shapes(what, (), lambda: jax.eval_shape(drawn), devices), place)
     if restored := checkpoints.restore_newest(like, check):
         return restored.state, restored, [f"going on from step {restored.step}"]
-    # Hundreds of small random draws that run once: on CPU, optimising them costs more than all the rest of it.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
-    @partial(jax.jit, out_shardings=place, compiler_options=options)
-    def drawn() -> dict[str, Any]:
-        return init_variables(parts.model, config.seed, config.initialisation)
+    def draw() -> TrainState:
+        return kept_programs.program(what, (), lower, devices)()
 
-    def draw() -> dict[str, Any]:
-        what = parts.network and f"weights {parts.network} {config.seed} {config.initialisation} {mesh}"
-        return kept_programs.program(what, (), drawn.lower, list(mesh.devices.flat))()
-
-    made = jax.jit(made, out_shardings=place)
     if not config.init_from:
         with ThreadPoolExecutor(1) as beside:  # most of it is compiling, for which XLA needs no Python
             drawing = beside.submit(draw)
             while_drawing(like)
         note = f"fresh weights, seed {config.seed}, {config.initialisation} initialisation"
-        return made(drawing.result()), None, [note]
+        return drawing.result(), None, [note]
     loaded, opt_state = _source(config)
-    variables, notes = overlay(draw(), loaded, config.init_from)
-    state = made(jax.tree.map(lambda x: jax.device_put(x, place), variables))
+    variables, notes = overlay(draw().variables(), loaded, config.init_from)
+    state = jax.jit(made, out_shardings=place)(jax.tree.map(lambda x: jax.device_put(x, place), variables))
     if opt_state is not None:
         state = state.replace(opt_state=_kept_optimiser(state.opt_state, opt_state, config.init_from, place))
         notes.append("optimiser state kept")

@@ -226,6 +226,17 @@ def compiler_options(platform: str) -> dict[str, str | bool] | None:
     if platform != "cpu":
         return gpu_compiler_options(platform)
 
+    return known_options(
+        {
+            "xla_disable_hlo_passes": "cse_barrier_expander",
+            "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+        }
+    )
+
+
+def known_options(options: dict[str, str | bool]) -> dict[str, str | bool]:
+    """Those options of the compiler that this version of XLA knows."""
+
     def known(option: dict[str, str | bool]) -> bool:
         try:
             jax.jit(lambda x: x, compiler_options=option).lower(0.0).compile()
@@ -233,8 +244,4 @@ def compiler_options(platform: str) -> dict[str, str | bool] | None:
             return False
         return True
 
-    options = {
-        "xla_disable_hlo_passes": "cse_barrier_expander",
-        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-    }
     return {name: value for name, value in options.items() if known({name: value})}
