@@ -10,7 +10,6 @@ def compiler_flags(devices: int) -> str:
         f"--xla_force_host_platform_device_count={devices}",
         "--xla_backend_optimization_level=0",
         "--xla_cpu_parallel_codegen_split_count=1",  # other tests keep the other cores busy
-        "--xla_disable_hlo_passes=cse_barrier_expander",  # barriers hold, as in training: fewer copies of what is fused
     ]
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # an unknown flag would end the process
         flags.append("--xla_cpu_use_fusion_emitters=false")

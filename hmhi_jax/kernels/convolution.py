@@ -37,7 +37,10 @@ def outer_products(a: Float[Array, "N H W C"], b: Float[Array, "N H W D"]) -> Fl
 
 
 def _depthwise_shifted(x: Array, kernel: Array) -> Array:
-    """Sum over the kernel's taps of the shifted input: elementwise work that XLA's CPU backend fuses into one loop."""
+    """Sum over the kernel's taps of the shifted input: elementwise work that XLA's CPU backend fuses into one loop.
+
+    The barrier, which training steps keep, has it computed once, not again in the loop of each of its readers.
+    """
     batch, height, width, channels = x.shape
     padded = _pad_same(x, kernel)
     total = None

@@ -120,6 +120,15 @@ def test_where_all_are_damaged_nothing_starts_afresh(run):
             restored(run)
 
 
+def test_a_checksum_is_the_sum_of_all_bits():
+    """Of checkpoints that there are: it must not change."""
+    tree = {
+        "float32": np.float32([[1], [-1]]), "bfloat16": jax.numpy.bfloat16(1), "bool": np.array([True, False, True]),
+        "int64": np.int64([2**32 + 7, -1]), "empty": np.zeros((0, 3), np.float32),
+    }  # fmt: skip
+    assert checksum(tree) == (0x3F800000 + 0xBF800000 + 0x3F80 + 2 + 8 + 2 * 0xFFFFFFFF) % 2**32
+
+
 def test_arrays_that_are_not_those_that_were_saved(run):
     (run / "checkpoints" / "6" / SEAL).unlink()
     record = run / "checkpoints" / "6" / "run" / "metadata"
