@@ -226,8 +226,8 @@ def _grouped_patches(x: Array, kernel: Array, stride: int) -> Array:
     padded = _pad_same(x, kernel)
     # Rows first, then columns: 14 slices of a 7x7 kernel's windows instead of 49, each with a gradient of its own.
     bands = jnp.stack([padded[:, i : i + stride * (rows - 1) + 1 : stride] for i in range(taps_high)], -1)
-    windows = [bands[:, :, j : j + stride * (columns - 1) + 1 : stride] for j in range(taps_wide)]
-    windows = jnp.stack(windows, -1).reshape(batch, rows, columns, channels, -1)
+    windows = jnp.stack([bands[:, :, j : j + stride * (columns - 1) + 1 : stride] for j in range(taps_wide)], -1)
+    windows = windows.reshape(batch, rows, columns, channels, -1)
     # Output channels of a group stand next to each other.
     weights = kernel.reshape(taps_high * taps_wide, channels, -1)
     return jnp.einsum("bhwct,tcm->bhwcm", windows, weights).reshape(batch, rows, columns, -1)

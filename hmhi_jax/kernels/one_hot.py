@@ -48,7 +48,7 @@ def pick(table: Float[Array, "B 32 n columns"], index: Int[Array, "B n k"]) -> F
     return jnp.where(_place(index), columns, 0.0).sum(-1)
 
 
-def place(values: Float[Array, "B n k"], index: Int[Array, "B n k"], columns: int) -> Float[Array, "B 32 n columns"]:
+def tabulate(values: Float[Array, "B n k"], index: Int[Array, "B n k"], columns: int) -> Float[Array, "B 32 n columns"]:
     """Tables of zeros with the values at their indices, in bfloat16; the indices of a query differ."""
     placed = jnp.where(_place(index), values[..., None], 0.0).astype(jnp.bfloat16)
     return jnp.einsum(

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from hmhi_jax.kernels.attention import join_queries, map_pieces, over_pieces, split_queries
 from hmhi_jax.kernels.elementwise import DropoutKey, dropout
-from hmhi_jax.kernels.one_hot import LOWEST, pick, place, top_k_by_products
+from hmhi_jax.kernels.one_hot import LOWEST, pick, tabulate, top_k_by_products
 from hmhi_jax.kernels.platforms import COSTLY, by_platform, define_gradient
 from hmhi_jax.kernels.selection import (
     BLOCK,
@@ -186,7 +186,7 @@ def weighted_sum(
 
     def by_products(weights: Array, index: Array, v: Array) -> Array:
         values = _in_tables(v)
-        table = place(weights, index, values.shape[2]).astype(v.dtype)
+        table = tabulate(weights, index, values.shape[2]).astype(v.dtype)
         return jnp.einsum("bsnm,bsmd->bnd", table, values, preferred_element_type=jnp.float32)
 
     return by_platform(weights, index, v, cpu=_sum_gathered, accelerator=_sum_gathered, tpu=by_products)
@@ -214,7 +214,7 @@ def weighted_scatter(
         return jnp.einsum("bnm,bnc->bmc", dense, rows, preferred_element_type=jnp.float32)
 
     def by_products(weights: Array, index: Array, rows: Array) -> Array:
-        table = place(weights, index, -(-count // BLOCK)).astype(rows.dtype)
+        table = tabulate(weights, index, -(-count // BLOCK)).astype(rows.dtype)
         sums = jnp.einsum("bsnm,bnc->bmsc", table, rows, preferred_element_type=jnp.float32)
         return sums.reshape(rows.shape[0], -1, rows.shape[-1])[:, :count]
 

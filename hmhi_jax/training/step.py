@@ -225,7 +225,6 @@ def compiler_options(platform: str) -> dict[str, str | bool] | None:
     """
     if platform != "cpu":
         return gpu_compiler_options(platform)
-
     return known_options(
         {
             "xla_disable_hlo_passes": "cse_barrier_expander",
