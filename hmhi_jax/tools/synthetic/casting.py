@@ -8,10 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hmhi_jax.tools.synthetic.layers import Patch, Waves
-from hmhi_jax.tools.synthetic.motion import log_uniform
-from hmhi_jax.tools.synthetic.pictures import load_cut_out
-from hmhi_jax.tools.synthetic.shapes import (
+from hmhi_jax.tools.synthetic.bodies import (
     Body,
     Matrix,
     Number,
@@ -20,8 +17,12 @@ from hmhi_jax.tools.synthetic.shapes import (
     part_matrices,
     scaling,
     silhouette,
+    transform,
     translation,
 )
+from hmhi_jax.tools.synthetic.layers import Patch, Waves
+from hmhi_jax.tools.synthetic.motion import log_uniform
+from hmhi_jax.tools.synthetic.pictures import load_cut_out
 from hmhi_jax.tools.synthetic.textures import (
     Picture,
     TextureMaker,
@@ -251,7 +252,7 @@ def flatten_body(
     """The whole object in one pose as one patch, and the matrix from object frame to patch: for things that stand."""
     matrices = part_matrices(body, gait, 0.0)
     corners = np.concatenate(
-        [part.outline @ matrix[:2, :2].T + matrix[:2, 2] for part, matrix in zip(body.parts, matrices, strict=True)]
+        [transform(matrix, part.outline) for part, matrix in zip(body.parts, matrices, strict=True)]
     )
     low, high = corners.min(0), corners.max(0)
     width, height = (np.ceil((high - low) * pixels).astype(int) + 4).tolist()

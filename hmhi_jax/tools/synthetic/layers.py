@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
-from hmhi_jax.tools.synthetic.shapes import Body, Matrix, part_matrices
+from hmhi_jax.tools.synthetic.bodies import Body, Matrix, part_matrices, transform
 
 Patch = UInt8[np.ndarray, "_ _ 4"]  # RGB and opacity; the colour goes on beyond the edge, so edges do not darken
 Pose = Callable[[float], Matrix]  # time -> patch pixels to picture pixels
@@ -43,27 +43,16 @@ def _apply(matrix: Matrix, points: Float[np.ndarray, "*b 2"]) -> Float[np.ndarra
     return points @ matrix[:2, :2].T + matrix[:2, 2]
 
 
-def _window(matrix: Matrix, patch: tuple[int, int], size: tuple[int, int]) -> tuple[slice, slice] | None:
-    """The part of the picture that a patch under `matrix` can touch."""
-    height, width = patch
-    corners = np.array([(0, 0), (width, 0), (0, height), (width, height)]) @ matrix[:2, :2].T + matrix[:2, 2]
+def _placed(patch: Patch, matrix: Matrix, size: tuple[int, int]) -> tuple[tuple[slice, slice], Patch] | None:
+    """The window of the picture that a patch under `matrix` can touch, and what it looks like there."""
+    height, width = patch.shape[:2]
+    corners = transform(matrix, np.array([(0, 0), (width, 0), (0, height), (width, height)]))
     left, top = np.maximum(np.floor(corners.min(0)).astype(int) - 1, 0)
     right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int) + 2, size[::-1])
     if right - left < 1 or bottom - top < 1:
         return None
-    return slice(top, bottom), slice(left, right)
-
-
-def _warp(patch: np.ndarray, matrix: Matrix, window: tuple[slice, slice]) -> np.ndarray:
-    rows, columns = window
-    moved = matrix[:2].copy()
-    moved[:, 2] -= (columns.start, rows.start)
-    shape = (columns.stop - columns.start, rows.stop - rows.start)
-    return cv2.warpAffine(patch, moved, shape, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-
-
-def _over(below: Float[np.ndarray, "h w c"], colour: np.ndarray, opacity: Float[np.ndarray, "h w"]) -> None:
-    below += (colour - below) * opacity[..., None]
+    moved = matrix[:2] - [(0, 0, left), (0, 0, top)]
+    return (slice(top, bottom), slice(left, right)), cv2.warpAffine(patch, moved, (right - left, bottom - top))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +70,11 @@ class Sprite:
         if strength <= 0:
             return
         matrix = self.pose(target.time)
-        window = _window(matrix, self.patch.shape[:2], target.size)
-        if window is None:
+        if (placed := _placed(self.patch, matrix, target.size)) is None:
             return
-        moved = _warp(self.patch, matrix, window)
+        window, moved = placed
         opacity = moved[..., 3].astype(np.float32) * np.float32(strength / 255)
-        _over(target.colour[window], moved[..., :3], opacity)
+        target.colour[window] += (moved[..., :3] - target.colour[window]) * opacity[..., None]
         target.mask[window] *= 1 - opacity
         if target.flow is not None:
             _paint_flow(target, window, opacity, matrix, self.pose(target.later))
@@ -110,18 +98,14 @@ class Waves:
     phases: Float[np.ndarray, "k"]
     glitter: float = 0.0  # brightness amplitude
 
-    def _sines(self, at: Float[np.ndarray, "H W 2"], time: float) -> list[Float[np.ndarray, "H W"]]:
-        x, y = np.ascontiguousarray(at[..., 0]), np.ascontiguousarray(at[..., 1])
-        turns = zip(self.numbers.astype(np.float32), self.rates, self.phases, strict=True)
-        return [np.sin(x * i + y * j + np.float32(phase - rate * time)) for (i, j), rate, phase in turns]
-
     def displacement(self, at: Float[np.ndarray, "H W 2"], strength: Float[np.ndarray, "H W"], time: float):
         """Displacement `[H, W, 2]` at positions `at`, and the waves' height `[H, W]`, both scaled by `strength`."""
-        sines = [sine * strength for sine in self._sines(at, time)]
-        moved = np.empty_like(at)
-        for c in (0, 1):
-            moved[..., c] = sum(np.float32(way[c]) * sine for way, sine in zip(self.directions, sines, strict=True))
-        return moved, sum(sines)
+        x, y = np.ascontiguousarray(at[..., 0]), np.ascontiguousarray(at[..., 1])
+        turns = zip(self.numbers.astype(np.float32), self.rates, self.phases, strict=True)
+        sines = [strength * np.sin(x * i + y * j + np.float32(phase - rate * time)) for (i, j), rate, phase in turns]
+        along = self.directions.astype(np.float32).T
+        moved = [sum(length * sine for length, sine in zip(lengths, sines, strict=True)) for lengths in along]
+        return np.stack(moved, -1), sum(sines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,38 +122,36 @@ class Backdrop:
     relief: Float[np.ndarray, "h w"] | None = None  # disparity in excess of the backdrop's own
     waves: Waves | None = None
 
-    def _sample(self, field: Float[np.ndarray, "h w"], at: Float[np.ndarray, "H W 2"]) -> Float[np.ndarray, "H W"]:
+    def _sample(
+        self, field: Shaped[np.ndarray, "h w *c"], at: Float[np.ndarray, "H W 2"]
+    ) -> Shaped[np.ndarray, "H W *c"]:
         return cv2.remap(field, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
     def _displacement(self, at: Float[np.ndarray, "H W 2"], time: float):
-        """D and the brightness of waves, for backdrop coordinates `at`."""
-        moved, bright = np.zeros_like(at), None
+        """D and the height of waves, for backdrop coordinates `at`."""
+        moved, height = np.zeros_like(at), 0
         if self.relief is not None:
             moved += self._sample(self.relief, at)[..., None] * self.travel(time).astype(np.float32)
         if self.waves is not None:
-            strength = self._sample(self.waves.region, at)
-            waving, bright = self.waves.displacement(at, strength, time)
+            waving, height = self.waves.displacement(at, self._sample(self.waves.region, at), time)
             moved += waving
-        return moved, bright
+        return moved, height
 
     def paint(self, target: Target) -> None:
-        matrix = self.pose(target.time)
+        matrix, here = self.pose(target.time), _pixels(target.size)
         if self.relief is None and self.waves is None:
-            height, width = target.size
             target.colour[:] = cv2.warpAffine(
-                self.canvas, matrix[:2], (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+                self.canvas, matrix[:2], target.size[::-1], borderMode=cv2.BORDER_REFLECT_101
             )
             if target.flow is not None:
-                here = _pixels(target.size)
                 target.flow[:] = _apply(self.pose(target.later) @ np.linalg.inv(matrix), here) - here
             return
-        here = _pixels(target.size)
         flat = _apply(np.linalg.inv(matrix), here)
-        moved, bright = self._displacement(flat, target.time)
+        moved, height = self._displacement(flat, target.time)
         at = flat + moved
-        target.colour[:] = cv2.remap(self.canvas, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-        if bright is not None and self.waves.glitter:
-            target.colour += (bright * np.float32(self.waves.glitter))[..., None]
+        target.colour[:] = self._sample(self.canvas, at)
+        if self.waves is not None and self.waves.glitter:
+            target.colour += (height * np.float32(self.waves.glitter))[..., None]
         if target.flow is not None:
             # Where does the canvas point go? Solve q' + D'(q') = c by repetition: D is smooth and small.
             guess = at
@@ -232,10 +214,9 @@ class Actor:
         places = self._places(target.time)
         later = self._places(target.later) if target.later is not None else None
         for index in self.order:
-            window = _window(places[index], self.patches[index].shape[:2], target.size)
-            if window is None:
+            if (placed := _placed(self.patches[index], places[index], target.size)) is None:
                 continue
-            moved = _warp(self.patches[index], places[index], window)
+            window, moved = placed
             part = moved[..., 3].astype(np.float32) / 255
             # Colours are premultiplied while parts pile up.
             own.colour[window] *= (1 - part)[..., None]
@@ -272,11 +253,10 @@ class Actor:
     def _ground_effects(self, target: Target, colour, opacity) -> None:
         plane = self.plane(target.time)
         ground = float((plane @ (0, self.base, 1))[1])
-        height, width = target.size
         if self.shadow is not None:
             s = self.shadow
             cast = np.array([[1, -s.shear, s.shear * ground], [0, s.flatten, ground * (1 - s.flatten)]])
-            shade = cv2.warpAffine(opacity, cast, (width, height))
+            shade = cv2.warpAffine(opacity, cast, target.size[::-1])
             if s.blur > 0.3:
                 shade = cv2.GaussianBlur(shade, (0, 0), s.blur)
             target.colour *= 1 - (shade * np.float32(s.strength))[..., None]

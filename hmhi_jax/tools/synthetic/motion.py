@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from hmhi_jax.tools.synthetic.shapes import Matrix, Number, rotation, scaling, translation
+from hmhi_jax.tools.synthetic.bodies import Matrix, Number, rotation, scaling, translation
 
 Vector = Float[np.ndarray, "2"]
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hmhi_jax.tools.synthetic.bodies import random_body
+from hmhi_jax.tools.synthetic.bodies import Body, random_body, scaling, translation
 from hmhi_jax.tools.synthetic.casting import Looks, body_extent, cut_out_body, flatten_body, leg_swing, paint_body
 from hmhi_jax.tools.synthetic.layers import Actor, Backdrop, Reflection, Shadow, Sprite, Target, Waves
 from hmhi_jax.tools.synthetic.motion import CameraPath, ObjectMotion, Progress, Wander, draw_camera, log_uniform
 from hmhi_jax.tools.synthetic.settings import Settings
-from hmhi_jax.tools.synthetic.shapes import Body, scaling, translation
 from hmhi_jax.tools.synthetic.surroundings import draw_puffs, prop_patch, wake_patch
 from hmhi_jax.tools.synthetic.textures import Picture, TextureMaker, noise_field
 

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
+from hmhi_jax.tools.synthetic.bodies import Number, blob, curve, rotation, scaling, translation
 from hmhi_jax.tools.synthetic.layers import Patch, Sprite
 from hmhi_jax.tools.synthetic.motion import CameraPath, ObjectMotion
-from hmhi_jax.tools.synthetic.shapes import Number, blob, curve, rotation, scaling, translation
 from hmhi_jax.tools.synthetic.textures import Picture, TextureMaker, noise_field
 
 _PROPS = {"pole": 0.22, "trunk": 0.25, "bush": 0.18, "fence": 0.06, "sign": 0.11, "grass": 0.08, "branch": 0.1}

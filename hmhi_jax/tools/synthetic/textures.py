@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from hmhi_jax.tools.synthetic.bodies import Number, scaling, translation
 from hmhi_jax.tools.synthetic.pictures import load_picture
-from hmhi_jax.tools.synthetic.shapes import Number, scaling, translation
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 Field = Float[np.ndarray, "_ _"]

@@ -8,14 +8,13 @@ import pytest
 
 from hmhi_jax.data.flow import FlowRecipe, estimate_flow, flow_picture
 from hmhi_jax.errors import InputError
-from hmhi_jax.tools.synthetic.bodies import random_body
+from hmhi_jax.tools.synthetic.bodies import part_matrices, random_body, silhouette
 from hmhi_jax.tools.synthetic.casting import Looks, object_materials
 from hmhi_jax.tools.synthetic.clips import ClipMaker, decode_jpeg
 from hmhi_jax.tools.synthetic.motion import Progress
 from hmhi_jax.tools.synthetic.pictures import find_pictures, load_picture
 from hmhi_jax.tools.synthetic.scene import SceneMaker
 from hmhi_jax.tools.synthetic.settings import FEATURES, Settings
-from hmhi_jax.tools.synthetic.shapes import part_matrices, silhouette
 from hmhi_jax.tools.synthetic.textures import TextureMaker, noise_field
 
 SMALL = Settings(size=(64, 96), recipe=FlowRecipe(camera="affine", normalisation="robust"), pictures=0.0)
