@@ -38,7 +38,7 @@ from hmhi_jax import cli  # noqa: E402
 from hmhi_jax.data.flow import FlowRecipe  # noqa: E402
 from hmhi_jax.interop.weights import load_weights  # noqa: E402
 from hmhi_jax.runs import evaluate, segment, train  # noqa: E402, F401 - what the forked processes need
-from hmhi_jax.tools.synthetic.moving_blobs import write_moving_blobs  # noqa: E402
+from hmhi_jax.tools.synthetic.datasets import write_moving_blobs  # noqa: E402
 
 WEIGHTS = "net.safetensors"
 PATIENCE = 1800.0  # seconds after which an undisturbed run hangs, also where many others share the processor

@@ -18,7 +18,7 @@ from hmhi_jax.data.inspection import Inspection, check_for_training, inspect_dat
 from hmhi_jax.data.layouts import Dataset, open_dataset
 from hmhi_jax.errors import InputError
 from hmhi_jax.progress import frame_progress
-from hmhi_jax.tools.synthetic.rendering import contact_sheet, read_clip, write_pack
+from hmhi_jax.tools.synthetic.datasets import contact_sheet, read_clip, write_pack
 from hmhi_jax.tools.synthetic.settings import FEATURES, PRESETS
 
 

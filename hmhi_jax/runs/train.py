@@ -18,8 +18,7 @@ from hmhi_jax.kept_programs import watched
 from hmhi_jax.process import enable_compilation_cache
 from hmhi_jax.progress import doing
 from hmhi_jax.runs.validate import Validation, best_metric
-from hmhi_jax.tools.synthetic.moving_blobs import write_moving_blobs
-from hmhi_jax.tools.synthetic.rendering import rendered_sources
+from hmhi_jax.tools.synthetic.datasets import rendered_sources, write_moving_blobs
 from hmhi_jax.training.assemble import assemble, sizes_of
 from hmhi_jax.training.checkpoints import Checkpoints, code_version
 from hmhi_jax.training.config import flat, is_among, to_plain

@@ -42,7 +42,7 @@ def default_config() -> ConfigDict:
     c.data.sources = ()  # of {"path": ..., "repeats": 1, "split": None, "layout": None, "flows": None, "name": None,
     # "videos": None (all), "without": ()}
     c.data.rendered = ()  # made-up clips, rendered while training, of {"clips": ..., "repeats": 1, "seed": 0,
-    # "preset": "photographic", "pictures": (folders,), "settings": {...}}: see tools/synthetic/rendering.py
+    # "preset": "photographic", "pictures": (folders,), "settings": {...}}: see tools/synthetic/datasets.py
     c.data.generate = 0  # videos of moving blobs to write into the work directory and train on
     c.data.batch_size = 8  # clips of a step, over all devices
     c.data.frames = 5

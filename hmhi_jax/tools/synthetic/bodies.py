@@ -9,9 +9,18 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from hmhi_jax.tools.synthetic.motion import (
+    Matrix,
+    Number,
+    log_uniform,
+    one_of,
+    rotation,
+    scaling,
+    transform,
+    translation,
+)
+
 Outline = Float[np.ndarray, "_ 2"]
-Number = float | int | np.floating | np.integer
-Matrix = Float[np.ndarray, "3 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,26 +63,10 @@ class Body:
     upright: bool = True
     picture: UInt8[np.ndarray, "h w 4"] | None = None
 
-
-def translation(x: Number, y: Number) -> Matrix:
-    """The matrix that shifts by (x, y)."""
-    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
-
-
-def rotation(angle: Number) -> Matrix:
-    """The matrix that turns by an angle, in radians."""
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float64)
-
-
-def scaling(x: Number, y: Number) -> Matrix:
-    """The matrix that scales along both axes."""
-    return np.diag([x, y, 1.0]).astype(np.float64)
-
-
-def transform(matrix: Matrix, points: Outline) -> Outline:
-    """Points under a matrix."""
-    return points @ matrix[:2, :2].T + matrix[:2, 2]
+    @property
+    def painting_order(self) -> list[int]:
+        """Indices of the parts, the farthest first."""
+        return sorted(range(len(self.parts)), key=lambda index: self.parts[index].depth)
 
 
 def part_matrices(body: Body, gait: Number, distance: Number) -> list[Matrix]:
@@ -98,14 +91,14 @@ def blob(
     for k in range(2, 8):
         radius += rough * rng.normal() / k * np.cos(k * turn + rng.uniform(0, 2 * np.pi))
     radius = np.clip(radius, 0.25, 2.2)
-    return np.stack([radius * np.cos(turn) * length / 2, radius * np.sin(turn) * height / 2], -1).astype(np.float64)
+    return np.stack([radius * np.cos(turn) * length / 2, radius * np.sin(turn) * height / 2], -1)
 
 
 def polygon(rng: np.random.Generator, corners: Number) -> Outline:
     """An irregular polygon around zero."""
     turn = np.sort(rng.uniform(0, 2 * np.pi, corners)) + np.linspace(0, 2 * np.pi, corners, endpoint=False)
     radius = rng.uniform(0.2, 0.6, corners)
-    return np.stack([radius * np.cos(turn / 2), radius * np.sin(turn / 2)], -1).astype(np.float64)
+    return np.stack([radius * np.cos(turn / 2), radius * np.sin(turn / 2)], -1)
 
 
 def limb(length: Number, start: Number, end: Number) -> Outline:
@@ -113,7 +106,7 @@ def limb(length: Number, start: Number, end: Number) -> Outline:
     turn = np.linspace(0, np.pi, 9)
     top = np.stack([np.cos(turn), -np.sin(turn)], -1) * start / 2
     bottom = np.stack([-np.cos(turn), np.sin(turn)], -1) * end / 2 + (0, length)
-    return np.concatenate([top, bottom]).astype(np.float64)
+    return np.concatenate([top, bottom])
 
 
 def curve(points: Outline, start: Number, end: Number) -> Outline:
@@ -124,23 +117,20 @@ def curve(points: Outline, start: Number, end: Number) -> Outline:
     tangent = np.gradient(line, axis=0)
     normal = np.stack([-tangent[:, 1], tangent[:, 0]], -1) / np.maximum(np.linalg.norm(tangent, axis=1), 1e-6)[:, None]
     width = np.linspace(start, end, 24)[:, None] / 2
-    return np.concatenate([line + normal * width, (line - normal * width)[::-1]]).astype(np.float64)
+    return np.concatenate([line + normal * width, (line - normal * width)[::-1]])
 
 
 def ring(radius: Number) -> Outline:
     """A circle around zero."""
     turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    return (radius * np.stack([np.cos(turn), np.sin(turn)], -1)).astype(np.float64)
+    return radius * np.stack([np.cos(turn), np.sin(turn)], -1)
 
 
-def silhouette(body: Body, size: int = 96) -> UInt8[np.ndarray, "s s"]:
-    """The object at rest, 1 unit = size / 2 pixels, centred: to measure its area and extent."""
-    mask = np.zeros((size, size), np.uint8)
-    for part, matrix in zip(body.parts, part_matrices(body, 0.7, 0.0), strict=True):
-        place = scaling(size / 2, size / 2) @ translation(1, 1) @ matrix
-        layer = fill(part, place, (size, size))
-        np.maximum(mask, layer, out=mask)
-    return mask
+def silhouette(body: Body) -> UInt8[np.ndarray, "96 96"]:
+    """The object at rest, 1 unit = 48 pixels, centred: to measure its area and extent."""
+    centre = scaling(48, 48) @ translation(1, 1)
+    layers = zip(body.parts, part_matrices(body, 0.7, 0.0), strict=True)
+    return np.maximum.reduce([fill(part, centre @ matrix, (96, 96)) for part, matrix in layers])
 
 
 def fill(part: Part, matrix: Matrix, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
@@ -161,7 +151,7 @@ class _Parts(list[Part]):
 
 
 def _blob_body(rng: np.random.Generator) -> Body:
-    outline = blob(rng, rng.choice([0.05, 0.2, 0.5]), 1, np.exp(rng.uniform(np.log(0.25), 0)))
+    outline = blob(rng, rng.choice([0.05, 0.2, 0.5]), 1, log_uniform(rng, 0.25, 1))
     holes = ()
     if rng.random() < 0.15:
         holes = (blob(rng, 0.2, 0.3, 0.25, 24) + rng.uniform(-0.12, 0.12, 2),)
@@ -229,13 +219,12 @@ def _biped(rng: np.random.Generator, seated: bool = False) -> Body:
     broad, swing = rng.uniform(0.14, 0.26), rng.uniform(0.1, 0.8)
     lean = rng.normal(0.5, 0.15) if seated else rng.normal(0, 0.1)
     parts = _Parts([Part(blob(rng, 0.06, broad, torso), -1, (0.0, -0.15), lean, 0.05, 0, 2, material=0)])
-    thigh = -1.1 if seated else 0.0
     spread = 0.0 if rng.random() < 0.6 else broad * 0.25  # seen from the side, or from the front
     for side, depth, phase in ((-1, -2, 0), (1, 2 - 3 * (spread > 0), np.pi)):
         start = len(parts)
         _add_leg(parts, 0, (side * spread, torso * 0.42), leg, width, phase, depth, swing, 1)
         if seated:
-            parts[start] = dataclasses.replace(parts[start], rest=thigh - lean, swing=0.25)
+            parts[start] = dataclasses.replace(parts[start], rest=-1.1 - lean, swing=0.25)
             parts[start + 1] = dataclasses.replace(parts[start + 1], rest=1.2, swing=0.25)
     for side, depth, phase in ((-1, -2.5, np.pi), (1, 2.5, 0)):
         start = len(parts)
@@ -343,6 +332,4 @@ _PLAIN = {_blob_body: 0.6, _polygon_body: 0.4}
 
 def random_body(rng: np.random.Generator, *, articulated: bool = True) -> Body:
     """A random object; without `articulated`, only blobs and polygons (used to measure what joints are worth)."""
-    kinds = _BODIES if articulated else _PLAIN
-    weights = np.array(list(kinds.values()))
-    return list(kinds)[rng.choice(len(kinds), p=weights / weights.sum())](rng)
+    return one_of(rng, _BODIES if articulated else _PLAIN)(rng)

@@ -8,20 +8,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hmhi_jax.tools.synthetic.bodies import (
-    Body,
-    Matrix,
-    Number,
-    Part,
-    fill,
-    part_matrices,
-    scaling,
-    silhouette,
-    transform,
-    translation,
-)
+from hmhi_jax.tools.synthetic.bodies import Body, Outline, Part, fill, part_matrices, silhouette
 from hmhi_jax.tools.synthetic.layers import Patch, Waves
-from hmhi_jax.tools.synthetic.motion import log_uniform
+from hmhi_jax.tools.synthetic.motion import Matrix, Number, log_uniform, scaling, transform, translation
 from hmhi_jax.tools.synthetic.pictures import load_cut_out
 from hmhi_jax.tools.synthetic.textures import (
     Picture,
@@ -207,10 +196,8 @@ def paint_parts(rng: np.random.Generator, body: Body, materials: dict[int, Pictu
     outlined = rng.random() < 0.15
     patches, fits = [], []
     for part in body.parts:
-        low, high = part.outline.min(0), part.outline.max(0)
-        scale = min(1.15 * pixels, (_LARGEST_PATCH - 6) / max(float((high - low).max()), 1e-3))
-        width, height = (np.ceil((high - low) * scale).astype(int) + 6).tolist()
-        fit = translation(3, 3) @ scaling(scale, scale) @ translation(-low[0], -low[1])
+        scale = min(1.15 * pixels, (_LARGEST_PATCH - 6) / max(np.ptp(part.outline, 0).max(), 1e-3))
+        fit, (height, width) = _fit(part.outline, scale, 3)
         opacity = fill(part, fit, (height, width))
         texture = materials[part.material]
         if texture.shape[0] < height or texture.shape[1] < width:
@@ -225,6 +212,13 @@ def paint_parts(rng: np.random.Generator, body: Body, materials: dict[int, Pictu
         patches.append(np.dstack([np.clip(colour, 0, 255).astype(np.uint8), opacity]))
         fits.append(fit)
     return tuple(patches), tuple(fits)
+
+
+def _fit(points: Outline, pixels: Number, margin: int) -> tuple[Matrix, tuple[int, int]]:
+    """The matrix that brings points to a patch at `pixels` per unit, and the patch's (height, width)."""
+    low, high = points.min(0), points.max(0)
+    width, height = (np.ceil((high - low) * pixels).astype(int) + 2 * margin).tolist()
+    return translation(margin, margin) @ scaling(pixels, pixels) @ translation(-low[0], -low[1]), (height, width)
 
 
 def _shading(
@@ -248,17 +242,15 @@ def body_extent(body: Body) -> tuple[float, float, float]:
 
 def flatten_body(
     body: Body, patches: tuple[Patch, ...], fits: tuple[Matrix, ...], pixels: Number, gait: Number
-) -> tuple[Patch, Matrix]:
-    """The whole object in one pose as one patch, and the matrix from object frame to patch: for things that stand."""
+) -> Patch:
+    """The whole object in one pose as one patch: for things that stand."""
     matrices = part_matrices(body, gait, 0.0)
     corners = np.concatenate(
         [transform(matrix, part.outline) for part, matrix in zip(body.parts, matrices, strict=True)]
     )
-    low, high = corners.min(0), corners.max(0)
-    width, height = (np.ceil((high - low) * pixels).astype(int) + 4).tolist()
-    fit = translation(2, 2) @ scaling(pixels, pixels) @ translation(-low[0], -low[1])
+    fit, (height, width) = _fit(corners, pixels, 2)
     whole = np.zeros((height, width, 4), np.float32)
-    for index in np.argsort([part.depth for part in body.parts], kind="stable"):
+    for index in body.painting_order:
         place = fit @ matrices[index] @ np.linalg.inv(fits[index])
         moved = cv2.warpAffine(patches[index], place[:2], (width, height), flags=cv2.INTER_AREA).astype(np.float32)
         share = moved[..., 3:] / 255
@@ -268,4 +260,4 @@ def flatten_body(
     empty = whole[..., 3] < 1
     if not empty.all():
         whole[..., :3][empty] = whole[..., :3][~empty].mean(0)
-    return whole.astype(np.uint8), fit
+    return whole.astype(np.uint8)

@@ -1,11 +1,13 @@
 """Clips: moments of a scene as a camera would record them, their masks and flow pictures."""
 
 import dataclasses
+import functools
 import json
 import logging
 
 import cv2
 import numpy as np
+import simplejpeg
 from jaxtyping import Float, UInt8
 
 from hmhi_jax.data.camera import remove_camera
@@ -66,8 +68,7 @@ class ClipMaker:
     def __call__(self, seed: int, index: int) -> Clip:
         s = self.settings
         rng, count = self._start(seed, index)
-        gap = int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))
-        gap = min(gap, s.longest_stride)
+        gap = min(int(rng.choice([1, 2, 3], p=[0.6, 0.25, 0.15])), s.longest_stride)
         stride = gap if rng.random() < 0.55 else int(rng.integers(1, s.longest_stride + 1))
         backward = rng.random() < s.backward_flow
         times = [float(stride * i) for i in range(count)]
@@ -78,20 +79,21 @@ class ClipMaker:
         scene = self._scene(rng, first, last, times, gaps)
         if s.nothing and rng.random() < s.nothing:
             scene = scene.without_motion(times[count // 2] if rng.random() < 0.5 else None)
-        recorder = _Recorder(rng, s, scene, times[-1])
+        record = functools.cache(_Recorder(rng, s, scene).record)
         exact = rng.random() < s.exact_flow
-        records = [recorder.record(time) for time in times]
+        records = [record(time) for time in times]
         flows = []
         for time, step, (_, frame, _) in zip(times, gaps, records, strict=True):
             if exact:
                 flow = scene.render(time, time + step).flow
                 if s.recipe.size is not None and s.recipe.size != s.size:
-                    flow = _resize_flow(flow, s.recipe.size)
+                    factor = np.divide(s.recipe.size, s.size, dtype=np.float32)[::-1]
+                    flow = cv2.resize(flow, s.recipe.size[::-1]) * factor
                 flows.append(draw_flow(flow, s.recipe))
             else:
                 both = s.recipe.neighbours == "both" and rng.random() >= s.one_sided
-                opposite = recorder.record(time - step)[1] if both else None
-                flows.append(flow_picture(frame, recorder.record(time + step)[1], s.recipe, opposite))
+                opposite = record(time - step)[1] if both else None
+                flows.append(flow_picture(frame, record(time + step)[1], s.recipe, opposite))
         traits = scene.traits | {
             "seed": seed, "index": index, "stride": stride, "gap": gap, "exact_flow": bool(exact),
             "backward": bool(backward),
@@ -132,9 +134,8 @@ def _motion(target: Target) -> float:
 class _Recorder:
     """The camera's side of things: exposure, focus, tone, sensor noise and JPEG."""
 
-    def __init__(self, rng: np.random.Generator, settings: Settings, scene: Scene, last: float) -> None:
+    def __init__(self, rng: np.random.Generator, settings: Settings, scene: Scene) -> None:
         self.scene = scene
-        self.size = settings.size
         self.exposure = float(rng.uniform(0.2, 0.9)) if rng.random() < settings.motion_blur else 0.0
         self.noise = log_uniform(rng, 0.3, 4) if rng.random() < settings.noise else 0.0
         self.blur = float(rng.uniform(0.4, 0.9)) if rng.random() < 0.4 else 0.0
@@ -142,15 +143,9 @@ class _Recorder:
         self.light = Wander.draw(rng, log_uniform(rng, 0.01, 0.12), 60, 6, 1) if rng.random() < settings.light else None
         self.tone = _tone(rng)
         self.noise_seed = int(rng.integers(2**32))
-        self.done: dict[float, tuple[bytes, np.ndarray, np.ndarray]] = {}
 
     def record(self, time: float) -> tuple[bytes, UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
-        """(JPEG file, the frame it decodes to, mask) at `time`; each moment is recorded once."""
-        if time not in self.done:
-            self.done[time] = self._record(time)
-        return self.done[time]
-
-    def _record(self, time: float):
+        """(JPEG file, the frame it decodes to, mask) at `time`."""
         target = self.scene.render(time)
         colour = target.colour
         if self.exposure:
@@ -158,16 +153,16 @@ class _Recorder:
                 colour = colour + self.scene.render(time + offset * self.exposure).colour
             colour = colour / 5
         gain = 1.0 if self.light is None else max(0.3, 1 + float(self.light(time)[0]))
-        colour = colour.reshape(-1, 3) @ (self.tone * np.float32(gain))
-        colour = colour.reshape(*self.size, 3)
+        colour = (colour.reshape(-1, 3) @ (self.tone * np.float32(gain))).reshape(colour.shape)
         if self.blur:
             colour = cv2.GaussianBlur(colour, (0, 0), self.blur)
         if self.noise:
             moment = np.random.default_rng([self.noise_seed, round((time + 1000) * 8)])
             colour = colour + moment.standard_normal(colour.shape, np.float32) * np.float32(self.noise)
-        picture = np.clip(colour, 0, 255).astype(np.uint8)
-        jpeg = encode_jpeg(picture, self.quality)
-        return jpeg, decode_jpeg(jpeg), (target.mask > 0.5).astype(np.uint8)
+        bgr = cv2.cvtColor(np.clip(colour, 0, 255).astype(np.uint8), cv2.COLOR_RGB2BGR)
+        # Colours at half the resolution, as cameras write them.
+        jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1].tobytes()
+        return jpeg, simplejpeg.decode_jpeg(jpeg), (target.mask > 0.5).astype(np.uint8)
 
 
 def _tone(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
@@ -176,20 +171,3 @@ def _tone(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
     grey = np.outer((0.299, 0.587, 0.114), (1, 1, 1))
     balance = np.diag(1 + rng.normal(0, 0.06, 3)) * rng.uniform(0.75, 1.2)
     return ((saturation * np.eye(3) + (1 - saturation) * grey) @ balance).astype(np.float32)
-
-
-def _resize_flow(flow: Float[np.ndarray, "H W 2"], size: tuple[int, int]) -> Float[np.ndarray, "h w 2"]:
-    height, width = size
-    factor = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
-    return cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR) * factor
-
-
-def encode_jpeg(picture: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
-    """JPEG bytes of an RGB picture, its colours at half the resolution as cameras write them."""
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-
-
-def decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB picture that JPEG bytes hold."""
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from hmhi_jax.tools.synthetic.bodies import Body, Matrix, part_matrices, transform
+from hmhi_jax.tools.synthetic.bodies import Body, part_matrices
+from hmhi_jax.tools.synthetic.motion import Matrix, transform
 
 Patch = UInt8[np.ndarray, "_ _ 4"]  # RGB and opacity; the colour goes on beyond the edge, so edges do not darken
 Pose = Callable[[float], Matrix]  # time -> patch pixels to picture pixels
@@ -46,7 +47,7 @@ def _apply(matrix: Matrix, points: Float[np.ndarray, "*b 2"]) -> Float[np.ndarra
 def _placed(patch: Patch, matrix: Matrix, size: tuple[int, int]) -> tuple[tuple[slice, slice], Patch] | None:
     """The window of the picture that a patch under `matrix` can touch, and what it looks like there."""
     height, width = patch.shape[:2]
-    corners = transform(matrix, np.array([(0, 0), (width, 0), (0, height), (width, height)]))
+    corners = transform(matrix, np.array([(0.0, 0.0), (width, 0), (0, height), (width, height)]))
     left, top = np.maximum(np.floor(corners.min(0)).astype(int) - 1, 0)
     right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int) + 2, size[::-1])
     if right - left < 1 or bottom - top < 1:
@@ -183,23 +184,22 @@ class Reflection:
 class Actor:
     """A body with painted parts. `plane` maps the object's frame to the picture at a time.
 
-    `patches` and `fits` (part frame to patch pixels) are one per part, `order` is their order of painting.
+    `patches` and `fits` (part frame to patch pixels) are one per part.
     """
 
     body: Body
     patches: tuple[Patch, ...]
     fits: tuple[Matrix, ...]
-    order: tuple[int, ...]
     plane: Pose
     gait: Callable[[float], float]
     distance: Callable[[float], float]
-    salient: bool = True
-    base: float = 0.5  # y of the ground contact in the object's frame
+    base: float  # y of the ground contact in the object's frame
     shadow: Shadow | None = None
     reflection: Reflection | None = None
     wake: Sprite | None = None
     bend: Waves | None = None  # in object units
     hip: float | None = None  # y in the object's frame: only what is below bends, the feet most; None: all of it
+    salient: bool = True
 
     def _places(self, time: float) -> list[Matrix]:
         plane = self.plane(time)
@@ -213,7 +213,7 @@ class Actor:
         opacity = np.zeros(target.size, np.float32)
         places = self._places(target.time)
         later = self._places(target.later) if target.later is not None else None
-        for index in self.order:
+        for index in self.body.painting_order:
             if (placed := _placed(self.patches[index], places[index], target.size)) is None:
                 continue
             window, moved = placed

@@ -1,18 +1,48 @@
-"""How things move: smooth random functions of time, paths, the camera. Time is in frames, lengths in pixels."""
+"""How things move: matrices, smooth random functions of time, the camera. Time is in frames, lengths in pixels."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
-from hmhi_jax.tools.synthetic.bodies import Matrix, Number, rotation, scaling, translation
-
+Number = float | int | np.floating | np.integer
 Vector = Float[np.ndarray, "2"]
+Matrix = Float[np.ndarray, "3 3"]
+T = TypeVar("T")
+
+
+def one_of(rng: np.random.Generator, weights: Mapping[T, float]) -> T:
+    """One of the keys, as probable as its weight says."""
+    shares = np.array(list(weights.values()))
+    return list(weights)[rng.choice(len(weights), p=shares / shares.sum())]
 
 
 def log_uniform(rng: np.random.Generator, low: Number, high: Number) -> float:
     """A number between the two whose logarithm is uniform."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def translation(x: Number, y: Number) -> Matrix:
+    """The matrix that shifts by (x, y)."""
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
+
+
+def rotation(angle: Number) -> Matrix:
+    """The matrix that turns by an angle, in radians."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]], np.float64)
+
+
+def scaling(x: Number, y: Number) -> Matrix:
+    """The matrix that scales along both axes."""
+    return np.diag([x, y, 1.0])
+
+
+def transform(matrix: Matrix, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+    """Points under a matrix."""
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,11 +23,13 @@ A folder that a user names may hold
 - or an unpacked Debian package (`dpkg -x FILE.deb FOLDER`), recognised by its `usr/share`: then its files of the table.
 """
 
+import contextlib
 import csv
 import functools
 import hashlib
 import importlib.resources
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -114,15 +116,21 @@ def _has_opacity(path: Path) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except OSError as error:
+        raise InputError(f"{path}: is no picture Pillow can read ({error})") from error
+
+
 @functools.lru_cache(maxsize=128)
 def load_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Decode to RGB, at most 1024 pixels on the longer side. Kept in memory, once per process."""
-    try:
-        with Image.open(path) as picture:
-            picture.draft("RGB", (_LONGEST, _LONGEST))
-            picture = picture.convert("RGB")
-    except OSError as error:
-        raise InputError(f"{path}: is no picture Pillow can read ({error})") from error
+    with _opened(path) as picture:
+        picture.draft("RGB", (_LONGEST, _LONGEST))
+        picture = picture.convert("RGB")
     picture.thumbnail((_LONGEST, _LONGEST), Image.Resampling.LANCZOS)
     return np.asarray(picture)
 
@@ -131,18 +139,15 @@ def load_picture(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 def load_cut_out(path: Path) -> UInt8[np.ndarray, "h w 4"]:
     """Decode to RGB and opacity, cut to what is opaque, at most 420 pixels on the longer side. The colours go on beyond
     the edge, so that shrunk or turned edges do not darken. Kept in memory, once per process."""
-    try:
-        with Image.open(path) as picture:
-            picture = picture.convert("RGBA")
-    except OSError as error:
-        raise InputError(f"{path}: is no picture Pillow can read ({error})") from error
+    with _opened(path) as picture:
+        picture = picture.convert("RGBA")
     box = picture.getchannel("A").point(lambda value: 255 * (value > 127)).getbbox()
     if box is None:
         raise InputError(f"{path}: is transparent everywhere, expected an object with opacity")
     picture = picture.crop(box)
     picture.thumbnail((_LARGEST_CUT_OUT, _LARGEST_CUT_OUT), Image.Resampling.LANCZOS)
     pixels = np.asarray(picture)
-    share = (pixels[..., 3:] / np.float32(255)).astype(np.float32)
+    share = pixels[..., 3:] / np.float32(255)
     weights, colours = (cv2.GaussianBlur(part, (0, 0), 4.0) for part in (share[..., 0], share * pixels[..., :3]))
     spread = colours / np.maximum(weights, 1e-4)[..., None]
     return np.dstack([np.clip(pixels[..., :3] * share + spread * (1 - share), 0, 255).astype(np.uint8), pixels[..., 3]])

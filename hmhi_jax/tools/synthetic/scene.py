@@ -1,17 +1,26 @@
 """A random scene: backdrop, camera, the salient object, and what distracts from it."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hmhi_jax.tools.synthetic.bodies import Body, random_body, scaling, translation
+from hmhi_jax.tools.synthetic.bodies import Body, random_body
 from hmhi_jax.tools.synthetic.casting import Looks, body_extent, cut_out_body, flatten_body, leg_swing, paint_body
-from hmhi_jax.tools.synthetic.layers import Actor, Backdrop, Reflection, Shadow, Sprite, Target, Waves
-from hmhi_jax.tools.synthetic.motion import CameraPath, ObjectMotion, Progress, Wander, draw_camera, log_uniform
+from hmhi_jax.tools.synthetic.layers import Actor, Backdrop, Pose, Reflection, Shadow, Sprite, Target, Waves
+from hmhi_jax.tools.synthetic.motion import (
+    CameraPath,
+    ObjectMotion,
+    Progress,
+    Wander,
+    draw_camera,
+    log_uniform,
+    translation,
+)
 from hmhi_jax.tools.synthetic.settings import Settings
-from hmhi_jax.tools.synthetic.surroundings import draw_puffs, prop_patch, wake_patch
+from hmhi_jax.tools.synthetic.surroundings import draw_puffs, draw_wake, prop_patch
 from hmhi_jax.tools.synthetic.textures import Picture, TextureMaker, noise_field
 
 _MARGIN = 0.25  # the backdrop's canvas reaches this far beyond the picture, as a fraction of its size
@@ -24,9 +33,12 @@ class Scene:
     size: tuple[int, int]
     layers: tuple[Backdrop | Sprite | Actor, ...]
     traits: dict[str, str | float | bool]  # what was drawn, kept with the clip for analysis
+    moment: float | None = None  # at which it stands still
 
     def render(self, time: float, later: float | None = None) -> Target:
         """Paint the scene at `time`; with `later`, also the exact flow from `time` to `later`."""
+        if self.moment is not None:
+            time, later = self.moment, None if later is None else self.moment
         target = Target.blank(self.size, time, later)
         for layer in self.layers:
             layer.paint(target)
@@ -42,16 +54,7 @@ class Scene:
             layers = tuple(dataclasses.replace(x, waves=None) if isinstance(x, Backdrop) else x for x in kept)
             return dataclasses.replace(self, layers=layers, traits=self.traits | {"nothing": "camera"})
         layers = tuple(dataclasses.replace(x, salient=False) if isinstance(x, Actor) else x for x in self.layers)
-        return _StillScene(self.size, layers, self.traits | {"nothing": "still"}, moment)
-
-
-@dataclasses.dataclass(frozen=True)
-class _StillScene(Scene):
-    moment: float = 0.0
-
-    def render(self, time: float, later: float | None = None) -> Target:
-        del time
-        return super().render(self.moment, None if later is None else self.moment)
+        return Scene(self.size, layers, self.traits | {"nothing": "still"}, moment)
 
 
 class SceneMaker:
@@ -93,6 +96,7 @@ class SceneMaker:
         depth = rng.uniform(1.0, 1.5)
         tracked = rng.random() < s.tracking
         camera = draw_camera(rng, s.size, middle, motion if tracked else None, depth)
+        plane = functools.partial(camera.matrix, disparity=depth)  # the one the object moves in
         watery = rng.random() < 0.5
         relief = rng.random() < s.relief
         waves = rng.random() < s.waves
@@ -118,18 +122,17 @@ class SceneMaker:
         if rng.random() < s.avenue:
             kind = str(rng.choice(["pole", "trunk"]))
             add_props(int(rng.integers(3, 8)), 0.5, kind)
+        looks = Looks(self.textures, plain, float(camouflaged), s.blending, s.markings, s.retextured)
         if rng.random() < s.moving_distractors:
             for _ in range(rng.integers(1, 4)):
-                layers.append(self._small_mover(rng, camera, share, middle, duration, plain))
-        actors = [self._actor(rng, body, motion, camera, depth, plain, camouflaged)]
-        several = rng.random() < s.several_objects
-        if several:
+                layers.append(self._small_mover(rng, camera.matrix, share, middle, duration, looks))
+        actors = [self._actor(rng, body, motion, plane, looks)]
+        if rng.random() < s.several_objects:
             for _ in range(rng.integers(1, 3)):
-                actors.append(self._companion(rng, motion, camera, depth, plain, camouflaged))
+                actors.append(self._companion(rng, motion, plane, looks))
         smoke: tuple[Sprite, ...] = ()
         if _happens(rng, s.smoke):
-            *_, base = body_extent(body)
-            smoke = draw_puffs(rng, motion, camera, depth, base, plain, first, last)
+            smoke = draw_puffs(rng, motion, plane, actors[0].base, plain, first, last)
         in_front = bool(smoke) and rng.random() < 0.5
         layers += actors if in_front else [*smoke, *actors]
         layers += [*smoke, *before] if in_front else before
@@ -196,12 +199,8 @@ class SceneMaker:
             progress=progress,
         )  # fmt: skip
 
-    def _actor(
-        self, rng: np.random.Generator, body: Body, motion: ObjectMotion, camera: CameraPath, depth: float,
-        backdrop: Picture, camouflaged: bool, salient: bool = True,
-    ) -> Actor:  # fmt: skip
+    def _actor(self, rng: np.random.Generator, body: Body, motion: ObjectMotion, plane: Pose, looks: Looks) -> Actor:
         s = self.settings
-        looks = Looks(self.textures, backdrop, float(camouflaged), s.blending, s.markings, s.retextured)
         patches, fits = paint_body(rng, looks, body, motion.unit)
         *_, base = body_extent(body)
         shadow = reflection = wake = bend = hip = None
@@ -215,7 +214,7 @@ class SceneMaker:
                 float(rng.uniform(0.15, 0.7)), float(rng.uniform(0, 2.5)), float(rng.uniform(0.5, 1.1))
             )
         if rng.random() < s.wakes:
-            wake = self._wake(rng, motion, camera, depth, base)
+            wake = draw_wake(rng, motion, plane, base)
         if rng.random() < s.soft or body.soft:
             bend = Waves(
                 np.ones((1, 1), np.float32), rng.normal(0, max(body.soft, log_uniform(rng, 0.005, 0.04)), (2, 2)),
@@ -223,15 +222,12 @@ class SceneMaker:
             )  # fmt: skip
         if body.picture is not None and body.upright and rng.random() < s.limbs:
             bend, hip = leg_swing(rng), float(base * rng.uniform(-0.1, 0.5))
-        order = tuple(int(i) for i in np.argsort([part.depth for part in body.parts], kind="stable"))
         return Actor(
-            body, patches, fits, order, lambda time: camera.matrix(time, depth) @ motion.matrix(time), motion.gait,
-            motion.distance, salient, base, shadow, reflection, wake, bend, hip,
+            body, patches, fits, lambda time: plane(time) @ motion.matrix(time), motion.gait, motion.distance, base,
+            shadow, reflection, wake, bend, hip,
         )  # fmt: skip
 
-    def _companion(
-        self, rng, motion: ObjectMotion, camera: CameraPath, depth: float, backdrop: Picture, camouflaged: bool
-    ) -> Actor:
+    def _companion(self, rng: np.random.Generator, motion: ObjectMotion, plane: Pose, looks: Looks) -> Actor:
         """Another salient object that goes the same way."""
         body = self._body(rng)
         area, _, _ = body_extent(body)
@@ -242,23 +238,7 @@ class SceneMaker:
             motion, place=motion.place + aside, unit=unit, gait_start=float(rng.uniform(0, 6)),
             velocity=motion.velocity * rng.uniform(0.8, 1.2),
         )  # fmt: skip
-        return self._actor(rng, body, partner, camera, depth, backdrop, camouflaged)
-
-    def _wake(
-        self, rng: np.random.Generator, motion: ObjectMotion, camera: CameraPath, depth: float, base: float
-    ) -> Sprite:
-        patch = wake_patch(rng, motion.unit)
-        side = -1 if motion.velocity[0] < 0 else 1
-        offset = (-patch.shape[1] * rng.uniform(0.75, 1.0), base * motion.unit - patch.shape[0] * rng.uniform(0.3, 0.7))
-        lag, sway = rng.uniform(0.5, 1.0), Wander.draw(rng, rng.uniform(0, 1.5), 20, 5)
-
-        def pose(time: float):
-            here = motion.position(time)
-            slipping = motion.place + (here - motion.place) * lag if lag < 0.9 else here
-            x, y = slipping + sway(time)
-            return camera.matrix(time, depth) @ translation(x, y) @ scaling(side, 1) @ translation(*offset)
-
-        return Sprite(patch, pose, float(rng.uniform(0.4, 1)))
+        return self._actor(rng, body, partner, plane, looks)
 
     # --- what is not the object ---------------------------------------------------------------------------------
 
@@ -271,7 +251,7 @@ class SceneMaker:
         pixels = float(np.sqrt(share * s.size[0] * s.size[1] / area))
         looks = Looks(self.textures, canvas, markings=s.markings, retextured=s.retextured)
         patches, fits = paint_body(rng, looks, body, pixels)
-        patch, _ = flatten_body(body, patches, fits, pixels, float(rng.uniform(0, 6)))
+        patch = flatten_body(body, patches, fits, pixels, float(rng.uniform(0, 6)))
         if rng.random() < 0.5:
             patch = patch[:, ::-1]
         height, width = canvas.shape[:2]
@@ -281,16 +261,15 @@ class SceneMaker:
         below = canvas[top : top + h, left : left + w]
         below[:] = (below + (patch[..., :3] - below) * (patch[..., 3:] / 255)).astype(np.uint8)
 
-    def _small_mover(
-        self, rng, camera: CameraPath, share: float, middle: float, duration: float, backdrop: Picture
-    ) -> Actor:
+    def _small_mover(self, rng, plane: Pose, share: float, middle: float, duration: float, looks: Looks) -> Actor:
         body = self._body(rng)
         small = min(share * rng.uniform(0.01, 0.12), 0.006)
         motion = self._object_motion(rng, body, small, middle, duration, None)
         height, width = self.settings.size
         place = rng.uniform((0, 0), (width, height))
         motion = dataclasses.replace(motion, place=place - motion.velocity * motion.progress(middle))
-        return self._actor(rng, body, motion, camera, 1.0, backdrop, False, salient=False)
+        actor = self._actor(rng, body, motion, plane, dataclasses.replace(looks, camouflage=0.0))
+        return dataclasses.replace(actor, salient=False)
 
     def _prop(self, rng: np.random.Generator, camera: CameraPath, disparity: float, kind: str | None = None) -> Sprite:
         height, width = self.settings.size

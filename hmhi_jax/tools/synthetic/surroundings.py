@@ -7,9 +7,19 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from hmhi_jax.tools.synthetic.bodies import Number, blob, curve, rotation, scaling, translation
-from hmhi_jax.tools.synthetic.layers import Patch, Sprite
-from hmhi_jax.tools.synthetic.motion import CameraPath, ObjectMotion
+from hmhi_jax.tools.synthetic.bodies import blob, curve
+from hmhi_jax.tools.synthetic.layers import Patch, Pose, Sprite
+from hmhi_jax.tools.synthetic.motion import (
+    Matrix,
+    Number,
+    ObjectMotion,
+    Wander,
+    log_uniform,
+    one_of,
+    rotation,
+    scaling,
+    translation,
+)
 from hmhi_jax.tools.synthetic.textures import Picture, TextureMaker, noise_field
 
 _PROPS = {"pole": 0.22, "trunk": 0.25, "bush": 0.18, "fence": 0.06, "sign": 0.11, "grass": 0.08, "branch": 0.1}
@@ -17,8 +27,8 @@ _SMOKE = ("smoke", "dust", "spray")
 
 
 def draw_puffs(
-    rng: np.random.Generator, motion: ObjectMotion, camera: CameraPath, depth: float, base: float, backdrop: Picture,
-    first: float, last: float,
+    rng: np.random.Generator, motion: ObjectMotion, plane: Pose, base: float, backdrop: Picture, first: float,
+    last: float,
 ) -> tuple[Sprite, ...]:  # fmt: skip
     """Puffs that begin at the object's foot (`base`, y in its frame) at moments between `first` and `last`."""
     kind = str(rng.choice(_SMOKE))
@@ -48,7 +58,7 @@ def draw_puffs(
             x, y = foot + drift * (time - moment)
             size = 0.4 + 0.8 * max(age(time), 0.0) ** 0.6
             around = rotation(turn + 0.3 * age(time)) @ scaling(size, size) @ translation(-half, -half)
-            return camera.matrix(time, depth) @ translation(x, y) @ around
+            return plane(time) @ translation(x, y) @ around
 
         def fade(time: float) -> float:
             return float(np.clip(6 * age(time), 0, 1) * np.clip(1.2 * (1 - age(time)), 0, 1))
@@ -74,7 +84,7 @@ def prop_patch(
 ) -> Patch:
     """A standing or hanging thing, about as high as the picture; of a random kind if none is given."""
     height, width = int(size[0] * rng.uniform(0.7, 1.6)), size[1]
-    kind = kind or rng.choice(list(_PROPS), p=list(_PROPS.values()))
+    kind = kind or one_of(rng, _PROPS)
     if kind in ("fence", "grass", "branch"):  # these go on beyond the picture
         width *= 2
     opacity = np.zeros((height, width), np.uint8)
@@ -88,7 +98,7 @@ def prop_patch(
 
     palette = {"bush": "leaves", "grass": "leaves", "branch": "leaves", "trunk": "soil"}.get(kind)
     if kind in ("pole", "trunk"):
-        thick = width * np.exp(rng.uniform(np.log(0.012), np.log(0.09)))
+        thick = width * log_uniform(rng, 0.012, 0.09)
         lean = rng.normal(0, 0.04) * height
         knee, foot = (middle + lean * 0.3, height * 0.5), (middle + lean, height + 5.0)
         line((middle, -5.0), knee, foot, start=thick * rng.uniform(0.7, 1), end=thick)
@@ -125,7 +135,23 @@ def prop_patch(
     return np.dstack([np.clip(surface * shade, 0, 255).astype(np.uint8), opacity])
 
 
-def wake_patch(rng: np.random.Generator, pixels: Number) -> Patch:
+def draw_wake(rng: np.random.Generator, motion: ObjectMotion, plane: Pose, base: float) -> Sprite:
+    """Ripples behind an object, at its foot; they may stay behind more and more."""
+    patch = _wake_patch(rng, motion.unit)
+    side = -1 if motion.velocity[0] < 0 else 1
+    offset = (-patch.shape[1] * rng.uniform(0.75, 1.0), base * motion.unit - patch.shape[0] * rng.uniform(0.3, 0.7))
+    lag, sway = rng.uniform(0.5, 1.0), Wander.draw(rng, rng.uniform(0, 1.5), 20, 5)
+
+    def pose(time: float) -> Matrix:
+        here = motion.position(time)
+        slipping = motion.place + (here - motion.place) * lag if lag < 0.9 else here
+        x, y = slipping + sway(time)
+        return plane(time) @ translation(x, y) @ scaling(side, 1) @ translation(*offset)
+
+    return Sprite(patch, pose, rng.uniform(0.4, 1))
+
+
+def _wake_patch(rng: np.random.Generator, pixels: Number) -> Patch:
     """Light and dark ripples in a wedge that opens to the left."""
     length, width = int(max(24, pixels * rng.uniform(0.6, 1.6))), int(max(12, pixels * rng.uniform(0.25, 0.7)))
     field = noise_field(rng, (width, length), cell=rng.uniform(4, 12), roughness=0.7)

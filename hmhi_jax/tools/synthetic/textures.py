@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hmhi_jax.tools.synthetic.bodies import Number, scaling, translation
+from hmhi_jax.tools.synthetic.motion import Number, log_uniform, one_of, scaling, translation
 from hmhi_jax.tools.synthetic.pictures import load_picture
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
@@ -79,7 +79,7 @@ def _grain(rng: np.random.Generator, picture: Picture, amount: Number) -> Pictur
 
 
 def clouds(rng: np.random.Generator, size: tuple[int, int], palette: str | None) -> Picture:
-    field = noise_field(rng, size, cell=np.exp(rng.uniform(np.log(6), np.log(120))), roughness=rng.uniform(0.35, 0.85))
+    field = noise_field(rng, size, cell=log_uniform(rng, 6, 120), roughness=rng.uniform(0.35, 0.85))
     return _colour_map(field, random_colours(rng, int(rng.integers(2, 6)), palette))
 
 
@@ -183,8 +183,7 @@ class TextureMaker:
         """One material, `size` = (height, width)."""
         if rng.random() < self.picture_share:
             return self.photograph(rng, size)
-        kinds, weights = list(_PROCEDURAL), np.array(list(_PROCEDURAL.values()))
-        kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+        kind = one_of(rng, _PROCEDURAL)
         picture = kind(rng, size, palette)
         if rng.random() < 0.5:  # large-scale variation of light, as on any real surface
             light = 0.65 + 0.7 * noise_field(rng, size, cell=max(size) / 2, roughness=0.3)
@@ -192,7 +191,7 @@ class TextureMaker:
         if kind is gradient and rng.random() < 0.5:
             return _grain(rng, picture, rng.uniform(0.3, 3))
         if rng.random() < 0.75:
-            picture = _grain(rng, picture, np.exp(rng.uniform(np.log(1), np.log(25))))
+            picture = _grain(rng, picture, log_uniform(rng, 1, 25))
         return picture
 
     def photograph(self, rng: np.random.Generator, size: tuple[int, int]) -> Picture:
@@ -200,7 +199,7 @@ class TextureMaker:
         source = load_picture(self.pictures[rng.integers(len(self.pictures))])
         height, width = size
         fits = min(source.shape[0] / height, source.shape[1] / width)
-        scale = np.exp(rng.uniform(np.log(0.35), np.log(1.0))) * fits  # source pixels per texture pixel
+        scale = log_uniform(rng, 0.35, 1.0) * fits  # source pixels per texture pixel
         turn = rng.choice([0, 0, 90, 180]) + rng.normal(0, 8)
         matrix = cv2.getRotationMatrix2D((width / 2, height / 2), turn, 1.0)
         half = np.array([width * scale / 2, height * scale / 2])
@@ -221,7 +220,7 @@ class TextureMaker:
         """The larger part of a photograph, upright, mirrored or not, its colours and light changed a little."""
         source = load_picture(self.backdrops[rng.integers(len(self.backdrops))])
         height, width = size
-        fits = min(source.shape[0] / height, source.shape[1] / width) * np.exp(rng.uniform(np.log(0.55), 0))
+        fits = min(source.shape[0] / height, source.shape[1] / width) * log_uniform(rng, 0.55, 1)
         rows, columns = int(height * fits), int(width * fits)
         top, left = rng.integers(source.shape[0] - rows + 1), rng.integers(source.shape[1] - columns + 1)
         cut = source[top : top + rows, left : left + columns]
@@ -245,7 +244,7 @@ class TextureMaker:
         if rng.random() < 0.75:  # hedges, houses, a far shore: a strip that straddles the horizon
             strip = self.surface(rng, size, rng.choice(["leaves", "leaves", "stone", "any"]))
             thick = rng.uniform(0.05, 0.35) * height
-            rugged = noise_field(rng, (8, width), cell=np.exp(rng.uniform(np.log(5), np.log(80))), roughness=0.6)[0]
+            rugged = noise_field(rng, (8, width), cell=log_uniform(rng, 5, 80), roughness=0.6)[0]
             if rng.random() < 0.3:
                 rugged = np.round(rugged * 4) / 4  # roofs
             y = np.arange(height, dtype=np.float32)[:, None]
@@ -279,12 +278,17 @@ def piece_of(rng: np.random.Generator, picture: Picture, size: tuple[int, int]) 
     return picture[top : top + height, left : left + width]
 
 
+def _turned_hue(picture: Picture, turn: Number, saturation: Number) -> Picture:
+    """Hue turned by `turn` of 180, and saturation times a factor."""
+    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0].astype(np.int16) + int(turn)) % 180
+    hsv[..., 1] = np.clip(hsv[..., 1] * saturation, 0, 255).astype(np.uint8)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
 def jitter_colours(rng: np.random.Generator, picture: Picture, turn: Number = 12) -> Picture:
     """Other light: hue turned by up to `turn` of 180, more or less saturated, brighter or darker, warmer or colder."""
-    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
-    hsv[..., 0] = (hsv[..., 0].astype(np.int16) + int(rng.integers(-turn, turn + 1))) % 180
-    hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(0.5, 1.3), 0, 255).astype(np.uint8)
-    picture = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    picture = _turned_hue(picture, rng.integers(-turn, turn + 1), rng.uniform(0.5, 1.3))
     gain, lift = rng.uniform(0.6, 1.25) * (1 + rng.normal(0, 0.05, 3)), rng.uniform(-15, 25)
     return np.clip(picture * gain.astype(np.float32) + np.float32(lift), 0, 255).astype(np.uint8)
 
@@ -292,10 +296,7 @@ def jitter_colours(rng: np.random.Generator, picture: Picture, turn: Number = 12
 def recolour(rng: np.random.Generator, picture: Picture) -> Picture:
     """Shift hue, saturation and contrast, so that one photograph serves as many."""
     if rng.random() < 0.5:
-        hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
-        hsv[..., 0] = (hsv[..., 0].astype(np.int16) + int(rng.integers(180))) % 180
-        hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(0.2, 1.4), 0, 255).astype(np.uint8)
-        picture = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        picture = _turned_hue(picture, rng.integers(180), rng.uniform(0.2, 1.4))
     if (picture[..., 0] == picture[..., 2]).all():  # grey photographs get two colours
         tones = np.sort(random_colours(rng, 3), axis=0)
         return _colour_map(picture[..., 0].astype(np.float32) / 255, tones)
