@@ -22,8 +22,8 @@ from hmhi_jax.kept_programs import watched
 from hmhi_jax.process import enable_compilation_cache
 from hmhi_jax.progress import doing, frame_progress
 from hmhi_jax.runs.evaluation_config import checked_set, evaluation_section, listed_readings, network_size
+from hmhi_jax.tools.report.page import Run
 from hmhi_jax.tools.report.report import write_report
-from hmhi_jax.tools.report.tables import Run
 from hmhi_jax.training.mesh import wait_for_all
 
 

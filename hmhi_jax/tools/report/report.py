@@ -1,9 +1,14 @@
 """Any methods' masks scored, and scores written as files: `scores.json`, `scores.csv`, `frames.csv`, `scores.md` and
 the page `report.html`."""
 
+import csv
 import datetime
+import io
+import math
 import re
+from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +17,26 @@ from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pictures import READINGS
-from hmhi_jax.evaluation.scores import Scores, dump_json
+from hmhi_jax.evaluation.protocols import display_name
+from hmhi_jax.evaluation.scores import dump_json
 from hmhi_jax.evaluation.scoring import evaluate
-from hmhi_jax.tools.report import tables
-from hmhi_jax.tools.report.page import render
-from hmhi_jax.tools.report.pictures import FrameRequest, draw_overlays
-
-_EXTREMES = 4
+from hmhi_jax.tools.pages import six_digits
+from hmhi_jax.tools.report.drawings import draw_overlays
+from hmhi_jax.tools.report.page import (
+    Run,
+    combinations,
+    ends_of,
+    extremes,
+    is_best,
+    lead_figure,
+    main_scores,
+    ordered_figures,
+    render,
+)
 
 
 def write_report(
-    runs: Sequence[tables.Run],
+    runs: Sequence[Run],
     out_dir: str | Path,
     *,
     title: str | None = None,
@@ -43,33 +57,34 @@ def write_report(
     """
     _check(runs)
     out_dir = Path(out_dir)
-    main = tables.main_scores(runs)
-    extremes = {run.name: _extremes(run, scores) for run, scores in main}
-    requests = [request for worst, best in extremes.values() for request in (*worst, *best)]
-    requests += _per_video(main)
-    overlays = draw_overlays(requests, void_label, picture_budget)
+    main = main_scores(runs)
+    ends = {run.name: ends_of(run, scores) for run, scores in main}
+    shown = [frame for run, scores in main for frames in extremes(scores, ends[run.name]) for frame in frames]
+    # Then those of every video, worst videos first: what a budget cuts is least missed.
+    lead = lead_figure(main[0][1])
+    of_videos = [pair for videos in ends.values() for pair in videos.values()]
+    shown += chain.from_iterable(sorted(of_videos, key=lambda pair: pair[0].video.figures[lead]))
+    overlays = draw_overlays(shown, void_label, picture_budget)
     created = f"hmhi-jax {hmhi_jax.__version__}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
     folders = _folder_names(runs)
     page = title or (
         f"Scores of {runs[0].name}" if len(runs) == 1 else " and ".join(run.name for run in runs) + " compared"
     )
     links = [(f"Report of {run.name}", f"{folder}/report.html") for run, folder in folders] if len(runs) > 1 else []
-    path = _write(runs, out_dir, page, created, links, extremes, overlays)
+    path = _write(runs, out_dir, page, created, links, ends, overlays)
     for run, folder in folders if len(runs) > 1 else []:
         links = [("The comparison", "../report.html")]
         links += [(f"Report of {other.name}", f"../{name}/report.html") for other, name in folders if other is not run]
-        _write([run], out_dir / folder, f"Scores of {run.name}", created, links, extremes, overlays)
+        _write([run], out_dir / folder, f"Scores of {run.name}", created, links, ends, overlays)
     return path
 
 
-def _check(runs: Sequence[tables.Run]) -> None:
+def _check(runs: Sequence[Run]) -> None:
     if not runs:
         raise InputError("report: no runs were given, expected at least one")
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        raise InputError(
-            f"report: two runs are called {next(n for n in names if names.count(n) > 1)!r}; name them apart"
-        )
+    name, count = Counter(run.name for run in runs).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"report: two runs are called {name!r}; name them apart")
     kinds = [[(found.protocol.name, found.reading) for found in run.scores] for run in runs]
     for run, kind in zip(runs, kinds, strict=True):
         if kind != kinds[0] or not kind:
@@ -83,37 +98,7 @@ def _listed(kind: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{protocol} ({reading})" for protocol, reading in kind) or "nothing"
 
 
-def _extremes(run: tables.Run, scores: Scores) -> tuple[list[FrameRequest], list[FrameRequest]]:
-    """The worst and the best frames, each of another video."""
-    figure = tables.lead_figure(scores)
-    measure = tables.frame_measure(figure)
-    ends = {name: tables.worst_and_best(video, figure) for name, video in scores.videos.items()}
-
-    def request(name: str, end: int) -> FrameRequest:
-        return FrameRequest(run.name, name, scores.videos[name].pairs[ends[name][end]], scores.reading)
-
-    def value(name: str, end: int) -> float:
-        return float(scores.videos[name].per_frame[measure][ends[name][end]])
-
-    worst = sorted(ends, key=lambda name: value(name, 0))[:_EXTREMES]
-    best = sorted(ends, key=lambda name: -value(name, 1))[:_EXTREMES]
-    return [request(name, 0) for name in worst], [request(name, 1) for name in best]
-
-
-def _per_video(main: Sequence[tuple[tables.Run, Scores]]) -> list[FrameRequest]:
-    """The worst and best frame of every video of every run, worst videos first: what a budget cuts is least missed."""
-    requests = []
-    for run, scores in main:
-        figure = tables.lead_figure(scores)
-        for name, video in scores.videos.items():
-            for frame in tables.worst_and_best(video, figure):
-                requests.append(
-                    (video.figures[figure], FrameRequest(run.name, name, video.pairs[frame], scores.reading))
-                )
-    return [request for _, request in sorted(requests, key=lambda item: item[0])]
-
-
-def _folder_names(runs: Sequence[tables.Run]) -> list[tuple[tables.Run, str]]:
+def _folder_names(runs: Sequence[Run]) -> list[tuple[Run, str]]:
     """A folder for each run, from its name, unique whatever the file system makes of case."""
     names: list[str] = []
     for run in runs:
@@ -124,7 +109,7 @@ def _folder_names(runs: Sequence[tables.Run]) -> list[tuple[tables.Run, str]]:
     return list(zip(runs, names, strict=True))
 
 
-def _write(runs: Sequence[tables.Run], folder: Path, title: str, created: str, *shown: Any) -> Path:
+def _write(runs: Sequence[Run], folder: Path, title: str, created: str, *shown: Any) -> Path:
     protocols = {found.protocol.name: found.protocol.description for run in runs for found in run.scores}
     readings = {found.reading: READINGS[found.reading] for run in runs for found in run.scores}
     document = {
@@ -136,14 +121,87 @@ def _write(runs: Sequence[tables.Run], folder: Path, title: str, created: str, *
     }
     files = {
         "scores.json": dump_json(document),
-        "scores.csv": tables.scores_csv(runs),
-        "frames.csv": tables.frames_csv(runs),
-        "scores.md": tables.scores_markdown(runs),
+        "scores.csv": scores_csv(runs),
+        "frames.csv": frames_csv(runs),
+        "scores.md": scores_markdown(runs),
         "report.html": render(runs, title, created, *shown),
     }
     for name, text in files.items():
         write_text(folder / name, text, advice="choose another folder")
     return folder / "report.html"
+
+
+def scores_csv(runs: Sequence[Run]) -> str:
+    """A row per run, protocol, reading and data set, class or video, with all figures; `level` says which."""
+    all_scores = [(run, found) for run in runs for found in run.scores]
+    figures = list(dict.fromkeys(figure for _, found in all_scores for figure in found.figures))
+    rows = []
+    for run, found in all_scores:
+        start = run.name, found.protocol.name, found.reading
+        listed: list[tuple[Any, ...]] = [("data set", "", found.frame_count, found.figures)]
+        listed += [("class", name, "", values) for name, values in found.classes.items()]
+        listed += [("video", name, int(one.scored.sum()), one.figures) for name, one in found.videos.items()]
+        for *where, values in listed:
+            rows.append([*start, *where, *(six_digits(values.get(figure, math.nan)) for figure in figures)])
+    return _write_csv(["run", "protocol", "reading", "level", "name", "frames", *figures], rows)
+
+
+def frames_csv(runs: Sequence[Run]) -> str:
+    """A row per run, reading, video and frame, with every per-frame measure; J and F beside MAE, S and the others."""
+    frames: dict[tuple[str, str, str, str], dict[str, float]] = {}
+    for run in runs:
+        for found in run.scores:
+            for name, video in found.videos.items():
+                for i, frame in enumerate(video.frames):
+                    row = frames.setdefault((run.name, found.reading, name, frame), {})
+                    row |= {measure: float(values[i]) for measure, values in video.per_frame.items()}
+    measures = list(dict.fromkeys(measure for row in frames.values() for measure in row))
+    rows = [[*key, *(six_digits(row.get(measure, math.nan)) for measure in measures)] for key, row in frames.items()]
+    return _write_csv(["run", "reading", "video", "frame", *measures], rows)
+
+
+def _write_csv(header: list[str], rows: list[list]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def scores_markdown(runs: Sequence[Run]) -> str:
+    """One table per protocol and reading: a row per run, the best figure of each column in bold; then classes."""
+    parts = []
+    for members in combinations(runs):
+        first = members[0][1]
+        gaps = [run.name for run, found in members if not found.complete]
+        parts.append(
+            f"**{first.protocol.name}**, {first.reading} reading, {len(first.videos)} videos"
+            + (f" (incomplete: {', '.join(gaps)})" if gaps else "")
+            + "\n"
+        )
+        figures = [n for n in ordered_figures(first) if n in first.protocol.headline or "class" not in n]
+        parts.append(_markdown_table("method", [(run.name, found.figures) for run, found in members], figures))
+        if first.classes:
+            names = list(first.classes)
+            rows = [
+                (run.name, {name: found.classes[name]["J_mean"] for name in names if name in found.classes})
+                for run, found in members
+            ]
+            parts.append(f"J per class, {first.protocol.name}, {first.reading} reading\n")
+            parts.append(_markdown_table("method", rows, names))
+    return "\n".join(parts)
+
+
+def _markdown_table(corner: str, rows: Sequence[tuple[str, dict[str, float]]], figures: Sequence[str]) -> str:
+    lines = ["| " + " | ".join([corner, *map(display_name, figures)]) + " |", "|---|" + "---:|" * len(figures)]
+    for name, values in rows:
+        cells = []
+        for figure in figures:
+            value, column = values.get(figure, math.nan), [other.get(figure, math.nan) for _, other in rows]
+            text = "" if math.isnan(value) else f"{value:.3f}"
+            cells.append(f"**{text}**" if is_best(figure, value, column) else text)
+        lines.append("| " + " | ".join([name.replace("|", "\\|"), *cells]) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def report(
@@ -176,7 +234,7 @@ def report(
             folder, gt, protocols, readings, extra=extra, videos=None if videos is None else _lines(videos),
             void_label=label, strict=strict, workers=workers, progress=True, frames_dir=frames,
         )  # fmt: skip
-        runs.append(tables.Run(name, tuple(scores)))
+        runs.append(Run(name, tuple(scores)))
         for found in scores:
             print(f"{name}: {found}")
         for remark in [remark for remark in scores[0].remarks if remark.kind != "unused"][:5]:

@@ -15,8 +15,8 @@ from PIL import Image
 from hmhi_jax.cli import main
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation import evaluate
+from hmhi_jax.tools.report.page import Run
 from hmhi_jax.tools.report.report import write_report
-from hmhi_jax.tools.report.tables import Run
 
 GOLDENS = Path(__file__).parents[2] / "evaluation" / "goldens"
 
