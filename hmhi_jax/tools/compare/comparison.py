@@ -58,29 +58,25 @@ def compare_maps(release: Side, ours: Side, tolerance: float) -> list[StageRow]:
     smaller maps), and all by at most a hundred times that. One that is missing on a side, or has another shape or
     frames there, is outside: both networks have the same switches, so both have the same maps.
     """
-    frames = release.stage("logits").shape[1]
-    sides = release, ours
-    maps = {name: [side.stage(name) if name in side.stages() else None for side in sides] for name in STAGES}
+    sides = release.maps(), ours.maps()
+    frames = sides[0]["logits"].shape[1]
     rows = []
     for t in range(frames):
-        for name, (theirs, mine) in maps.items():
+        for name in STAGES:
+            theirs, mine = (maps.get(name) for maps in sides)
             recorded = next((side.shape[1] for side in (theirs, mine) if side is not None), 0)
             index = t - (frames - recorded)  # read-outs begin with the second frame
             if index < 0:
                 continue
             if theirs is None or mine is None:
-                missing = "the release" if theirs is None else "our side"
-                rows.append(_not_comparable(t, name, f"{missing} recorded no such map"))
+                problem = f"{'the release' if theirs is None else 'our side'} recorded no such map"
             elif theirs.shape != mine.shape:
-                shapes = f"shape {theirs.shape} in the release, {mine.shape} in ours"
-                rows.append(_not_comparable(t, name, shapes))
+                problem = f"shape {theirs.shape} in the release, {mine.shape} in ours"
             else:
                 rows.append(_stage_row(t, name, theirs[:, index], mine[:, index], tolerance))
+                continue
+            rows.append(StageRow(t, name, np.inf, np.inf, np.inf, np.nan, False, problem))
     return rows
-
-
-def _not_comparable(frame: int, name: str, problem: str) -> StageRow:
-    return StageRow(frame, name, np.inf, np.inf, np.inf, np.nan, False, problem)
 
 
 def _stage_row(frame: int, name: str, theirs: np.ndarray, mine: np.ndarray, tolerance: float) -> StageRow:
@@ -97,7 +93,7 @@ def _stage_row(frame: int, name: str, theirs: np.ndarray, mine: np.ndarray, tole
 
 def compare_masks(release: Side, ours: Side) -> list[MaskRow]:
     """Agreement of the masks of every frame."""
-    theirs, mine = release.stage("logits"), ours.stage("logits")
+    theirs, mine = (side.maps()["logits"] for side in (release, ours))
     rows = []
     for t in range(theirs.shape[1]):
         a, b = theirs[:, t] > 0, mine[:, t] > 0
@@ -124,6 +120,11 @@ class StepRow:
     our_loss: float
     gradient: float
     worst_module: str
+
+    @property
+    def difference(self) -> float:
+        """Of the losses, relative to the release's."""
+        return abs(self.release_loss - self.our_loss) / max(abs(self.release_loss), 1e-12)
 
 
 @dataclass(frozen=True)
@@ -205,9 +206,8 @@ def steps_outside(rows: list[StepRow], tolerance: float) -> str | None:
     moves by the sign of its rounding, on both sides differently. They must be there and finite, though.
     """
     for row in rows:
-        difference = abs(row.release_loss - row.our_loss) / max(abs(row.release_loss), 1e-12)
-        if not difference <= tolerance:
-            return f"loss of step {row.step} (relative difference {difference:.1e})"
+        if not row.difference <= tolerance:
+            return f"loss of step {row.step} (relative difference {row.difference:.1e})"
         if not np.isfinite(row.gradient) or (row.step == 0 and row.gradient > 10 * tolerance):
             return f"gradient norm of {row.worst_module} at step {row.step} (relative difference {row.gradient:.1e})"
     return None

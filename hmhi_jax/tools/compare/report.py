@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from scipy.special import expit
 
 from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.preprocessing import resize_picture
@@ -191,7 +192,7 @@ def report_training(
             "step": row.step,
             "loss of the release": f"{row.release_loss:.6f}",
             "ours": f"{row.our_loss:.6f}",
-            "relative difference": abs(row.release_loss - row.our_loss) / max(abs(row.release_loss), 1e-12),
+            "relative difference": row.difference,
             "largest difference of a gradient norm": row.gradient,
             "in": row.worst_module,
         }
@@ -243,7 +244,7 @@ def _sides(release: Side, ours: Side) -> list[dict[str, Any]]:
 
 
 def _strips(release: Side, ours: Side, pictures: list[np.ndarray]) -> list[tuple[str, list[tuple[str, np.ndarray]]]]:
-    theirs, mine = (1 / (1 + np.exp(-side.stage("logits")[0, ..., 0].astype(np.float64))) for side in (release, ours))
+    theirs, mine = (expit(side.maps()["logits"][0, ..., 0].astype(np.float64)) for side in (release, ours))
     chosen = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), _MOST_STRIPS)).round().astype(int))
     strips = []
     for t in chosen:

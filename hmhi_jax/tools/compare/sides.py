@@ -66,13 +66,9 @@ class Side:
     folder: Path
     report: dict[str, Any]
 
-    def stages(self) -> list[str]:
-        """Names of the maps it recorded."""
-        return sorted(path.stem for path in self.folder.glob("*.npy"))
-
-    def stage(self, name: str) -> np.ndarray:
-        """One map of all frames, mapped from disk."""
-        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+    def maps(self) -> dict[str, np.ndarray]:
+        """The maps it recorded, each of all frames, mapped from disk."""
+        return {path.stem: np.load(path, mmap_mode="r") for path in self.folder.glob("*.npy")}
 
 
 def check_release(clone: Path, python: str, device: str, arguments: Mapping[str, Any]) -> None:
@@ -157,10 +153,8 @@ def write_clip(path: Path, **arrays: np.ndarray) -> None:
     np.savez(path, allow_pickle=False, **{name: np.asarray(array, np.float32) for name, array in arrays.items()})
 
 
-def peak_mib(platform_bytes: float | None = None) -> float:
-    """Largest resident memory of this process so far, MiB (or a device's, if given in bytes)."""
-    if platform_bytes is not None:
-        return platform_bytes / 2**20
+def peak_mib() -> float:
+    """Largest resident memory of this process so far, MiB."""
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
