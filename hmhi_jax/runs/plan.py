@@ -33,7 +33,7 @@ def plan(
     settings = changed(load_config(config), changes)
     with Console(stderr=True).status("tracing ...") as status:
         made = make_plan(
-            settings, chips, global_batch=global_batch, policies=[checkpoint] if checkpoint else None, search=search,
+            settings, chips, global_batch=global_batch, checkpoint=checkpoint, search=search,
             training=training, inference=inference, lanes=lanes, chunk=chunk,
             note=lambda text: status.update(f"compiling: {text}"),
         )  # fmt: skip

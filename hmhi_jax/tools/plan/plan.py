@@ -2,7 +2,7 @@
 people and as JSON."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, get_args
 
 from ml_collections import ConfigDict
@@ -72,7 +72,7 @@ def make_plan(
     topology: Topology,
     *,
     global_batch: int | None = None,
-    policies: Sequence[str] | None = None,
+    checkpoint: str | None = None,
     search: bool = True,
     training: bool = True,
     inference: bool = True,
@@ -86,8 +86,8 @@ def make_plan(
         config: of a training run.
         topology: which chips.
         global_batch: clips of a step over all chips; None takes `config.data.batch_size`.
-        policies: checkpoint policies to try, until one fits; None tries the config's own first, and then those that
-            need less memory.
+        checkpoint: the policy to plan; None tries the config's own first, and then those that need less memory, until
+            one fits.
         search: look for the largest number of clips a chip can take, with the policy found.
         training, inference: which programs.
         lanes, chunk: videos a chip works on in inference, and frames encoded together.
@@ -97,8 +97,8 @@ def make_plan(
     """
     devices = devices_of(topology)
     batch = global_batch or config.data.batch_size
-    leaner = POLICIES[POLICIES.index(_policy(config.step.checkpoint)) :]
-    chosen = [_policy(name) for name in policies] if policies else leaner
+    first = _policy(checkpoint or config.step.checkpoint)
+    chosen = [first] if checkpoint else POLICIES[POLICIES.index(first) :]
     mesh = planned_mesh(devices, config.mesh.space)
     sizes = {DATA: mesh.shape[DATA], SPACE: mesh.shape[SPACE]}
 
@@ -107,14 +107,13 @@ def make_plan(
 
     tried: dict[str, PlannedStep] = {}
     best = None
-    if training:
-        for policy in chosen:
-            note(f"training step, {batch} clips over {topology.count} chips, checkpoint={policy}")
-            lowered = lower_training(config, mesh, batch, policy)
-            tried[policy] = planned("training step", batch / topology.count, lowered, sizes)
-            if tried[policy].fits is not False:
-                best = policy
-                break
+    for policy in chosen if training else ():
+        note(f"training step, {batch} clips over {topology.count} chips, checkpoint={policy}")
+        lowered = lower_training(config, mesh, batch, policy)
+        tried[policy] = planned("training step", batch / topology.count, lowered, sizes)
+        if tried[policy].fits is not False:
+            best = policy
+            break
     largest = _largest(config, topology, best or chosen[-1], note) if training and search else None
     steps = []
     if inference:
@@ -206,15 +205,13 @@ def largest_that_fits(needed: Callable[[int], int | None], limit: int, most: int
 
 def _next(known: dict[int, int | None], limit: int, low: int, high: int) -> int:
     points = sorted((n, need) for n, need in known.items() if need is not None)
-    if len(points) < 2:
-        return 2 * low if high not in known else (low + high) // 2
     nearest = sorted(points, key=lambda point: abs(point[1] - limit))[:2]
-    (n0, need0), (n1, need1) = sorted(nearest)
-    if need1 <= need0:
-        return 2 * low if high not in known else (low + high) // 2
-    crossing = n0 + (limit - need0) * (n1 - n0) / (need1 - need0)
-    # From below first the place itself, then the one above it, which should not fit: that ends the search.
-    return int(crossing) if int(crossing) > low else low + 1
+    match sorted(nearest):
+        case [(n0, need0), (n1, need1)] if need1 > need0:
+            crossing = n0 + (limit - need0) * (n1 - n0) / (need1 - need0)
+            # From below first the place itself, then the one above it, which should not fit: that ends the search.
+            return int(crossing) if int(crossing) > low else low + 1
+    return 2 * low if high not in known else (low + high) // 2
 
 
 SMALL = 2**20  # bytes a step; smaller exchanges are added up in one line

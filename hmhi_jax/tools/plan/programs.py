@@ -5,10 +5,12 @@ import ast
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import runpy
 import time
+from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,8 +27,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.inference.network import Programs, functions_of
 from hmhi_jax.interop.shapes import abstract_variables
 from hmhi_jax.process import cache_folder
-from hmhi_jax.tools.plan.figures import Collective, collectives, estimate, program_flops
-from hmhi_jax.tools.plan.hlo import parse
+from hmhi_jax.tools.plan.hlo import Collective, Instruction, Program, collectives, parse, program_flops, short_source
 from hmhi_jax.tools.plan.topology import Topology
 from hmhi_jax.training.assemble import assemble
 from hmhi_jax.training.clip_forward import CheckpointPolicy
@@ -161,7 +162,7 @@ class Measured:
         needed: bytes in all, aliased ones once; None where the compiler refused without a number.
         refused: the compiler found no room.
         flops: of matrix products and convolutions, in a step, recomputation included.
-        seconds: the compiler's estimate (see `tools.plan.figures`), None where it gives none.
+        seconds: the compiler's estimate (see `estimate`), None where it gives none.
         sorting: part of `seconds` spent in sorts, by this package's bound.
         places: (place in the model, seconds), the largest first.
         collectives: everything exchanged with other chips.
@@ -212,19 +213,60 @@ def _compile(lowered: Any, topology: Topology, mesh: dict[str, int]) -> Measured
     memory = {kind: int(getattr(stats, f"{kind}_size_in_bytes")) for kind in _KINDS}
     needed = sum(memory.values()) - 2 * memory["alias"]
     program = parse(compiled.as_text())
-    cycles = estimate(program, topology.chip.clock) if topology.chip.clock else None
+    seconds, sorting, places = estimate(program, topology.chip.clock) if topology.chip.clock else (None, None, [])
     return Measured(
         memory=memory,
         needed=needed,
         refused=False,
         flops=program_flops(program),
-        seconds=cycles.seconds if cycles else None,
-        sorting=cycles.sorting if cycles else None,
-        places=cycles.places[:40] if cycles else [],
+        seconds=seconds,
+        sorting=sorting,
+        places=places[:40],
         collectives=collectives(program, mesh),
         unknown_loops=len(program.unknown_loops()),
         compile_seconds=round(spent, 1),
     )
+
+
+_LANES = 1024  # elements a vector register holds, of 32 bits
+_OPERATIONS = 8  # of a compare-exchange of two keys and values, at two a cycle
+
+
+def estimate(program: Program, clock: float) -> tuple[float | None, float | None, list[tuple[str, float]]]:
+    """Seconds in all, of sorts (part of them), and by place in the model, the largest first; None where the compiler
+    notes no cycles (other platforms than TPU).
+
+    The TPU compiler notes estimated cycles, `clock` of them a second, with most instructions. Its figure for a whole
+    program is of no use (it counts the body of a loop once), so they are added up here, times the turns of loops. Sorts
+    and copies between memories carry none: sorts are bounded by their comparisons, copies are taken to overlap.
+    """
+    places: Counter[str] = Counter()
+    sorting = noted = 0
+    for instruction, _, times in program.executed():
+        if cycles := instruction.attribute(r'estimated_cycles":"(\d+)"'):
+            noted += 1
+            spent = int(cycles) * times
+        elif instruction.opcode == "sort":
+            spent = sort_cycles(instruction) * times
+            sorting += spent
+        else:
+            continue
+        place = "/".join(short_source(instruction.source).split("/")[:-1][:3])
+        places[place or instruction.opcode] += spent
+    if not noted:
+        return None, None, []
+    total = sum(places.values())
+    return total / clock, sorting / clock, [(place, spent / clock) for place, spent in places.most_common()]
+
+
+def sort_cycles(instruction: Instruction) -> int:
+    """Cycles that a bitonic sort along one axis, padded to a power of two, takes at least."""
+    shape = instruction.shapes[0]
+    axis = int(instruction.attribute(r"dimensions=\{(\d+)\}") or 0)
+    length = 1 << max(1, math.ceil(math.log2(max(2, shape.sizes[axis]))))
+    stages = int(math.log2(length)) * (int(math.log2(length)) + 1) // 2
+    elements = shape.elements // shape.sizes[axis] * length
+    return stages * elements * _OPERATIONS // (2 * 2 * _LANES)
 
 
 def _stored_at(lowered: Any, topology: Topology) -> Path:
