@@ -181,7 +181,7 @@ def _release(arguments: argparse.Namespace, folder: Path, clip: dict, model: dic
     request = {
         "mode": "train", "model": {**model, **switches}, "weights": str(folder / "weights.pth"),
         "clip": str(folder / "release.npz"), "clone": str(arguments.release.absolute()), "device": "cpu",
-        "batch": 1, "steps": arguments.steps, "learning_rate": 6e-5,
+        "steps": arguments.steps, "learning_rate": 6e-5,
     }  # fmt: skip
     print("release ...", file=sys.stderr, flush=True)
     return run_side(release_command(arguments.python), "release", folder, request, folder / "log")

@@ -72,16 +72,16 @@ def compare(
                 "clip": str(place / "clip.npz"),
                 "mode": "train" if train else "infer",
                 "steps": train,
-                "batch": 1,
                 "learning_rate": 6e-5,
             }
-            ours = {**request, "model": _plain(arguments)}
+            plain = {name: value for name, value in arguments.items() if isinstance(value, bool | int | str | None)}
+            ours = {**request, "model": plain}
             sides = []
+            what = f"{train} training steps" if train else f"{len(pictures)} frames"
             for name, command, asked in (
                 ("release", compare_sides.release_command(python), request),
                 ("ours", compare_sides.our_command(), ours),
             ):
-                what = f"{train} training steps" if train else f"{len(pictures)} frames"
                 with Console(stderr=True).status(f"{name}: {what}"):
                     sides.append(compare_sides.run_side(command, name, place, asked, folder / f"{name}.log"))
             facts = {
@@ -171,7 +171,3 @@ def _write_clip(
         arrays["masks"] = disk[..., None].astype(np.float32)
     compare_sides.write_clip(path, **arrays)
     return rgb
-
-
-def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if value is None or isinstance(value, bool | int | str)}

@@ -91,7 +91,7 @@ def infer(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
 
 
 def train(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: dict[str, Any]) -> dict[str, Any]:
-    """Training steps, one clip (or batch) each, in evaluation mode: no dropout, no drop path."""
+    """Training steps, one clip each, in evaluation mode: no dropout, no drop path."""
     from hmhi_jax.training.clip_forward import clip_logits  # here, for what they import is no memory of inference
     from hmhi_jax.training.losses import segmentation_loss
     from hmhi_jax.training.optimiser import learning_rate_schedule, make_optimiser
@@ -125,11 +125,10 @@ def train(model: Any, variables: Any, arrays: dict[str, np.ndarray], request: di
         return params, state, loss, step_norms
 
     params, losses, norms, seconds, busy = variables["params"], [], [], [], []
-    state, batch = jax.jit(optimiser.init)(params), request["batch"]
-    clips = arrays["frames"].shape[0] // batch
+    state = jax.jit(optimiser.init)(params)
     for index in range(request["steps"]):
-        rows = slice((index % clips) * batch, (index % clips + 1) * batch)
-        inputs = jax.device_put([arrays[name][rows] for name in ("frames", "flows", "masks")])
+        clip = [index % len(arrays["frames"])]
+        inputs = jax.device_put([arrays[name][clip] for name in ("frames", "flows", "masks")])
         begin, worked = time.perf_counter(), time.process_time()
         params, state, loss, step_norms = jax.block_until_ready(step(params, state, *inputs))
         seconds.append(time.perf_counter() - begin)

@@ -36,8 +36,6 @@ def main(request_path: str) -> None:
 
     request = json.loads(Path(request_path).read_text())
     torch.manual_seed(0)
-    if request.get("threads"):
-        torch.set_num_threads(request["threads"])
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device(request["device"])
@@ -155,10 +153,9 @@ def train(model, tensors, request: dict, device) -> dict:
             model.parameters(), request["learning_rate"], betas=(0.9, 0.999), weight_decay=5e-4
         )
     losses, norms, without, seconds, busy = [], [], [], [], []
-    clips = tensors["frames"].shape[0] // request["batch"]
     for step in range(request["steps"]):
-        rows = slice((step % clips) * request["batch"], (step % clips + 1) * request["batch"])
-        frames, flows, masks = (tensors[name][rows] for name in ("frames", "flows", "masks"))
+        clip = [step % len(tensors["frames"])]
+        frames, flows, masks = (tensors[name][clip] for name in ("frames", "flows", "masks"))
         _synchronise(device)
         begin, worked = time.perf_counter(), time.process_time()
         logits = model(frames, flows, mode="train")
