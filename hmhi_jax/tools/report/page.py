@@ -114,8 +114,9 @@ def ends_of(run: Run, scores: Scores) -> Ends:
     ends = {}
     for name, video in scores.videos.items():
         values = np.where(video.scored, video.per_frame[frame_measure(lead_figure(scores))], np.nan)
-        worst, best = int(np.nanargmin(values)), int(np.nanargmax(values))
-        ends[name] = tuple(ShownFrame(run.name, video, position, scores.reading) for position in (worst, best))
+        positions = np.nanargmin(values), np.nanargmax(values)
+        worst, best = (ShownFrame(run.name, video, int(position), scores.reading) for position in positions)
+        ends[name] = worst, best
     return ends
 
 

@@ -11,11 +11,11 @@ import gradio as gr
 
 from hmhi_jax.errors import InputError, first_of
 from hmhi_jax.inference.clean_up import CleanUp
-from hmhi_jax.tools.web.job import Job
-from hmhi_jax.tools.web.products import PRODUCTS
-from hmhi_jax.tools.web.visitor import SIZES, STEADY, VIEWS, Limits, Look, Visitor, calibration_of
+from hmhi_jax.tools.web.visitor import SIZES, Limits, Visitor, calibration_of
+from hmhi_jax.tools.web.work import PRODUCTS, VIEWS, Job, Look
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+_STEADY = [("not", 0.0), ("some", 0.6), ("more", 0.8)]  # shares of the frame before; less than a half changes no mask
 _EVERY = 0.5  # seconds between two looks at what is being done
 _CAMERA = {"video": {"width": {"ideal": 1280}, "height": {"ideal": 720}}}  # larger ones cost a browser frames
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
@@ -73,7 +73,7 @@ class Page:
                             smallest = gr.Slider(0, 5, 0, step=0.1, label="Drop parts below (% of the picture)")
                             holes = gr.Slider(0, 5, 0, step=0.1, label="Fill holes up to (% of the picture)")
                         with gr.Row():
-                            steady = gr.Radio(STEADY, value=0.0, label="Damp flicker", elem_id="steady")
+                            steady = gr.Radio(_STEADY, value=0.0, label="Damp flicker", elem_id="steady")
                             objects = gr.Slider(0, 10, 0, step=1, label="Number so many objects", elem_id="objects")
                         nothing = gr.Checkbox(
                             True, label="Empty frames in which nothing moves by itself", elem_id="nothing",

@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -22,7 +21,6 @@ from hmhi_jax.complete_files import readable
 from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.clean_up import CleanUp
 from hmhi_jax.inference.confidence import Calibration, read_calibration
 from hmhi_jax.inference.lanes import Result
 from hmhi_jax.inference.masks import read_result
@@ -30,17 +28,12 @@ from hmhi_jax.inference.pipeline import WORKERS, Pipeline
 from hmhi_jax.inference.postprocessing import Postprocessing
 from hmhi_jax.inference.postprocessor import Postprocessor, Read
 from hmhi_jax.inference.segmenter import VideoSegmenter, auto_size
-from hmhi_jax.inference.writers import coloured, draw_overlay, write_png
-from hmhi_jax.tools.web.job import Job
-from hmhi_jax.tools.web.products import PRODUCTS, Masks, seen_before
+from hmhi_jax.inference.writers import write_png
+from hmhi_jax.tools.web.work import PRODUCTS, Job, Look, Masks, drawn_as, preview, read_pixels, seen_before
 
-_PREVIEW_SIDE = 1280  # pixels; more costs a browser time and shows no more
-_SQUARE = 12  # pixels of the checkerboard behind a cut-out
 _NETWORK = threading.Lock()  # one video at a time is computed: two would only take turns
 
 SIZES = ("as the weights were trained", "the video's shape", "the video's shape, twice the pixels")
-VIEWS = ("Tinted", "Cut out", "Mask")
-STEADY = [("not", 0.0), ("some", 0.6), ("more", 0.8)]  # shares of the frame before; less than a half changes no mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,31 +46,6 @@ class Limits:
 
     megabytes: int = 500
     frames: int = 1500
-
-
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """How probabilities become masks.
-
-    threshold  0 to 1
-    clean_up   what is tidied afterwards
-    objects    at most so many are numbered
-    nothing    whether frames in which nothing moves by itself are emptied
-    """
-
-    threshold: float = 0.5
-    clean_up: CleanUp = CleanUp()  # noqa: RUF009 - frozen
-    objects: int = 0
-    nothing: bool = True
-
-    @property
-    def follows(self) -> bool:
-        """Whether a mask depends on those of the frames before it."""
-        return bool(self.clean_up.steady or self.objects)
-
-    def mask(self, soft: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
-        """Of a frame's 8-bit probabilities alone."""
-        return self.clean_up.frame((soft > self.threshold * 255).astype(np.uint8) * np.uint8(255))
 
 
 class Seen(NamedTuple):
@@ -235,7 +203,7 @@ class Visitor:
         for frame in self.video.frames():
             path = self._preview(frame.index)
             if not path.exists():
-                Image.fromarray(_small(frame.picture)).save(path, quality=90)
+                Image.fromarray(preview(frame.picture)).save(path, quality=90)
             yield frame
 
     def has(self, number: int, look: Look) -> bool:
@@ -257,7 +225,7 @@ class Visitor:
         names = [f"{number:05d}" for number in range(self.known)]
         for number, seen in enumerate(self.seen):
             result = dataclasses.replace(seen_before(number, names[number], self.video), begins_shot=seen.begins_shot)
-            picture, mask = _read(self._preview(number)), look.mask(self.soft(number))
+            picture, mask = read_pixels(self._preview(number)), look.mask(self.soft(number))
             finished = postprocessor.follow(Read(result, picture, mask, seen.log_odds))
             for kind, pixels in (("masks", finished.mask), ("labels", finished.labels)):
                 if pixels is not None:
@@ -271,8 +239,8 @@ class Visitor:
     def masks(self, number: int, look: Look) -> Masks:
         """A frame's mask and, where objects are numbered, their labels."""
         if look.follows:
-            labels = _read(self._followed_file("labels", number)) if look.objects else None
-            return _read(self._followed_file("masks", number)), labels
+            labels = read_pixels(self._followed_file("labels", number)) if look.objects else None
+            return read_pixels(self._followed_file("masks", number)), labels
         mask = look.mask(self.soft(number))
         return (np.zeros_like(mask) if look.nothing and self.seen[number].nothing else mask), None
 
@@ -281,24 +249,14 @@ class Visitor:
 
     def soft(self, number: int) -> UInt8[np.ndarray, "H W"]:
         """The probabilities of a frame, 0 to 255."""
-        return _read(self._soft / f"{number:05d}.png")
+        return read_pixels(self._soft / f"{number:05d}.png")
 
     def show(self, number: int, look: Look, view: str) -> tuple[str, str]:
         """Files with a frame and with what is made of it, one of `VIEWS`."""
         before = self._preview(number)
         if not self.has(number, look):
             return str(before), str(before)
-        picture, (mask, labels) = _read(before), self.masks(number, look)
-        if view == "Tinted":
-            drawn = draw_overlay(picture, coloured(mask, labels, _small))
-        elif view == "Mask":
-            drawn = _small(mask)
-        else:
-            mask = _small(mask)
-            rows, columns = np.indices(mask.shape) // _SQUARE % 2
-            board = np.where((rows ^ columns)[..., None], np.uint8(235), np.uint8(255))
-            opacity = mask[..., None].astype(np.float32) / np.float32(255)
-            drawn = (board + (picture - board.astype(np.float32)) * opacity).astype(np.uint8)
+        drawn = drawn_as(view, read_pixels(before), *self.masks(number, look))
         folder = self.folder / "shown"
         folder.mkdir(exist_ok=True)
         self._shown += 1
@@ -344,16 +302,3 @@ class Visitor:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._uploaded:
             self._uploaded.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> UInt8[np.ndarray, "H W *channels"]:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
-
-
-def _small(picture: UInt8[np.ndarray, "H W *channels"]) -> UInt8[np.ndarray, "h w *channels"]:
-    scale = _PREVIEW_SIDE / max(picture.shape[:2])
-    if scale >= 1:
-        return picture
-    size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

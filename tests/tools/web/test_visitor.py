@@ -9,8 +9,8 @@ from small_videos import moving_square, save_network, write_video
 
 from hmhi_jax.inference import CleanUp, clean_up, track_objects
 from hmhi_jax.inference.confidence import Calibration, calibration_file
-from hmhi_jax.tools.web.products import PRODUCTS
-from hmhi_jax.tools.web.visitor import SIZES, Limits, Look, Visitor, calibration_of
+from hmhi_jax.tools.web.visitor import SIZES, Limits, Visitor, calibration_of
+from hmhi_jax.tools.web.work import PRODUCTS, Look
 
 
 def done(visitor):
