@@ -15,7 +15,7 @@ from flax.traverse_util import unflatten_dict
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.errors import InputError
-from hmhi_jax.interop.identify import Identity
+from hmhi_jax.interop.identify import Recognised
 from hmhi_jax.interop.shapes import leaves_by_path
 from hmhi_jax.interop.torch_pickle import STORAGES
 from hmhi_jax.interop.torch_weights import encoder_from_torch, from_torch, to_torch
@@ -77,12 +77,12 @@ def _pickled_tensor(array: np.ndarray, storages: list[np.ndarray]) -> Iterator[b
     kind = next((storage for storage, dtype in STORAGES.items() if dtype == name), None)
     if kind is None:
         raise TypeError(f"a checkpoint cannot hold an array of {name}")
-    identity = (str(len(storages)), "cpu", array.size)
+    key = str(len(storages))
     storages.append(array)
     strides = tuple(int(np.prod(array.shape[axis + 1 :])) for axis in range(array.ndim))
     yield b"ctorch._utils\n_rebuild_tensor_v2\n("
     yield from (b"(", *_pickled("storage", storages), f"ctorch\n{kind}\n".encode())
-    for part in identity:
+    for part in (key, "cpu", array.size):
         yield from _pickled(part, storages)
     yield b"tQ"
     for part in (0, array.shape, strides, False, {}):
@@ -117,19 +117,19 @@ def format_of(target: Path, dtype: str = "float32") -> str:
     return kind
 
 
-def variables_of(identity: Identity) -> dict[str, Any]:
+def variables_of(found: Recognised) -> dict[str, Any]:
     """Our variables, nested, float32; an encoder alone gives `{"params": {"encoder": ...}}`. Raises `InputError` if the
     entries do not fit."""
-    identity.require_fit()
-    if identity.source.ours:
-        return nested_float32(identity.entries)
-    if identity.whole:
-        return from_torch(build_model(**identity.model_arguments), identity.entries)
-    return encoder_from_torch(identity.backbone, identity.entries, identity.model_arguments.get("flow_adapters"))
+    found.require_fit()
+    if found.source.ours:
+        return nested_float32(found.entries)
+    if found.whole:
+        return from_torch(build_model(**found.model_arguments), found.entries)
+    return encoder_from_torch(found.network, found.entries, found.model_arguments.get("flow_adapters"))
 
 
 def header_of(
-    identity: Identity,
+    found: Recognised,
     *,
     memory_frames: int | None = None,
     input_size: tuple[int, int] | None = None,
@@ -139,22 +139,22 @@ def header_of(
 
     Keys: `model`, `input_size`, `flow`, `extra`; see `weights`.
     """
-    known = identity.source.header
-    model = dict(identity.model_arguments)
+    known = found.source.header
+    model = dict(found.model_arguments)
     if memory_frames is not None:
         model["memory_frames"] = memory_frames
     recipe = flow_recipe or (FlowRecipe.from_json(json.dumps(known["flow"])) if "flow" in known else FlowRecipe())
     extra = dict(known.get("extra", {}))
-    if not identity.source.ours:
-        extra |= {"converted_from": identity.source.path.name, "publisher": identity.publisher}
-    if not identity.whole:
+    if not found.source.ours:
+        extra |= {"converted_from": found.source.path.name, "publisher": found.publisher}
+    if not found.whole:
         extra["part"] = "encoder"
     size = input_size or tuple(known.get("input_size", (512, 512)))
     return {"model": model, "input_size": list(size), "flow": json.loads(recipe.to_json()), "extra": extra}
 
 
 def write_weights(
-    identity: Identity, target: Path, header: Mapping[str, Any], *, torch_names: bool = False, dtype: str = "float32"
+    found: Recognised, target: Path, header: Mapping[str, Any], *, torch_names: bool = False, dtype: str = "float32"
 ) -> None:
     """Write recognised weights to `target`, whose suffix says how (see `format_of`).
 
@@ -166,18 +166,18 @@ def write_weights(
     Raises `InputError` if the entries do not fit or the target cannot be written; nothing incomplete is left behind.
     """
     kind = format_of(target, dtype)
-    variables, named, wrapper = variables_of(identity), None, ""
+    variables, named, wrapper = variables_of(found), None, ""
     if kind == "pth" or (torch_names and kind != "orbax"):
         try:
-            named = to_torch(identity.backbone, variables)
+            named = to_torch(found.network, variables)
         except KeyError:
             raise InputError(
-                f"{target}: PyTorch has no names for {identity.backbone}; write our own: .safetensors, .npz or a "
+                f"{target}: PyTorch has no names for {found.network}; write our own: .safetensors, .npz or a "
                 "folder, with --names ours"
             ) from None
-        if not identity.whole:  # ImageNet files name their entries from the encoder's root
+        if not found.whole:  # ImageNet files name their entries from the encoder's root
             named = {name.removeprefix("backbone."): array for name, array in named.items()}
-        wrapper = "network" if identity.whole else "model" if identity.backbone.startswith("swin") else ""
+        wrapper = "network" if found.whole else "model" if found.network.startswith("swin") else ""
     write_variables(target, variables, named, header, dtype, wrapper)
 
 

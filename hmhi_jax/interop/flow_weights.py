@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,10 @@ from hmhi_jax.flow_models import RAFT, build_flow_model, flow_model_names
 from hmhi_jax.interop.conversion import format_of, write_variables
 from hmhi_jax.interop.identify import Recognised
 from hmhi_jax.interop.shapes import Fit, fit, not_finite
-from hmhi_jax.interop.torch_weights import TorchEntry, layout, state_dict_of, torch_entries, variables_from
+from hmhi_jax.interop.torch_weights import TorchEntry, layout, renamed, state_dict_of, torch_entries, variables_from
 from hmhi_jax.interop.weight_sources import WeightSource, read_source
 from hmhi_jax.interop.weights import nested_float32
 
-_T = TypeVar("_T")
 _ENCODER = r"(feature|context)_encoder"
 
 TORCHVISION = [
@@ -71,22 +70,16 @@ _AUTHORS = [
 ]
 _AUTHORS_ALONE = re.compile(r"(fnet|cnet)\.|update_block\.(encoder|gru|mask)\.")
 # In the authors' blocks the norm behind the projection is a member under two names; one of them is read.
-_TWICE = re.compile(r"(fnet|cnet)\.layer\d\.\d\.norm[34]\.\w+")
+_TWICE = re.compile(r"(?P<block>(fnet|cnet)\.layer\d\.\d)\.norm[34]\.(?P<leaf>\w+)")
 COUNTER = re.compile(r".*\.num_batches_tracked")
 
 
 def torchvision_name(path: str, rank: int) -> str:
     """torchvision's name of the array at a path of ours, without its collection; KeyError where no rule covers it."""
-    module = path.rsplit("/", 1)[0]
-    for pattern, replacement in TORCHVISION:
-        if match := re.fullmatch(pattern, module):
-            return f"{match.expand(replacement)}.{layout(path, rank).leaf}"
-    raise KeyError(f"no name rule covers {path}")
-
-
-def are_authors_names(names: Mapping[str, object]) -> bool:
-    """Whether entries are named as in the authors' files."""
-    return any(_AUTHORS_ALONE.match(name) for name in names)
+    name = renamed(TORCHVISION, path.rsplit("/", 1)[0])
+    if name is None:
+        raise KeyError(f"no name rule covers {path}")
+    return f"{name}.{layout(path, rank).leaf}"
 
 
 def are_raft_names(names: Mapping[str, object]) -> bool:
@@ -95,26 +88,10 @@ def are_raft_names(names: Mapping[str, object]) -> bool:
     return "update_block" in parts and bool(parts & {"feature_encoder", "context_encoder", "fnet", "cnet"})
 
 
-def from_authors_names(entries: Mapping[str, _T]) -> tuple[dict[str, _T], list[str]]:
-    """The same entries by torchvision's names, and the names of those that stand there a second time, left out.
-
-    A name that no rule covers stays as it is.
-    """
-    twice = [name for name in entries if _TWICE.fullmatch(name) and _twin(name, entries)]
-    return {_renamed(name): entry for name, entry in entries.items() if name not in twice}, twice
-
-
-def _twin(name: str, entries: Mapping[str, object]) -> bool:
-    block, leaf = name.rsplit(".", 2)[0], name.rsplit(".", 1)[1]
-    return f"{block}.downsample.1.{leaf}" in entries
-
-
-def _renamed(name: str) -> str:
-    for pattern, replacement in _AUTHORS:
-        if match := re.fullmatch(pattern, name):
-            name = match.expand(replacement)
-            if "/" not in name:
-                return name
+def _from_authors_name(name: str) -> str:
+    """torchvision's name; one that no rule covers stays as it is."""
+    while found := renamed(_AUTHORS, name):
+        name = found
     return name.replace("/", ".")
 
 
@@ -161,11 +138,12 @@ def flow_entries(state_dict: Mapping[str, np.ndarray]) -> tuple[dict[str, np.nda
     by reason."""
     given, dropped = {name.removeprefix("module."): array for name, array in state_dict.items()}, {}
     publisher = "torchvision"
-    if are_authors_names(given):
+    if any(_AUTHORS_ALONE.match(name) for name in given):
         publisher = "RAFT's authors"
-        given, twice = from_authors_names(given)
-        if twice:
+        matches = filter(None, map(_TWICE.fullmatch, given))
+        if twice := [match[0] for match in matches if f"{match['block']}.downsample.1.{match['leaf']}" in given]:
             dropped["norms that stand there under two names"] = twice
+        given = {_from_authors_name(name): array for name, array in given.items() if name not in twice}
     if counters := [name for name in given if COUNTER.fullmatch(name)]:
         dropped["batch counters"] = counters
     return {name: array for name, array in given.items() if name not in counters}, publisher, dropped

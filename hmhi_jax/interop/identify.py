@@ -29,6 +29,7 @@ class Recognised:
     fit        against what that network expects
     dropped    reason -> names that were left out by rule
     whole      a whole network, or an encoder alone
+    model_arguments  of `build_model`; for an encoder alone what is known: `backbone`, `flow_adapters`
     """
 
     source: WeightSource
@@ -38,6 +39,7 @@ class Recognised:
     fit: Fit
     dropped: dict[str, list[str]]
     whole: bool = True
+    model_arguments: dict[str, Any] = field(default_factory=dict)
 
     def require_fit(self) -> None:
         """Raises `InputError` with everything that does not fit, if anything does not."""
@@ -46,22 +48,7 @@ class Recognised:
             raise InputError(f"{self.source.path}: the weights do not fit {part}{self.network}. {self.fit}")
 
 
-@dataclass(frozen=True)
-class Identity(Recognised):
-    """Weights of a network of segmentation, or of its encoder.
-
-    model_arguments  of `build_model`; for an encoder alone what is known: `backbone`, `flow_adapters`
-    """
-
-    model_arguments: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def backbone(self) -> str:
-        """Registered name."""
-        return self.network
-
-
-def identify(source: WeightSource, backbone: str | None = None) -> Identity:
+def identify(source: WeightSource, backbone: str | None = None) -> Recognised:
     """Recognise a source; `backbone` overrides what the shapes say. Raises `InputError` if nothing known fits."""
     if backbone is not None and backbone not in backbone_names():
         raise InputError(f"backbone {backbone!r} is not known, expected one of {', '.join(backbone_names())}")
@@ -77,10 +64,10 @@ def identify(source: WeightSource, backbone: str | None = None) -> Identity:
     compared = dataclasses.replace(compared, unused=compared.unused + renamed.unknown)
     # Without adapters in the file the network keeps its default, and fresh ones.
     arguments = {"backbone": name, **({"flow_adapters": True} if adapters else {})}
-    return Identity(source, renamed.dialect, name, entries, compared, renamed.dropped, False, arguments)
+    return Recognised(source, renamed.dialect, name, entries, compared, renamed.dropped, False, arguments)
 
 
-def _identify_release(source: WeightSource, backbone: str | None) -> Identity:
+def _identify_release(source: WeightSource, backbone: str | None) -> Recognised:
     entries = dict(source.entries)
     inside = {n.removeprefix("backbone."): a for n, a in entries.items() if n.startswith("backbone.")}
     name = backbone or guess_backbone(rename_encoder(inside, str(source.path)).family, inside, str(source.path))
@@ -95,7 +82,7 @@ def _identify_release(source: WeightSource, backbone: str | None) -> Identity:
         dropped.setdefault(reason, []).append(key)
     kept = {key: array for key, array in entries.items() if key not in unread}
     compared = fit(expected_entries(build_model(**arguments)), kept)
-    return Identity(source, "HMHI-Net's authors", name, kept, compared, dropped, True, arguments)
+    return Recognised(source, "HMHI-Net's authors", name, kept, compared, dropped, True, arguments)
 
 
 def release_arguments(backbone: str, entries: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -119,7 +106,7 @@ def release_arguments(backbone: str, entries: Mapping[str, np.ndarray]) -> dict[
     return arguments
 
 
-def _identify_ours(source: WeightSource, backbone: str | None) -> Identity:
+def _identify_ours(source: WeightSource, backbone: str | None) -> Recognised:
     arguments = dict(source.header.get("model", {}))
     if backbone is not None:
         arguments["backbone"] = backbone
@@ -135,7 +122,7 @@ def _identify_ours(source: WeightSource, backbone: str | None) -> Identity:
         wanted = [path for path in expected if path.split("/")[1] == "encoder" and (adapters or "adapter" not in path)]
         expected = {path: expected[path] for path in wanted}
     compared = fit(expected, source.entries)
-    return Identity(source, "hmhi", arguments["backbone"], dict(source.entries), compared, {}, whole, arguments)
+    return Recognised(source, "hmhi", arguments["backbone"], dict(source.entries), compared, {}, whole, arguments)
 
 
 def guess_backbone(family: str, entries: Mapping[str, np.ndarray], source: str) -> str:

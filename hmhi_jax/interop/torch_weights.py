@@ -124,7 +124,6 @@ def family(backbone: str) -> str:
 
 
 # Everything behind the encoder.
-# (pattern on our path without the leaf, the release's prefix). Numbers are carried over as \1, \2, ...
 MODULE_RULES: Rules = [
     # Decoder: our levels count strides upwards, the release counts from the deepest map.
     *((rf"decoder/lateral{level}", f"decode_head.conv{5 - level}.conv") for level in range(1, 5)),
@@ -177,7 +176,10 @@ UNUSED = re.compile(
 )
 
 # Leaves whose name differs.
-_LEAVES = {"relative_position_bias": "relative_position_bias_table", "mean": "running_mean", "var": "running_var"}
+_LEAVES = {
+    "scale": "weight", "relative_position_bias": "relative_position_bias_table", "mean": "running_mean",
+    "var": "running_var",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -185,16 +187,10 @@ class TorchLayout:
     """How one of our arrays stands in a PyTorch state dict."""
 
     leaf: str
-    to_torch: Callable[[np.ndarray], np.ndarray]
-    from_torch: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray] = lambda x: x
+    from_torch: Callable[[np.ndarray], np.ndarray] = lambda x: x
 
 
-def _same(x: np.ndarray) -> np.ndarray:
-    return x
-
-
-VECTOR = TorchLayout("weight", _same, _same)
-BIAS = TorchLayout("bias", _same, _same)
 LINEAR = TorchLayout("weight", lambda x: x.T, lambda x: x.T)
 CONV = TorchLayout("weight", lambda x: x.transpose(3, 2, 0, 1), lambda x: x.transpose(2, 3, 1, 0))
 # CBAM's channel gate: a linear layer here, a 1x1 convolution there.
@@ -204,29 +200,26 @@ LINEAR_AS_CONV = TorchLayout("weight", lambda x: x.T[:, :, None, None], lambda x
 def layout(path: str, rank: int) -> TorchLayout:
     """The layout of the array at one of our paths."""
     leaf = path.rsplit("/", 1)[-1]
-    if leaf == "bias":
-        return BIAS
-    if leaf == "scale":
-        return VECTOR
-    if leaf == "kernel":
-        if rank == 4:
-            return CONV
-        return LINEAR_AS_CONV if re.search(r"/channel_(squeeze|excite)/", path) else LINEAR
-    return TorchLayout(_LEAVES.get(leaf, leaf), _same, _same)
+    if leaf != "kernel":
+        return TorchLayout(_LEAVES.get(leaf, leaf))
+    if rank == 4:
+        return CONV
+    return LINEAR_AS_CONV if re.search(r"/channel_(squeeze|excite)/", path) else LINEAR
 
 
 def torch_name(path: str, rank: int, backbone: str) -> str:
     """The release's name of the array at one of our paths; KeyError where no rule covers it."""
     module = path.rsplit("/", 1)[0]
-    name = _apply(ENCODER_RULES[family(backbone)] if path.startswith("encoder/") else MODULE_RULES, module)
+    name = renamed(ENCODER_RULES[family(backbone)] if path.startswith("encoder/") else MODULE_RULES, module)
     while name is not None and "/" in name:
-        name = _apply(PART_RULES, name)
+        name = renamed(PART_RULES, name)
     if name is None:
         raise KeyError(f"no name rule covers {path}")
     return f"{name}.{layout(path, rank).leaf}"
 
 
-def _apply(rules: Rules, name: str) -> str | None:
+def renamed(rules: Rules, name: str) -> str | None:
+    """What the first rule that matches makes of a name; None where none does."""
     for pattern, replacement in rules:
         if match := re.fullmatch(pattern, name):
             return match.expand(replacement)
@@ -331,12 +324,11 @@ def to_torch(model: HMHINet | str, variables: Mapping[str, Any]) -> dict[str, np
     backbone = model if isinstance(model, str) else model.backbone
     state_dict = state_dict_of(variables, partial(torch_name, backbone=backbone))
     live = ".pixel_transformer.layers.0.cross_attn_image."
-    for name in [name for name in state_dict if live in name]:
-        state_dict[name.replace(live, ".cross_attention.")] = state_dict[name].copy()
-    for name in list(state_dict):
+    for name, array in list(state_dict.items()):
+        if live in name:
+            state_dict[name.replace(live, ".cross_attention.")] = array.copy()
         if name.endswith(".relative_position_bias_table"):
-            index = relative_position_index().astype(np.int64)
-            state_dict[name.replace("bias_table", "index")] = index
+            state_dict[name.replace("bias_table", "index")] = relative_position_index().astype(np.int64)
     return state_dict
 
 

@@ -52,7 +52,7 @@ def canonical(backbone: str) -> dict[str, tuple[int, ...]]:
 )
 def test_published_names_fit_exactly(published, backbone, dropped):
     found = identify(source(marked(PUBLISHED[published])))
-    assert found.backbone == backbone
+    assert found.network == backbone
     assert not found.whole
     assert found.fit, str(found.fit)
     for reason, count in dropped.items():
@@ -69,7 +69,7 @@ def test_the_authors_names_with_what_they_carry_along(backbone):
         extra |= {"norm.weight": (768,), "norm.bias": (768,), "layers.0.blocks.1.attn_mask": (64, 49, 49)}
         extra |= {"layers.0.blocks.0.attn.relative_position_index": (49, 49)}
     found = identify(source(marked({**shapes, **extra})))
-    assert found.backbone == backbone
+    assert found.network == backbone
     assert found.fit, str(found.fit)
     assert sum(map(len, found.dropped.values())) == len(extra)
 
@@ -218,7 +218,7 @@ def test_a_missing_first_layer_is_one_that_is_missing(backbone, first):
     given = marked(canonical(backbone))
     del given[first]
     found = identify(source(given))
-    assert found.backbone == backbone
+    assert found.network == backbone
     assert found.fit.missing == [f"backbone.{first}"]
     assert not found.fit.unused
 

@@ -55,7 +55,7 @@ def test_photographs_are_what_they_show():
     """The classifier that the conversion leaves out is put on by hand: 1x1 convolution, norm, ReLU6, mean, linear."""
     source = read_source(LITE0)
     found = identify(source)
-    assert found.backbone == "efficientnet_lite0"
+    assert found.network == "efficientnet_lite0"
     assert len(found.entries) == 240
     assert {name.split(".")[0] for name in found.dropped["classifier head"]} == {"_conv_head", "_bn1", "_fc"}
     assert sum(not array.flags.c_contiguous for array in source.entries.values()) == 50
