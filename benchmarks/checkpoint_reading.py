@@ -69,7 +69,7 @@ def recipe_checkpoint(path: Path) -> None:
     from hmhi_jax.interop.conversion import write_torch_checkpoint
     from hmhi_jax.interop.torch_weights import expected_entries, from_torch, to_torch
     from hmhi_jax.models import build_model
-    from hmhi_jax.tools.compare.sides import recipe_state_dict
+    from hmhi_jax.tools.compare.compare import recipe_state_dict
 
     model = build_model("mit_b1")
     drawn = recipe_state_dict({name: entry.shape for name, entry in expected_entries(model).items()}, 0)

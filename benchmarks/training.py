@@ -22,8 +22,6 @@ from pathlib import Path
 import joblib
 import numpy as np
 
-from hmhi_jax.tools.compare.sides import Side, peak_mib, release_command, run_side, write_clip
-
 
 def ours(request_path: str) -> None:
     """This project's side: reads a request, leaves `report.json`."""
@@ -32,6 +30,7 @@ def ours(request_path: str) -> None:
     from hmhi_jax import process
     from hmhi_jax.interop.weights import load_weights
     from hmhi_jax.models import build_model
+    from hmhi_jax.tools.compare.our_process import peak_mib
     from hmhi_jax.training.mesh import make_mesh
     from hmhi_jax.training.optimiser import learning_rate_schedule, make_optimiser
     from hmhi_jax.training.step import make_state, make_train_step
@@ -120,6 +119,7 @@ def _measure(arguments: argparse.Namespace, forms: list[tuple[str, str]], folder
     from hmhi_jax.data.flow import FlowRecipe
     from hmhi_jax.interop.weights import save_weights
     from hmhi_jax.models import build_model
+    from hmhi_jax.tools.compare.compare import run_side
     from hmhi_jax.training.initial_weights import init_variables
 
     process.enable_compilation_cache()
@@ -160,19 +160,20 @@ def _measure(arguments: argparse.Namespace, forms: list[tuple[str, str]], folder
     if arguments.prepare:
         sys.exit()
     if arguments.release:
-        rows["release"] = _release(arguments, folder, clip, model, variables).report
+        rows["release"] = _release(arguments, folder, clip, model, variables)
     for policy, frames in forms:
         name = f"recompute {policy}, {frames}"
         rows[name] = our_side(name.replace(",", ""), policy, frames, arguments.steps)
     return rows
 
 
-def _release(arguments: argparse.Namespace, folder: Path, clip: dict, model: dict, variables) -> Side:
+def _release(arguments: argparse.Namespace, folder: Path, clip: dict, model: dict, variables) -> dict:
     """The release's side, with weights of this project's own initialisation."""
     from hmhi_jax.data.preprocessing import normalise
     from hmhi_jax.interop import to_torch
     from hmhi_jax.interop.conversion import write_torch_checkpoint
     from hmhi_jax.models import build_model
+    from hmhi_jax.tools.compare.compare import release_command, run_side, write_clip
 
     write_torch_checkpoint(folder / "weights.pth", {"network": to_torch(build_model(**model), variables)})
     pictures = {name: np.asarray(normalise(clip[name])) for name in ("frames", "flows")}
@@ -184,7 +185,7 @@ def _release(arguments: argparse.Namespace, folder: Path, clip: dict, model: dic
         "steps": arguments.steps, "learning_rate": 6e-5,
     }  # fmt: skip
     print("release ...", file=sys.stderr, flush=True)
-    return run_side(release_command(arguments.python), "release", folder, request, folder / "log")
+    return run_side(release_command(arguments.python), "release", folder, request, folder / "log").report
 
 
 if __name__ == "__main__":

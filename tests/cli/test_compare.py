@@ -15,8 +15,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.interop.conversion import write_torch_checkpoint
 from hmhi_jax.interop.torch_weights import expected_entries
 from hmhi_jax.models import build_model
-from hmhi_jax.tools.compare import sides as compare_sides
-from hmhi_jax.tools.compare.sides import recipe_state_dict
+from hmhi_jax.tools.compare import compare as tool
 
 
 def compare(*arguments, code: int = 0) -> str:
@@ -45,15 +44,15 @@ def video(tmp_path_factory) -> Path:
 def both_sides_ours(monkeypatch) -> list:
     """The release's side is played by ours, in a process as always; the second side is what the first one left, since
     both would compile for the same time to find the same. Returns the sides asked for."""
-    run_side, done = compare_sides.run_side, []
+    run_side, done = tool.run_side, []
 
     def run_once(*arguments):
         done.append(done[0] if done else run_side(*arguments))
         return done[-1]
 
-    monkeypatch.setattr(compare_sides, "run_side", run_once)
-    monkeypatch.setattr(compare_sides, "check_release", lambda *arguments: None)
-    monkeypatch.setattr(compare_sides, "release_command", lambda python: compare_sides.our_command())
+    monkeypatch.setattr(tool, "run_side", run_once)
+    monkeypatch.setattr(tool, "check_release", lambda *arguments: None)
+    monkeypatch.setattr(tool, "release_command", lambda python: tool.our_command())
     monkeypatch.setenv(
         "JAX_COMPILATION_CACHE_DIR", os.environ.get("HMHI_TEST_CACHE", str(Path.home() / ".cache/hmhi-jax/tests"))
     )
@@ -90,7 +89,7 @@ def test_frames(video, both_sides_ours, tmp_path):
 def test_training_steps_of_a_checkpoint(video, both_sides_ours, tmp_path):
     # Without the banks, whose gradients take a minute to compile.
     model = build_model("mit_tiny", shallow_memory=False, deep_memory=False)
-    weights = recipe_state_dict({name: entry.shape for name, entry in expected_entries(model).items()}, 1)
+    weights = tool.recipe_state_dict({name: entry.shape for name, entry in expected_entries(model).items()}, 1)
     network = {f"module.{name}": array for name, array in weights.items()}
     write_torch_checkpoint(tmp_path / "best.pth", {"network": network, "epoch": 1})
     text = compare(
@@ -160,14 +159,14 @@ def test_frames_of_the_real_release(clone, video, tmp_path, backbone):
 @pytest.mark.slow
 def test_a_wrong_capacity_is_found_where_it_first_matters(clone, video, tmp_path, monkeypatch):
     """Ours remembers one frame, the release two: frames 0 and 1 agree, frame 2 reads another memory."""
-    run_side = compare_sides.run_side
+    run_side = tool.run_side
 
     def forgetful(command, name, folder, request, log):
         if name == "ours":
             request = {**request, "model": {**request["model"], "memory_frames": 1}}
         return run_side(command, name, folder, request, log)
 
-    monkeypatch.setattr(compare_sides, "run_side", forgetful)
+    monkeypatch.setattr(tool, "run_side", forgetful)
     text = compare(
         *clone, "--input", video, "--size", 64, "--frames", 3, "--memory-frames", 2, "--out", tmp_path, code=1
     )

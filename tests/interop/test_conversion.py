@@ -23,7 +23,7 @@ from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.models import build_model
 from hmhi_jax.models.backbones import BackboneSpec, register
 from hmhi_jax.models.backbones.swin import SwinTransformer
-from hmhi_jax.tools.compare.sides import recipe_state_dict
+from hmhi_jax.tools.compare.compare import recipe_state_dict
 
 register(
     "swin_test",

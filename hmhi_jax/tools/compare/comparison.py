@@ -3,12 +3,12 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hmhi_jax.interop.torch_weights import UNUSED
-from hmhi_jax.tools.compare.sides import Side
 
 # In the order a frame goes through them, which makes the first one outside the tolerance the place to look.
 STAGES = (
@@ -20,6 +20,22 @@ STAGES = (
 # values a lot; so nearly all values are held to the tolerance and the rare ones to this many times as much.
 SHARE = 0.99
 RARE = 100.0
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side left behind.
+
+    folder   `<stage>.npy` for every map `[B, frames, h, w, C]` (inference), `trained.pth` (training)
+    report   its `report.json`
+    """
+
+    folder: Path
+    report: dict[str, Any]
+
+    def maps(self) -> dict[str, np.ndarray]:
+        """The maps it recorded, each of all frames, mapped from disk."""
+        return {path.stem: np.load(path, mmap_mode="r") for path in self.folder.glob("*.npy")}
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,11 @@ class StageRow:
     scale: float
     within: bool
     problem: str = ""
+
+    def __str__(self) -> str:
+        return self.problem or (
+            f"99 % of values within {self.quantile:.1e}, largest {self.largest:.1e}, scale {self.scale:.1e}"
+        )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ It takes the same request as `hmhi_jax/tools/compare/release_process.py` and lea
 """
 
 import json
+import resource
 import sys
 import time
 from functools import partial
@@ -20,7 +21,6 @@ from hmhi_jax.interop.torch_weights import from_torch, to_torch, torch_name
 from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.models import build_model, frame
 from hmhi_jax.process import enable_compilation_cache
-from hmhi_jax.tools.compare.sides import peak_mib
 
 
 def main(request_path: str) -> None:
@@ -152,6 +152,12 @@ def _named_norms(model: Any, norms: Any, params: Any) -> dict[str, float]:
     ranks = {path: leaf.ndim for path, leaf in flatten_dict(params, sep="/").items()}
     flat = flatten_dict(norms, sep="/")
     return {torch_name(path, ranks[path], model.backbone): float(norm) for path, norm in flat.items()}
+
+
+def peak_mib() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _peak() -> float:

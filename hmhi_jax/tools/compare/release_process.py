@@ -5,7 +5,7 @@
 It needs PyTorch and NumPy and nothing of this package, so that any Python that can run the release can run it. The
 clone is imported as it is. What it imports and a normal machine lacks (timm at the path it had in 2022, a decorator of
 a visualiser, torchvision for an encoder that is never built, its own path set-up) is put in place at run time, in
-memory. `REQUEST.json` is written by `sides`, which also reads `report.json` and the arrays left in `output`.
+memory. `REQUEST.json` is written by `compare`, which also reads `report.json` and the arrays left in `output`.
 """
 
 import json

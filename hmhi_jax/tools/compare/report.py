@@ -20,7 +20,7 @@ from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.interop.weight_sources import read_source
 from hmhi_jax.tools.compare import comparison
-from hmhi_jax.tools.compare.sides import Side
+from hmhi_jax.tools.compare.comparison import Side
 from hmhi_jax.tools.pages import data_address, render, shown
 
 
@@ -133,17 +133,8 @@ def report_inference(
     rows = comparison.compare_maps(release, ours, facts["tolerance"])
     masks = comparison.compare_masks(release, ours)
     outside = comparison.first_outside(rows)
-    sides = _sides(release, ours)
     stages = comparison.summary(rows)
-    if outside is None:
-        verdict = f"within the tolerance of {facts['tolerance']:g}: {len(rows)} maps of {facts['frames']} frames"
-    else:
-        how = outside.problem or (
-            f"99 % of values within {outside.quantile:.1e}, largest {outside.largest:.1e}, scale {outside.scale:.1e}"
-        )
-        verdict = (
-            f"outside the tolerance of {facts['tolerance']:g}: first {outside.stage} of frame {outside.frame} ({how})"
-        )
+    problem = None if outside is None else f"first {outside.stage} of frame {outside.frame} ({outside})"
     agreement = [
         {
             "frame": row.frame,
@@ -157,19 +148,21 @@ def report_inference(
     tables = [
         ("Deviation by map, over all frames", _STAGES_NOTE, stages),
         ("Masks", "Logit above 0, at the network's size.", agreement),
-        ("Time and memory", "Frame by frame, one process each, after a warm-up.", sides),
+        ("Time and memory", "Frame by frame, one process each, after a warm-up.", _sides(release, ours)),
     ]
+    frames = list(map(asdict, rows))
+    found = Findings(
+        *_verdict(f"{len(rows)} maps of {facts['frames']} frames", problem, facts), tables,
+        deviation_chart(frames, facts["tolerance"]), _strips(release, ours, pictures),
+    )  # fmt: skip
     data = {
         "settings": facts,
-        "verdict": {"within": outside is None, "text": verdict, "first_outside": outside and vars(outside)},
+        "verdict": {"within": found.good, "text": found.verdict, "first_outside": outside and vars(outside)},
         "stages": stages,
-        "frames": list(map(asdict, rows)),
+        "frames": frames,
         "masks": list(map(asdict, masks)),
     }
-    chart = deviation_chart(data["frames"], facts["tolerance"])
-    found = Findings(verdict, outside is None, tables, chart, _strips(release, ours, pictures))
-    _publish(folder, facts, data, (release, ours), found)
-    return outside is None
+    return _publish(folder, facts, data, (release, ours), found)
 
 
 def report_training(
@@ -182,11 +175,6 @@ def report_training(
     ]
     modules = comparison.compare_parameters(*states, (release, ours))
     problem = comparison.steps_outside(steps, facts["tolerance"]) or comparison.parameters_outside(modules)
-    verdict = (
-        f"within the tolerance of {facts['tolerance']:g}: {len(steps)} training steps"
-        if problem is None
-        else f"outside the tolerance of {facts['tolerance']:g}: {problem}"
-    )
     losses = [
         {
             "step": row.step,
@@ -217,14 +205,19 @@ def report_training(
         ("Gradients of the first step, parameters after the last", note, drift),
         ("Time and memory", "Forward, backward and update; compilation apart.", _sides(release, ours)),
     ]
+    found = Findings(*_verdict(f"{len(steps)} training steps", problem, facts), tables)
     data = {
         "settings": {**facts, "steps": len(steps)},
-        "verdict": {"within": problem is None, "text": verdict},
+        "verdict": {"within": found.good, "text": found.verdict},
         "steps": list(map(asdict, steps)),
         "modules": list(map(asdict, modules)),
     }
-    _publish(folder, facts, data, (release, ours), Findings(verdict, problem is None, tables))
-    return problem is None
+    return _publish(folder, facts, data, (release, ours), found)
+
+
+def _verdict(compared: str, problem: str | None, facts: dict[str, Any]) -> tuple[str, bool]:
+    where = "within" if problem is None else "outside"
+    return f"{where} the tolerance of {facts['tolerance']:g}: {problem or compared}", problem is None
 
 
 def _sides(release: Side, ours: Side) -> list[dict[str, Any]]:
@@ -262,7 +255,7 @@ def _strips(release: Side, ours: Side, pictures: list[np.ndarray]) -> list[tuple
 
 def _publish(
     folder: Path, facts: dict[str, Any], data: dict[str, Any], sides: tuple[Side, Side], found: Findings
-) -> None:
+) -> bool:
     line = (
         f"{facts['backbone']}, memory of {facts['memory_frames']} frames, {facts['size']} x {facts['size']}, "
         f"{facts['video']} ({facts['frames']} frames), weights: {facts['weights']}, {joblib.cpu_count()} cores"
@@ -271,10 +264,6 @@ def _publish(
     data |= {name: side.report for name, side in zip(("release", "ours"), sides, strict=True)}
     write_text(folder / "report.json", json.dumps(data, indent=1))
     write_text(folder / "report.html", page)
-    _print(line, found)
-
-
-def _print(line: str, found: Findings) -> None:
     console = Console()
     console.print(line, highlight=False)
     for heading, _, rows in found.tables:
@@ -282,10 +271,11 @@ def _print(line: str, found: Findings) -> None:
             continue
         names = columns(rows)
         table = Table(title=heading, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for index, column in enumerate(names):
-            table.add_column(column.replace("_", " "), justify="left" if index == 0 else "right")
+        for column in names:
+            table.add_column(column.replace("_", " "), justify="left" if column == names[0] else "right")
         for row in rows:
             style = None if row.get("within", True) else "bold red"
             table.add_row(*(shown(row[key]) for key in names), style=style)
         console.print(table)
     console.print(found.verdict, style="green" if found.good else "bold red", highlight=False)
+    return found.good

@@ -140,7 +140,7 @@ class _Recorder:
         self.noise = log_uniform(rng, 0.3, 4) if rng.random() < settings.noise else 0.0
         self.blur = float(rng.uniform(0.4, 0.9)) if rng.random() < 0.4 else 0.0
         self.quality = int(rng.integers(85, 99))
-        self.light = Wander.draw(rng, log_uniform(rng, 0.01, 0.12), 60, 6, 1) if rng.random() < settings.light else None
+        self.light = Wander(rng, log_uniform(rng, 0.01, 0.12), 60, 6, 1) if rng.random() < settings.light else None
         self.tone = _tone(rng)
         self.noise_seed = int(rng.integers(2**32))
 

@@ -45,23 +45,19 @@ def transform(matrix: Matrix, points: Float[np.ndarray, "n 2"]) -> Float[np.ndar
     return points @ matrix[:2, :2].T + matrix[:2, 2]
 
 
-@dataclasses.dataclass(frozen=True)
 class Wander:
-    """A sum of sines around zero, one value per coordinate; `strength` is about its standard deviation."""
+    """A random sum of sines around zero, one value per coordinate; `strength` is about its standard deviation, periods
+    are between `fastest` and `slowest` frames."""
 
-    amplitudes: Float[np.ndarray, "k c"]
-    rates: Float[np.ndarray, "k"]
-    phases: Float[np.ndarray, "k c"]
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, strength: Number, slowest: Number, fastest: Number, coordinates: int = 2):
-        """Periods between `fastest` and `slowest` frames."""
-        rates = 2 * np.pi / np.exp(rng.uniform(np.log(fastest), np.log(slowest), 3))
-        amplitudes = rng.normal(0, strength * 0.8, (3, coordinates))
-        return cls(amplitudes, rates, rng.uniform(0, 2 * np.pi, (3, coordinates)))
+    def __init__(
+        self, rng: np.random.Generator, strength: Number, slowest: Number, fastest: Number, coordinates: int = 2
+    ) -> None:
+        self.rates = 2 * np.pi / np.exp(rng.uniform(np.log(fastest), np.log(slowest), 3))[:, None]
+        self.amplitudes = rng.normal(0, strength * 0.8, (3, coordinates))
+        self.phases = rng.uniform(0, 2 * np.pi, (3, coordinates))
 
     def __call__(self, time: float) -> Float[np.ndarray, "c"]:
-        return (self.amplitudes * np.sin(self.rates[:, None] * time + self.phases)).sum(0)
+        return (self.amplitudes * np.sin(self.rates * time + self.phases)).sum(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,61 +119,51 @@ class ObjectMotion:
         return translation(x, y) @ rotation(angle) @ scaling(side * size, size * self.squash)
 
 
-@dataclasses.dataclass(frozen=True)
 class CameraPath:
-    """Pan, zoom, roll and shake. A plane of disparity d (1 is the backdrop) shifts by d times the camera's travel."""
+    """A random tripod, hand, pan, dolly or follow shot. Speeds scale with the picture's width.
 
-    centre: Vector
-    velocity: Vector
-    wander: Wander
-    shake: Wander
-    zooming: float  # logarithm per frame
-    rolling: float  # radians per frame
-    roll: Wander
-    follows: ObjectMotion | None = None
-    follow_share: float = 1.0
-    follow_disparity: float = 1.0
-    middle: float = 0.0  # time at which everything is in its reference place
+    A plane of disparity d (1 is the backdrop) shifts by d times the camera's travel; roll, zoom and shake move all
+    planes alike. At the time `middle` everything is in its reference place. `follows` is the motion, in the plane of
+    `disparity`, of what the camera follows.
+    """
+
+    def __init__(
+        self, rng: np.random.Generator, size: tuple[int, int], middle: float, follows: ObjectMotion | None,
+        disparity: float,
+    ) -> None:  # fmt: skip
+        height, width = size
+        unit = width / 288
+        kind = rng.choice(["tripod", "hand", "pan", "dolly"], p=[0.12, 0.38, 0.3, 0.2])
+        still = kind == "tripod"
+        speeds = {"tripod": 0.0, "hand": log_uniform(rng, 0.02, 0.5), "pan": log_uniform(rng, 0.3, 6)}
+        speed = speeds.get(kind, 0.5) * unit
+        if follows is not None and kind == "pan":
+            speed *= 0.2
+        angle = rng.choice([0, np.pi]) + rng.normal(0, 0.35)
+        shake = 0.0 if still else log_uniform(rng, 0.05, 2.5) * unit
+        self.middle, self.follows, self.disparity = middle, follows, disparity
+        self.centre = np.array([width / 2, height / 2])
+        self.velocity = speed * np.array([np.cos(angle), np.sin(angle)])
+        self.wander = Wander(rng, 0 if still else log_uniform(rng, 0.3, 6) * unit, 80, 20)
+        self.shake = Wander(rng, shake, 16, 4)
+        # Logarithm, and radians, per frame.
+        self.zooming = rng.normal(0, 0.006) if kind == "dolly" else rng.normal(0, 0.0008) * (not still)
+        self.rolling = rng.normal(0, 0.0015) * (not still)
+        self.roll = Wander(rng, 0 if still else log_uniform(rng, 0.0005, 0.008), 30, 5, 1)
+        self.follow_share = rng.uniform(0.6, 1.05)
 
     def travel(self, time: float) -> Vector:
         """Pixels the backdrop has moved by, against the camera, since the middle of the clip."""
         moved = self.velocity * (time - self.middle) + self.wander(time) - self.wander(self.middle)
         if self.follows is not None:
             followed = self.follows.position(time) - self.follows.position(self.middle)
-            moved = moved + self.follow_share * followed / self.follow_disparity
+            moved = moved + self.follow_share * followed / self.disparity
         return moved
 
     def matrix(self, time: float, disparity: float = 1.0) -> Matrix:
-        """Plane of that disparity -> picture. Roll, zoom and shake move all planes alike."""
+        """Plane of that disparity -> picture."""
         shift = -disparity * self.travel(time) + self.shake(time)
         zoom = np.exp(self.zooming * (time - self.middle))
         angle = self.rolling * (time - self.middle) + float(self.roll(time)[0])
         cx, cy = self.centre
         return translation(cx, cy) @ rotation(angle) @ scaling(zoom, zoom) @ translation(shift[0] - cx, shift[1] - cy)
-
-
-def draw_camera(
-    rng: np.random.Generator, size: tuple[int, int], middle: float, follows: ObjectMotion | None, disparity: float
-) -> CameraPath:
-    """A tripod, a hand, a pan, a dolly or a follow shot. Speeds scale with the picture's width."""
-    height, width = size
-    unit = width / 288
-    kind = rng.choice(["tripod", "hand", "pan", "dolly"], p=[0.12, 0.38, 0.3, 0.2])
-    speed = {"tripod": 0.0, "hand": log_uniform(rng, 0.02, 0.5), "pan": log_uniform(rng, 0.3, 6)}.get(kind, 0.5) * unit
-    if follows is not None and kind == "pan":
-        speed *= 0.2
-    angle = rng.choice([0, np.pi]) + rng.normal(0, 0.35)
-    shake = 0.0 if kind == "tripod" else log_uniform(rng, 0.05, 2.5) * unit
-    return CameraPath(
-        centre=np.array([width / 2, height / 2]),
-        velocity=speed * np.array([np.cos(angle), np.sin(angle)]),
-        wander=Wander.draw(rng, 0 if kind == "tripod" else log_uniform(rng, 0.3, 6) * unit, 80, 20),
-        shake=Wander.draw(rng, shake, 16, 4),
-        zooming=rng.normal(0, 0.006) if kind == "dolly" else rng.normal(0, 0.0008) * (kind != "tripod"),
-        rolling=rng.normal(0, 0.0015) * (kind != "tripod"),
-        roll=Wander.draw(rng, 0 if kind == "tripod" else log_uniform(rng, 0.0005, 0.008), 30, 5, 1),
-        follows=follows,
-        follow_share=float(rng.uniform(0.6, 1.05)),
-        follow_disparity=disparity,
-        middle=middle,
-    )

@@ -15,7 +15,6 @@ from hmhi_jax.tools.synthetic.motion import (
     ObjectMotion,
     Progress,
     Wander,
-    draw_camera,
     log_uniform,
     translation,
 )
@@ -95,7 +94,7 @@ class SceneMaker:
         motion = self._object_motion(rng, body, share, middle, duration, horizon, slowest)
         depth = rng.uniform(1.0, 1.5)
         tracked = rng.random() < s.tracking
-        camera = draw_camera(rng, s.size, middle, motion if tracked else None, depth)
+        camera = CameraPath(rng, s.size, middle, motion if tracked else None, depth)
         plane = functools.partial(camera.matrix, disparity=depth)  # the one the object moves in
         watery = rng.random() < 0.5
         relief = rng.random() < s.relief
@@ -179,7 +178,7 @@ class SceneMaker:
         if rng.random() < s.stops:
             moment = middle + rng.uniform(-0.35, 0.35) * duration
             progress = Progress(moment, bool(rng.random() < 0.4), float(rng.uniform(0.3, 3)))
-        wander = Wander.draw(rng, log_uniform(rng, 0.05, 4) * scale, 60, 12)
+        wander = Wander(rng, log_uniform(rng, 0.05, 4) * scale, 60, 12)
         way = progress(middle)
         free = not body.upright
         return ObjectMotion(
@@ -188,7 +187,7 @@ class SceneMaker:
             wander=wander,
             turn=float(rng.uniform(0, 2 * np.pi)) if free else float(rng.normal(0, 0.08)),
             turning=float(rng.choice([-1, 1])) * log_uniform(rng, 0.001, 0.12) if free else float(rng.normal(0, 0.002)),
-            sway=Wander.draw(rng, log_uniform(rng, 0.005, 0.08), 40, 8, 1),
+            sway=Wander(rng, log_uniform(rng, 0.005, 0.08), 40, 8, 1),
             growth=float(rng.normal(0, 0.012)) if rng.random() < 0.4 else 0.0,
             gait_rate=log_uniform(rng, 0.06, 0.9),
             gait_start=float(rng.uniform(0, 2 * np.pi)),

@@ -140,7 +140,7 @@ def draw_wake(rng: np.random.Generator, motion: ObjectMotion, plane: Pose, base:
     patch = _wake_patch(rng, motion.unit)
     side = -1 if motion.velocity[0] < 0 else 1
     offset = (-patch.shape[1] * rng.uniform(0.75, 1.0), base * motion.unit - patch.shape[0] * rng.uniform(0.3, 0.7))
-    lag, sway = rng.uniform(0.5, 1.0), Wander.draw(rng, rng.uniform(0, 1.5), 20, 5)
+    lag, sway = rng.uniform(0.5, 1.0), Wander(rng, rng.uniform(0, 1.5), 20, 5)
 
     def pose(time: float) -> Matrix:
         here = motion.position(time)

@@ -8,7 +8,8 @@ import pytest
 from hmhi_jax.errors import InputError
 from hmhi_jax.tools.compare import comparison
 from hmhi_jax.tools.compare import report as comparison_page
-from hmhi_jax.tools.compare.sides import Side, check_release, run_side
+from hmhi_jax.tools.compare.compare import check_release, run_side
+from hmhi_jax.tools.compare.comparison import Side
 from hmhi_jax.training.config import default_config, to_plain
 
 FRAMES = 3
