@@ -14,24 +14,15 @@ Patch = UInt8[np.ndarray, "_ _ 4"]  # RGB and opacity; the colour goes on beyond
 Pose = Callable[[float], Matrix]  # time -> patch pixels to picture pixels
 
 
-@dataclasses.dataclass
 class Target:
-    """A picture being painted. `mask` is the salient object's opacity; `flow` is kept only where `later` is given."""
+    """A picture being painted: `colour` [H, W, 3], `mask` [H, W], the salient object's opacity, and, only where `later`
+    is given, `flow` [H, W, 2]."""
 
-    colour: Float[np.ndarray, "H W 3"]
-    mask: Float[np.ndarray, "H W"]
-    time: float
-    later: float | None = None
-    flow: Float[np.ndarray, "H W 2"] | None = None
-
-    @classmethod
-    def blank(cls, size: tuple[int, int], time: float, later: float | None = None) -> "Target":
-        flow = None if later is None else np.zeros((*size, 2), np.float32)
-        return cls(np.zeros((*size, 3), np.float32), np.zeros(size, np.float32), time, later, flow)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.colour.shape[:2]
+    def __init__(self, size: tuple[int, int], time: float, later: float | None = None) -> None:
+        self.size, self.time, self.later = size, time, later
+        self.colour = np.zeros((*size, 3), np.float32)
+        self.mask = np.zeros(size, np.float32)
+        self.flow = None if later is None else np.zeros((*size, 2), np.float32)
 
 
 def _pixels(size: tuple[int, int]) -> Float[np.ndarray, "H W 2"]:
@@ -161,23 +152,41 @@ class Backdrop:
             target.flow[:] = _apply(self.pose(target.later), guess) - here
 
 
-@dataclasses.dataclass(frozen=True)
 class Shadow:
-    """A darkened, flattened and sheared copy of the actor on the ground; strength 0 to 1."""
+    """A random darkened, flattened and sheared copy of an actor on the ground."""
 
-    strength: float
-    shear: float
-    flatten: float  # negative: towards the viewer
-    blur: float
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.strength, self.shear = rng.uniform(0.2, 0.75), rng.normal(0, 1)
+        self.flatten = rng.choice([-1, 1], p=[0.75, 0.25]) * rng.uniform(0.08, 0.5)  # negative: towards the viewer
+        self.blur = rng.uniform(0, 3)
+
+    def paint(self, target: Target, colour, opacity, ground: float) -> None:
+        """Of an actor of that colour and opacity, who stands at the row `ground`."""
+        del colour
+        cast = np.array([[1, -self.shear, self.shear * ground], [0, self.flatten, ground * (1 - self.flatten)]])
+        shade = cv2.warpAffine(opacity, cast, target.size[::-1])
+        if self.blur > 0.3:
+            shade = cv2.GaussianBlur(shade, (0, 0), self.blur)
+        target.colour *= 1 - (shade * np.float32(self.strength))[..., None]
 
 
-@dataclasses.dataclass(frozen=True)
 class Reflection:
-    """The actor upside down in rippling water."""
+    """An actor upside down in water that ripples at random."""
 
-    strength: float
-    ripple: float
-    length: float
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.strength, self.ripple, self.length = rng.uniform(0.15, 0.7), rng.uniform(0, 2.5), rng.uniform(0.5, 1.1)
+
+    def paint(self, target: Target, colour, opacity, ground: float) -> None:
+        """As `Shadow.paint` does."""
+        here = _pixels(target.size)
+        depth = here[..., 1] - np.float32(ground)
+        wave = np.sin(depth * np.float32(0.8) + np.float32(0.9 * target.time)) * np.float32(self.ripple)
+        at = np.stack([here[..., 0] + wave, np.float32(ground) - depth / np.float32(self.length)], -1)
+        fade = np.where(depth > 0, np.float32(self.strength), np.float32(0))
+        mirrored = cv2.remap(colour, at, None, cv2.INTER_LINEAR)
+        seen = cv2.remap(opacity, at, None, cv2.INTER_LINEAR) * fade
+        target.colour *= (1 - seen)[..., None]
+        target.colour += mirrored * fade[..., None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,8 +203,7 @@ class Actor:
     gait: Callable[[float], float]
     distance: Callable[[float], float]
     base: float  # y of the ground contact in the object's frame
-    shadow: Shadow | None = None
-    reflection: Reflection | None = None
+    effects: tuple[Shadow | Reflection, ...] = ()  # on the ground
     wake: Sprite | None = None
     bend: Waves | None = None  # in object units
     hip: float | None = None  # y in the object's frame: only what is below bends, the feet most; None: all of it
@@ -209,7 +217,7 @@ class Actor:
     def paint(self, target: Target) -> None:
         if self.wake is not None:
             self.wake.paint(target)
-        own = Target.blank(target.size, target.time, target.later)
+        own = Target(target.size, target.time, target.later)
         opacity = np.zeros(target.size, np.float32)
         places = self._places(target.time)
         later = self._places(target.later) if target.later is not None else None
@@ -226,8 +234,9 @@ class Actor:
                 _paint_flow(own, window, part, places[index], later[index])
         if self.bend is not None:
             own.colour, opacity = self._bent(own.colour, opacity, target.time)
-        if self.shadow is not None or self.reflection is not None:
-            self._ground_effects(target, own.colour, opacity)
+        ground = float((self.plane(target.time) @ (0, self.base, 1))[1])
+        for effect in self.effects:
+            effect.paint(target, own.colour, opacity, ground)
         target.colour *= (1 - opacity)[..., None]
         target.colour += own.colour
         if self.salient:
@@ -249,25 +258,3 @@ class Actor:
         shifted, _ = self.bend.displacement(inside, strength, self.gait(time))
         at = _apply(plane, inside + shifted)
         return tuple(cv2.remap(picture, at, None, cv2.INTER_LINEAR) for picture in (colour, opacity))
-
-    def _ground_effects(self, target: Target, colour, opacity) -> None:
-        plane = self.plane(target.time)
-        ground = float((plane @ (0, self.base, 1))[1])
-        if self.shadow is not None:
-            s = self.shadow
-            cast = np.array([[1, -s.shear, s.shear * ground], [0, s.flatten, ground * (1 - s.flatten)]])
-            shade = cv2.warpAffine(opacity, cast, target.size[::-1])
-            if s.blur > 0.3:
-                shade = cv2.GaussianBlur(shade, (0, 0), s.blur)
-            target.colour *= 1 - (shade * np.float32(s.strength))[..., None]
-        if self.reflection is not None:
-            r = self.reflection
-            here = _pixels(target.size)
-            depth = here[..., 1] - np.float32(ground)
-            wave = np.sin(depth * np.float32(0.8) + np.float32(0.9 * target.time)) * np.float32(r.ripple)
-            at = np.stack([here[..., 0] + wave, np.float32(ground) - depth / np.float32(r.length)], -1)
-            fade = np.where(depth > 0, np.float32(r.strength), np.float32(0))
-            mirrored = cv2.remap(colour, at, None, cv2.INTER_LINEAR)
-            seen = cv2.remap(opacity, at, None, cv2.INTER_LINEAR) * fade
-            target.colour *= (1 - seen)[..., None]
-            target.colour += mirrored * fade[..., None]

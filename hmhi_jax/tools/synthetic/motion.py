@@ -72,10 +72,9 @@ class Progress:
         if self.moment is None:
             return time
         # The integral of a logistic gate: smooth braking within a few frames.
-        moving = self.softness * np.logaddexp(0, (self.moment - time) / self.softness)
         if self.starts:
             return float(self.softness * np.logaddexp(0, (time - self.moment) / self.softness))
-        return float(self.moment - moving)
+        return float(self.moment - self.softness * np.logaddexp(0, (self.moment - time) / self.softness))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Scene:
         """Paint the scene at `time`; with `later`, also the exact flow from `time` to `later`."""
         if self.moment is not None:
             time, later = self.moment, None if later is None else self.moment
-        target = Target.blank(self.size, time, later)
+        target = Target(self.size, time, later)
         for layer in self.layers:
             layer.paint(target)
         return target
@@ -202,16 +202,10 @@ class SceneMaker:
         s = self.settings
         patches, fits = paint_body(rng, looks, body, motion.unit)
         *_, base = body_extent(body)
-        shadow = reflection = wake = bend = hip = None
-        if rng.random() < s.shadows:
-            shadow = Shadow(
-                float(rng.uniform(0.2, 0.75)), float(rng.normal(0, 1)),
-                float(rng.choice([-1, 1], p=[0.75, 0.25]) * rng.uniform(0.08, 0.5)), float(rng.uniform(0, 3)),
-            )  # fmt: skip
-        if rng.random() < s.reflections:
-            reflection = Reflection(
-                float(rng.uniform(0.15, 0.7)), float(rng.uniform(0, 2.5)), float(rng.uniform(0.5, 1.1))
-            )
+        wake = bend = hip = None
+        effects = [
+            effect(rng) for effect, share in ((Shadow, s.shadows), (Reflection, s.reflections)) if rng.random() < share
+        ]
         if rng.random() < s.wakes:
             wake = draw_wake(rng, motion, plane, base)
         if rng.random() < s.soft or body.soft:
@@ -223,7 +217,7 @@ class SceneMaker:
             bend, hip = leg_swing(rng), float(base * rng.uniform(-0.1, 0.5))
         return Actor(
             body, patches, fits, lambda time: plane(time) @ motion.matrix(time), motion.gait, motion.distance, base,
-            shadow, reflection, wake, bend, hip,
+            tuple(effects), wake, bend, hip,
         )  # fmt: skip
 
     def _companion(self, rng: np.random.Generator, motion: ObjectMotion, plane: Pose, looks: Looks) -> Actor:
