@@ -41,7 +41,7 @@ _PROTOCOL = 1001
 
 
 class LegacyFile:
-    """A mapped file of the old format; reads as `torch_checkpoint`'s archive of the new one does."""
+    """A mapped file of the old format; reads as the archive of the new one does. `pickle` is that of the value."""
 
     def __init__(self, path: Path, content: mmap.mmap) -> None:
         self.path = path
@@ -62,7 +62,7 @@ class LegacyFile:
 
         # The elements stand behind the value that refers to them, so it is read twice: first for the storages' sizes.
         load_plain_pickle(content, _without_tensors(), noted)
-        self._pickle = content[begin : content.tell()]
+        self.pickle = content[begin : content.tell()]
         keys = load_plain_pickle(content, {}, _no_reference)
         if not isinstance(keys, list) or sorted(checked_keys(keys), key=str) != sorted(announced):
             raise MalformedPickle("its list of storages is not that of its tensors")
@@ -89,10 +89,6 @@ class LegacyFile:
             storages[key].flags.writeable = False
             position = end
         return storages
-
-    def pickle(self) -> bytes:
-        """The bytes of the value's pickle."""
-        return self._pickle
 
     def persistent(self, identity: Any) -> Storage:
         """The storage, or the part of one, that a persistent id names."""
@@ -154,7 +150,7 @@ def read_torch_checkpoint(path: str | os.PathLike[str], *, verify: bool = False)
     try:
         content = _mapped(path)
         archive = LegacyFile(path, content) if content[:16].startswith(LEGACY_MAGIC) else _Archive(path, content)
-        value = load_plain_pickle(archive.pickle(), builders(), archive.persistent)
+        value = load_plain_pickle(archive.pickle, builders(), archive.persistent)
     except ForbiddenName as error:
         raise InputError(
             f"{path}: its pickle names `{error.args[0]}`, which is neither a tensor nor a plain container; nothing was "
@@ -175,7 +171,7 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
 
 
 class _Archive:
-    """The zip of a checkpoint, mapped into memory."""
+    """The zip of a checkpoint, mapped into memory. `pickle` is its `data.pkl`."""
 
     def __init__(self, path: Path, content: mmap.mmap | bytes) -> None:
         self.path, self._map, size = path, content, len(content)
@@ -197,8 +193,9 @@ class _Archive:
             )
         self._root = pickles[0].removesuffix("data.pkl")
         self._storages: dict[str, np.ndarray] = {}
-        order = self._bytes("byteorder") if f"{self._root}byteorder" in self._entries else b"little"
+        order = self._entry("byteorder").tobytes() if f"{self._root}byteorder" in self._entries else b"little"
         self._swapped = order.strip().decode(errors="replace") != sys.byteorder
+        self.pickle = self._entry("data.pkl").tobytes()
 
     def _refuse_what_is_no_checkpoint(self, size: int) -> None:
         head = bytes(self._map[:512])
@@ -221,13 +218,6 @@ class _Archive:
         else:
             found = f"a file that starts with {head[:8]!r}"
         raise InputError(f"{self.path}: expected a PyTorch checkpoint (zip), found {found}")
-
-    def _bytes(self, name: str) -> bytes:
-        return self._entry(name).tobytes()
-
-    def pickle(self) -> bytes:
-        """The bytes of `data.pkl`."""
-        return self._bytes("data.pkl")
 
     def _entry(self, name: str) -> np.ndarray:
         """One file of the zip as uint8, a view of the map when it is stored uncompressed."""
