@@ -182,9 +182,6 @@ def _write_clip(
     return rgb
 
 
-# --- the two processes -----------------------------------------------------------------------------------------------
-
-
 def recipe_weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """The value of state-dict entry `name` (PyTorch's layout), float32; each entry has its own stream of numbers.
 
@@ -213,6 +210,8 @@ def recipe_state_dict(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[
     """A state dict with every entry drawn from the seed."""
     return {name: recipe_weight(name, tuple(shape), seed) for name, shape in shapes.items()}
 
+
+# --- the two processes -----------------------------------------------------------------------------------------------
 
 RELEASE_SCRIPT = Path(__file__).with_name("release_process.py")
 # Encoders that the release's network can be built with; see `release_process`.

@@ -1,6 +1,7 @@
 """Accelerator chips and their published figures; and slices of them by name and shape ("v5e:16x16"), as devices a
 program can be compiled for without having them."""
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -114,10 +115,9 @@ def parse_topology(text: str) -> Topology:
 
 def quiet_environment() -> None:
     """To be called before JAX is imported: no real accelerator is looked for, and libtpu keeps its notes to itself."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
     for name, value in {
-        "TPU_SKIP_MDS_QUERY": "1", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3", "TF_CPP_MIN_LOG_LEVEL": "3",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost",
+        "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_LEVEL": "3",
+        "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost",
     }.items():  # fmt: skip
         os.environ.setdefault(name, value)
 
@@ -163,14 +163,13 @@ def devices_of(topology: Topology) -> list[Any]:
 
 def check_installed(chip: Chip) -> None:
     """Raise `InputError`, saying what to install, where the chip's compiler is missing."""
-    extra, module = _EXTRAS.get(chip.platform, (None, None))
-    if module is None:
+    if chip.platform == "cpu":
         return
-    try:
-        found = importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        found = False
-    if not found:
+    extra, module = _EXTRAS[chip.platform]
+    found = None
+    with contextlib.suppress(ModuleNotFoundError):  # of what it is a part of
+        found = importlib.util.find_spec(module)
+    if found is None:
         raise InputError(
             f"planning for {chip.name} needs its compiler, which is not installed: pip install 'hmhi-jax[{extra}]'"
         )
