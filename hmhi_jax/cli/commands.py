@@ -1,18 +1,11 @@
-"""The `hmhi` command's sub-commands: functions of modules; heavy imports stay inside the functions they serve."""
-
-import importlib
+"""The `hmhi` command's sub-commands; heavy imports stay inside the functions they serve."""
 
 import typer
 
-# In the order the help shows them, and the modules that have a function of that name.
-_COMMANDS = {
-    "segment": "segment",
-    "web": "web",
-    "flow": "flow",
-    **dict.fromkeys(("inspect", "pack", "synthesise"), "datasets"),
-    **dict.fromkeys(("convert", "export"), "weights"),
-    **dict.fromkeys(("compare", "report", "plan"), "tools"),
-}
+from hmhi_jax.cli.datasets import flow, inspect, pack, synthesise
+from hmhi_jax.cli.segment import segment
+from hmhi_jax.cli.tools import compare, plan, report, web
+from hmhi_jax.cli.weights import convert, export
 
 app = typer.Typer(
     help="Find and segment the salient moving object in videos (HMHI-Net in JAX).",
@@ -32,5 +25,6 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-for _name, _module in _COMMANDS.items():
-    app.command(_name)(getattr(importlib.import_module(f"{__package__}.{_module}"), _name))
+# In the order the help shows them.
+for _command in (segment, web, flow, inspect, pack, synthesise, convert, export, compare, report, plan):
+    app.command()(_command)

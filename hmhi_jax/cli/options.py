@@ -1,5 +1,6 @@
 """Options that several commands have, and what can be refused of an option before anything is opened."""
 
+import copy
 import itertools
 import re
 import sys
@@ -25,7 +26,10 @@ def grouped(**groups: str) -> Callable[[Callable], Callable]:
     def decorate(function: Callable) -> Callable:
         for title, names in groups.items():
             for name in names.split():
-                function.__annotations__[name].__metadata__[0].rich_help_panel = title.replace("_", " ")
+                given = function.__annotations__[name]
+                option = copy.copy(given.__metadata__[0])  # other commands may have it too
+                option.rich_help_panel = title.replace("_", " ")
+                function.__annotations__[name] = Annotated[given.__origin__, option]
         return function
 
     return decorate
@@ -77,6 +81,24 @@ WorkersOrNoneOption = Annotated[
     int | None, typer.Option(min=0, help="Processes; as many as cores if not given, 0 for this one alone.")
 ]
 MemoryOption = Annotated[int | None, typer.Option(min=1, max=1000, help="Capacity of the memory.")]
+WeightsOption = Annotated[
+    str, typer.Option(help="A shipped name, a .safetensors file, a folder of training or converted, or an export.")
+]
+FlowWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WEIGHTS",
+        help="Of `raft`: torchvision's file, its authors', one of `hmhi convert`, or the beginning of a name in "
+        "PyTorch's hub cache. [default: raft_large]",
+        show_default=False,
+    ),
+]
+FlowIterationsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Of `raft`: how often the flow is improved. [default: 12]", show_default=False, callback=at_least(1)
+    ),
+]
 FlowRecipeOption = Annotated[str | None, typer.Option(help="Flow recipe as JSON (the release's: raw DIS flow).")]
 
 

@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from hmhi_jax.cli.options import COMPUTE_DTYPES, at_least, expected, grouped, network_size, one_of
+from hmhi_jax.cli.options import (
+    COMPUTE_DTYPES,
+    FlowIterationsOption,
+    FlowWeightsOption,
+    WeightsOption,
+    at_least,
+    expected,
+    grouped,
+    network_size,
+    one_of,
+)
 from hmhi_jax.errors import InputError
 from hmhi_jax.progress import doing
 
@@ -57,10 +67,7 @@ def segment(
             "cut-out of one video; its other results go into a folder beside it. `-`: masks on standard output.",
         ),
     ],
-    weights: Annotated[
-        str,
-        typer.Option(help="A shipped name, a .safetensors file, a folder of training or converted, or an export."),
-    ] = "small",
+    weights: WeightsOption = "small",
     flow: Annotated[
         str,
         typer.Option(
@@ -68,21 +75,8 @@ def segment(
             "flow pictures or .flo files named like the frames."
         ),
     ] = "dis",
-    flow_weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WEIGHTS",
-            help="Of `raft`: torchvision's file, its authors', one of `hmhi convert`, or the beginning of a name in "
-            "PyTorch's hub cache. [default: raft_large]",
-            show_default=False,
-        ),
-    ] = None,
-    flow_iterations: Annotated[
-        int | None,
-        typer.Option(
-            help="Of `raft`: how often the flow is improved. [default: 12]", show_default=False, callback=at_least(1)
-        ),
-    ] = None,
+    flow_weights: FlowWeightsOption = None,
+    flow_iterations: FlowIterationsOption = None,
     size: Annotated[
         str | None,
         typer.Option(
