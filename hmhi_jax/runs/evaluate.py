@@ -155,7 +155,7 @@ def run(config: ConfigDict, workdir: str) -> int:
             print(f"{one.name}: has no ground truth; its predictions are in {place}", flush=True)
         summary["sets"][one.name] = entry
     if jax.process_index() == 0:
-        _write_json(folder / "evaluation.json", summary)
+        write_text(folder / "evaluation.json", json.dumps(summary, indent=1) + "\n")
     wait_for_all("scores")  # whoever leaves early would be waited for, but not for long
     return 0 if whole else 1
 
@@ -188,7 +188,3 @@ def _predict(
     if outcome.present:
         print(f"{one.name}: {len(outcome.present)} videos were predicted before", flush=True)
     return outcome, seconds
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, allow_nan=True) + "\n")

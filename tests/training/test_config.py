@@ -12,7 +12,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.protocols import find_protocol
 from hmhi_jax.models import build_model
 from hmhi_jax.runs.evaluate import EvaluationSet
-from hmhi_jax.runs.validate import best_metric
+from hmhi_jax.runs.train import best_metric
 from hmhi_jax.training import assemble
 from hmhi_jax.training.config import check_same, default_config, differences, model_defaults, to_plain
 
