@@ -37,7 +37,7 @@ from hmhi_jax.inference.prediction_files import (
     fingerprint,
     plain_arguments,
 )
-from hmhi_jax.inference.segmenter import VideoSegmenter, load_network
+from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.models import HMHINet
 
 FlowSource = Literal["auto", "estimate", "files"]
@@ -61,32 +61,23 @@ class DatasetPredictor:
         model: HMHINet,
         variables: Any = None,
         *,
-        size: tuple[int, int] | str = (512, 512),
-        input_size: tuple[int, int] | None = None,
-        flow_recipe: FlowRecipe = FlowRecipe(),  # noqa: B008 - frozen
-        flow_network: LearnedFlow | None = None,
         flow: FlowSource = "auto",
         devices: Sequence[jax.Device] | None = None,
         lanes_per_device: int | None = None,
-        chunk: int | None = None,
         workers: int | None = None,
+        **options: Any,
     ) -> None:
         """Set up the lanes; nothing is compiled yet.
 
         Args:
             model: from `build_model`.
             variables: its variables; may be given to `predict` instead.
-            size: (height, width) the network runs at, multiples of 32; or "auto": each video's own shape, with about as
-                many pixels as `input_size`.
-            input_size: (height, width) the weights were trained for; None takes `size`.
-            flow_recipe: how the weights want flow pictures made.
-            flow_network: makes them instead, by its own recipe.
             flow: "estimate" makes flow by the recipe, "files" takes the data set's flow pictures as they are, "auto"
                 takes them where they are known to be made by the recipe and estimates otherwise.
             devices: this host's devices to use; None takes all.
             lanes_per_device: videos a device works on at once; None takes 1 on CPU and 4 elsewhere.
-            chunk: frames of a video per round; None takes 1 on CPU and 8 elsewhere.
             workers: threads that resize pictures, estimate flow and write; None follows the cores.
+            options: `size`, `input_size`, `flow_recipe`, `flow_network` and `chunk` as in `VideoSegmenter`.
         """
         if flow not in ("auto", "estimate", "files"):
             raise InputError(f"flow is {flow!r}, expected 'auto', 'estimate' or 'files'")
@@ -97,11 +88,9 @@ class DatasetPredictor:
         self._devices = list(devices or jax.local_devices())
         self._lanes_per_device = lanes_per_device or lanes_of(self._devices[0])
         self._workers = workers or WORKERS
-        self._segmenter = VideoSegmenter(
-            model, variables, size=size, input_size=input_size,
-            flow_recipe=flow_network.recipe if flow_network else flow_recipe, flow_network=flow_network, chunk=chunk,
-            device=self._devices[0],
-        )  # fmt: skip
+        if options.get("flow_network"):
+            options["flow_recipe"] = options["flow_network"].recipe
+        self._segmenter = VideoSegmenter(model, variables, device=self._devices[0], **options)
 
     @classmethod
     def load(
@@ -124,12 +113,11 @@ class DatasetPredictor:
         """
         if is_export(name_or_path):
             raise InputError(f"{name_or_path}: is an exported network, made for one video at a time; give its weights")
-        model, weights = load_network(name_or_path, memory_frames=memory_frames, dtype=dtype)
-        return cls(
-            model, weights.fit(model), size=weights.input_size if size is None else size, input_size=weights.input_size,
-            flow_recipe=weights.flow_recipe,
-            flow_network=LearnedFlow.load(flow_weights, weights.flow_recipe) if flow_weights else None, **options,
-        )  # fmt: skip
+        loaded = VideoSegmenter.load(
+            name_or_path, size=size, memory_frames=memory_frames, dtype=dtype, flow_weights=flow_weights
+        )
+        options |= {name: getattr(loaded, name) for name in ("size", "input_size", "flow_recipe", "flow_network")}
+        return cls(loaded.model, loaded.variables, **options)
 
     def predict(
         self,
@@ -140,7 +128,7 @@ class DatasetPredictor:
         reading: str | Sequence[str] = "release",
         layout: PredictionLayout = "davis",
         overwrite: bool = False,
-        advance: Callable[[int], None] | None = None,
+        advance: Callable[[int], None] = lambda frames: None,
         host: int | None = None,
         hosts: int | None = None,
     ) -> PredictionOutcome:
@@ -179,7 +167,6 @@ class DatasetPredictor:
             "reading": readings, "layout": layout,
             "flow": "files" if from_files else segmenter.flow_recipe.to_json(),
         }  # fmt: skip
-        settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
         place_of = {
             video.name: tuple(VideoFolder(place, video.name, video.frame_names, layout) for place in places)
             for video in dataset.videos
@@ -204,8 +191,7 @@ class DatasetPredictor:
                     continue
                 except InputError as error:
                     outcome.failed[video.name] = str(error)
-            if advance:
-                advance(len(video))
+            advance(len(video))
         # Asked for here, of the segmenter that stays, so that a flow network is read once.
         estimator = self._segmenter.flow_source() if groups and not from_files else None
         for videos in groups.values():
@@ -248,7 +234,7 @@ class _Run:
     readings: tuple[str, ...]
     estimator: FlowRecipe | LearnedFlow | None
     outcome: PredictionOutcome
-    advance: Callable[[int], None] | None
+    advance: Callable[[int], None]
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
     closing: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
@@ -273,9 +259,12 @@ class _Run:
         try:
             for folder in folders:
                 folder.begin()
+            frames = (
+                Frame(number, name, read_picture(video.frames[number])) for number, name in enumerate(video.frame_names)
+            )
             with Pipeline(pool) as pipeline:
                 results = self.segmenter.results(
-                    pipeline.ahead(_frames(video), 1),
+                    pipeline.ahead(frames, 1),
                     pipeline=pipeline,
                     flow_of=_flow_files(video) if self.estimator is None else self.estimator,
                     lanes=self.lanes,
@@ -284,10 +273,10 @@ class _Run:
                     if self.stop.is_set():
                         return
                     done += 1
-                    self._advance(1)
+                    self.advance(1)
             with self.closing:
                 if video.name in self.outcome.failed:
-                    self._advance(len(video) - done)
+                    self.advance(len(video) - done)
                     return
                 for folder in folders:
                     folder.finish()
@@ -306,15 +295,6 @@ class _Run:
     def _write(self, folders: tuple[VideoFolder, ...], result: Result) -> None:
         for folder, reading in zip(folders, self.readings, strict=True):
             folder.write(result.index, read_logits(result.logits, result.size, reading))
-
-    def _advance(self, frames: int) -> None:
-        if self.advance:
-            self.advance(frames)
-
-
-def _frames(video: VideoRecord) -> Iterator[Frame]:
-    for number, name in enumerate(video.frame_names):
-        yield Frame(number, name, read_picture(video.frames[number]))
 
 
 def _flow_files(video: VideoRecord) -> FlowOf:

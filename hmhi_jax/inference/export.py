@@ -198,17 +198,9 @@ class ExportedNetwork:
         except Exception as error:  # the decoders of programs raise whatever they meet
             raise InputError(f"{self.folder}: is no readable export ({error}); make one with 'hmhi export'") from error
 
-    def require(
-        self,
-        *,
-        platform: str,
-        size: tuple[int, int] | str | None = None,
-        memory_frames: int | None = None,
-        backbone: str | None = None,
-        dtype: str | None = None,
-        chunk: int | None = None,
-    ) -> None:
-        """Raise `InputError` if something is asked for (not None) that was fixed otherwise when the export was made.
+    def require(self, platform: str, **asked: Any) -> None:
+        """Raise `InputError` if something is asked for (not None) that was fixed otherwise when the export was made:
+        `size`, `memory_frames`, `backbone`, `dtype` or `chunk`.
 
         `platform` is that of the device it is to run on, as JAX calls it ("cpu", "gpu", "tpu").
         """
@@ -218,18 +210,16 @@ class ExportedNetwork:
                 f"{self.folder}: was made for {', '.join(platforms)}, this is a {platform}; "
                 "export the weights anew, with --platforms"
             )
+        model = self.header["model"]
         fixed = {
-            "size": (self.input_size, tuple(size) if isinstance(size, Sequence) and size != "auto" else size),
-            "memory_frames": (self.header["model"].get("memory_frames", 3), memory_frames),
-            "backbone": (self.header["model"].get("backbone"), backbone),
-            "dtype": (self.header["model"].get("dtype", "float32"), dtype),
-            "batch": (self.header["batch"], 1),
-            "chunk": (1, chunk),
-        }
-        for name, (found, asked) in fixed.items():
-            if asked not in (None, found):
+            "size": self.input_size, "memory_frames": model.get("memory_frames", 3), "backbone": model.get("backbone"),
+            "dtype": model.get("dtype", "float32"), "batch": self.header["batch"], "chunk": 1,
+        }  # fmt: skip
+        for name, wanted in (*asked.items(), ("batch", 1)):
+            if wanted not in (None, fixed[name]):
                 raise InputError(
-                    f"{self.folder}: {name} is {found} in this export, {asked} is asked for; export the weights anew"
+                    f"{self.folder}: {name} is {fixed[name]} in this export, {wanted} is asked for; export the weights "
+                    "anew"
                 )
 
     def _encode(

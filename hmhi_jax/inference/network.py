@@ -10,11 +10,10 @@ Every video has a lane and a memory of its own. All lanes run the program that o
 others are worked on beside it, nor on how many devices there are.
 """
 
-import contextlib
 import functools
 import threading
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -32,20 +31,18 @@ from hmhi_jax.models.backbones import described
 from hmhi_jax.process import available_memory, gpu_compiler_options
 
 LANES = "lanes"  # the mesh's axis
-# Frames of a video that are computed at a time, and videos of a device. More keep an accelerator busy; a CPU gains
-# nothing and needs the memory.
-CHUNK = {"cpu": 1}
-LANES_PER_DEVICE = {"cpu": 1}
+Advanced = tuple[Memory, Float[Array, "1 H W 1"]]  # the memory after a frame, and the frame's logits
 
 
+# More keep an accelerator busy; a CPU gains nothing and needs the memory.
 def chunk_of(device: jax.Device) -> int:
     """Frames of a video that a device best computes at a time."""
-    return CHUNK.get(device.platform, 8)
+    return 1 if device.platform == "cpu" else 8
 
 
 def lanes_of(device: jax.Device) -> int:
     """Videos a device best works on at once."""
-    return LANES_PER_DEVICE.get(device.platform, 4)
+    return 1 if device.platform == "cpu" else 4
 
 
 class Functions(NamedTuple):
@@ -62,9 +59,9 @@ class Functions(NamedTuple):
     """
 
     encode: Callable[..., tuple[Features, ...]]
-    start: Callable[..., tuple[Memory, Float[Array, "1 H W 1"]]]
-    step: Callable[..., tuple[Memory, Float[Array, "1 H W 1"]]]
-    advance: Callable[..., tuple[Memory, Float[Array, "1 H W 1"]]] | None = None
+    start: Callable[..., Advanced]
+    step: Callable[..., Advanced]
+    advance: Callable[..., Advanced] | None = None
     empty: Callable[..., Memory] | None = None
     what: str | None = None
 
@@ -77,15 +74,13 @@ def functions_of(model: HMHINet) -> Functions:
         features = model.apply(variables, normalise(frames)[None], normalise(flows)[None], method="encode")
         return tuple(frame(features, t) for t in range(frames.shape[0]))
 
-    def start(variables: Any, features: Features) -> tuple[Memory, Float[Array, "1 H W 1"]]:
+    def start(variables: Any, features: Features) -> Advanced:
         return model.apply(variables, features, method="start")
 
-    def step(variables: Any, memory: Memory, features: Features) -> tuple[Memory, Float[Array, "1 H W 1"]]:
+    def step(variables: Any, memory: Memory, features: Features) -> Advanced:
         return model.apply(variables, memory, features, method="step")
 
-    def advance(
-        variables: Any, memory: Memory, features: Features, fresh: Bool[Array, ""]
-    ) -> tuple[Memory, Float[Array, "1 H W 1"]]:
+    def advance(variables: Any, memory: Memory, features: Features, fresh: Bool[Array, ""]) -> Advanced:
         # What a first frame reads is thrown away; it reads at least one entry, so that it stays finite.
         readable = memory.replace(written=jnp.maximum(memory.written, 1))
         read = model.apply(variables, readable, features, method="read")
@@ -183,14 +178,11 @@ class Programs:
 
     def pictures(self, size: tuple[int, int], frames: int) -> jax.ShapeDtypeStruct:
         """The shape of `frames` pictures of every lane at (height, width)."""
-        return self.of_lanes((frames, *size, 3), jnp.uint8)
+        return self._of_lanes((frames, *size, 3), jnp.uint8)
 
-    def of_lanes(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    def _of_lanes(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         """The shape of something that every lane has one of."""
-        return self._on_devices((self.lanes, *shape), dtype)
-
-    def _on_devices(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.sharding)
+        return jax.ShapeDtypeStruct((self.lanes, *shape), dtype, sharding=self.sharding)
 
     def features_and_memory(self, variables: Any, size: tuple[int, int], frames: int) -> tuple[Any, Any]:
         """Shapes of one frame's maps and of the memory, for pictures of (height, width) in chunks of `frames`."""
@@ -206,7 +198,7 @@ class Programs:
                     return features, self.jitted["start"].eval_shape(variables, features)[0]
 
                 found = kept_programs.shapes(self._what, (variables, pictures), derived, self._devices)
-                self._shapes[key] = jax.tree.map(lambda x: self._on_devices(x.shape, x.dtype), found)
+                self._shapes[key] = jax.tree.map(lambda x: self._of_lanes(x.shape[1:], x.dtype), found)
         return self._shapes[key]
 
     def compiled(self, name: str, variables: Any, *arguments: Any) -> Callable:
@@ -251,28 +243,24 @@ class Programs:
                 return
             self._begun.add((size, frames, whole_chunks))
 
-        def in_a_thread(work: Callable, *arguments: Any) -> None:
-            def quietly() -> None:
-                with contextlib.suppress(Exception):  # it will be met, and told, where the program is called
-                    work(*arguments)
-
-            threading.Thread(target=quietly, name="compile").start()
+        # An error stays in its future: it will be met, and told, where the program is called.
+        pool = ThreadPoolExecutor(thread_name_prefix="compile")
 
         def compile_all() -> None:
             pictures = self.pictures(size, frames)
             features, memory = self.features_and_memory(variables, size, frames)
-            flags, counts = (self.of_lanes((), dtype) for dtype in (jnp.bool_, jnp.int32))
+            flags, counts = (self._of_lanes((), dtype) for dtype in (jnp.bool_, jnp.int32))
             if whole_chunks:
                 self.compiled("chunk", variables, memory, pictures, pictures, flags, counts)
                 return
-            in_a_thread(self.compiled, "encode", variables, pictures, pictures)
+            pool.submit(self.compiled, "encode", variables, pictures, pictures)
             if "advance" in self.jitted:
                 self.compiled("advance", variables, memory, features, flags)
                 return
-            in_a_thread(self.compiled, "start", variables, features)
+            pool.submit(self.compiled, "start", variables, features)
             self.compiled("step", variables, memory, features)
 
-        in_a_thread(compile_all)
+        pool.submit(compile_all)
 
 
 @functools.lru_cache(maxsize=32)
@@ -358,12 +346,13 @@ class Network:
         Returns:
             The memory, the logits of each frame up to the longest lane's last, and the memories that were wanted.
         """
+        take = self._programs.jitted["take"]  # a copy of one lane's part
         if memory is None and self._advances:
             memory = self._zeros(self.memory_shapes(frames.shape[2:4], frames.shape[1]))
         if self.whole_chunks:
             arguments = self._placed(frames, flows, fresh, counts)
             memory, logits = self._call("chunk", memory, *arguments)
-            return memory, list(logits[: counts.max()]), {lane: self._take(memory, lane) for lane in wanted}
+            return memory, list(logits[: counts.max()]), {lane: take(memory, lane) for lane in wanted}
         features = self.encode(frames, flows)
         outputs, copies = [], {}
         for t in range(counts.max()):
@@ -373,7 +362,7 @@ class Network:
             else:
                 memory, logits = self._start_or_step(memory, features[t], first)
             outputs.append(logits)
-            copies |= {lane: self._take(memory, lane) for lane in wanted if counts[lane] == t + 1}
+            copies |= {lane: take(memory, lane) for lane in wanted if counts[lane] == t + 1}
         return memory, outputs, copies
 
     def _start_or_step(
@@ -406,10 +395,6 @@ class Network:
     def compile_ahead(self, size: tuple[int, int], frames: int) -> None:
         """Begin to compile for videos at the network's (height, width) and chunks of `frames`; returns at once."""
         self._programs.compile_ahead(self.variables, size, frames, self.whole_chunks)
-
-    def _take(self, tree: Any, lane: int) -> Any:
-        """A copy of one lane's part."""
-        return self._programs.jitted["take"](tree, lane)
 
     def _placed(self, *arrays: Any) -> tuple[Array, ...]:
         return jax.device_put(arrays, self._programs.sharding)

@@ -28,6 +28,10 @@ _BLUR = 2.0  # pixels over which carried labels and colours are looked at
 _COLOURS = 1.4  # how much colours count beside what is carried
 _BINS = 6  # of each colour
 
+Labels = UInt8[np.ndarray, "h w"]
+Region = Bool[np.ndarray, "h w"]
+Colours = Float[np.ndarray, "_"]  # a histogram, sum 1
+
 
 @dataclasses.dataclass
 class Track:
@@ -44,7 +48,7 @@ class Track:
     area: float
     x: float
     y: float
-    colours: Float[np.ndarray, "_"]
+    colours: Colours
     dx: float = 0.0
     dy: float = 0.0
     frames: int = 1
@@ -55,7 +59,7 @@ class Track:
         steps = min(frames, 15)
         return self.x + self.dx * steps, self.y + self.dy * steps
 
-    def see(self, frame: int, area: float, x: float, y: float, colours: Float[np.ndarray, "_"]) -> None:
+    def see(self, frame: int, area: float, x: float, y: float, colours: Colours) -> None:
         """Take a new sight of it in."""
         if self.last == frame - 1:
             self.dx, self.dy = (self.dx + x - self.x) / 2, (self.dy + y - self.y) / 2
@@ -78,7 +82,7 @@ class ObjectTracker:
             raise InputError(f"objects: {most} asked for, expected 1 to {MOST_OBJECTS}")
         self.most = most
         self._tracks: dict[int, Track] = {}  # by label; those above `most` are no objects yet
-        self._labels: UInt8[np.ndarray, "h w"] | None = None
+        self._labels: Labels | None = None
         self._frame = -1
 
     def __call__(self, mask: UInt8[np.ndarray, "H W"], motion: Motion) -> UInt8[np.ndarray, "H W"]:
@@ -105,9 +109,7 @@ class ObjectTracker:
         near[near > self.most] = 0
         return cv2.resize(near, mask.shape[::-1], interpolation=cv2.INTER_NEAREST) * (mask > 127)
 
-    def _taken_over(
-        self, inside: Bool[np.ndarray, "h w"], before: UInt8[np.ndarray, "h w"], looks: np.ndarray
-    ) -> tuple[UInt8[np.ndarray, "h w"], list[Bool[np.ndarray, "h w"]]]:
+    def _taken_over(self, inside: Region, before: Labels, looks: np.ndarray) -> tuple[Labels, list[Region]]:
         """Labels that the parts of a mask have from the frame before, and the parts that have none."""
         count, parts, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
         both = np.bincount(parts.ravel() * 256 + before.ravel(), minlength=count * 256).reshape(count, 256)
@@ -137,9 +139,8 @@ class ObjectTracker:
         )
 
     def _divide(
-        self, own: Bool[np.ndarray, "h w"], claimants: list[int], hidden: list[int],
-        before: UInt8[np.ndarray, "h w"], looks: np.ndarray, labels: UInt8[np.ndarray, "h w"],
-    ) -> None:  # fmt: skip
+        self, own: Region, claimants: list[int], hidden: list[int], before: Labels, looks: np.ndarray, labels: Labels
+    ) -> None:
         """Give each pixel of a part to one of the labels that claim it, by what is carried and by colours. Labels that
         are hidden carry nothing: they get what has their colours beyond doubt."""
         size = labels.size
@@ -165,9 +166,7 @@ class ObjectTracker:
             chosen[np.isin(pieces, np.flatnonzero(areas < 0.2 * areas.max(initial=0)) + 1)] = 0
         labels[own] = _nearest(chosen, chosen > 0)[own]
 
-    def _apart(
-        self, labels: UInt8[np.ndarray, "h w"], before: UInt8[np.ndarray, "h w"]
-    ) -> list[Bool[np.ndarray, "h w"]]:
+    def _apart(self, labels: Labels, before: Labels) -> list[Region]:
         """Pieces that carry a label though the object it belongs to is somewhere else. Far ones lose it here."""
         pieces = []
         for label in _present(labels):
@@ -189,12 +188,7 @@ class ObjectTracker:
                 pieces.append(piece)
         return pieces
 
-    def _recognise(
-        self,
-        labels: UInt8[np.ndarray, "h w"],
-        regions: list[Bool[np.ndarray, "h w"]],
-        looks: np.ndarray,
-    ) -> None:
+    def _recognise(self, labels: Labels, regions: list[Region], looks: np.ndarray) -> None:
         """Give regions the label of a lost object that they may be, else a new one where they have none."""
         lost = [label for label, track in self._tracks.items() if label <= self.most and not np.any(labels == label)]
         young = [labels == label for label in _present(labels) if label > self.most]
@@ -215,7 +209,7 @@ class ObjectTracker:
                 labels[region] = free
                 self._tracks[free] = Track(self._frame, self._frame, *_sight(region, looks), frames=0)
 
-    def _owner(self, region: Bool[np.ndarray, "h w"], labels: UInt8[np.ndarray, "h w"], looks: np.ndarray) -> int:
+    def _owner(self, region: Region, labels: Labels, looks: np.ndarray) -> int:
         """The object in view that a region is a piece of: cut off by something in front, or apart as a thrown ball is
         not. It is near, of the object's colours, and makes it no larger than it was. 0 where there is none."""
         area, *_, colours = _sight(region, looks)
@@ -228,9 +222,7 @@ class ObjectTracker:
                 return label
         return 0
 
-    def _cost(
-        self, region: Bool[np.ndarray, "h w"], labels: UInt8[np.ndarray, "h w"], track: Track, looks: np.ndarray
-    ) -> float:
+    def _cost(self, region: Region, labels: Labels, track: Track, looks: np.ndarray) -> float:
         """From 0, of how little a region seems to be a lost object; 1 or more where it cannot be."""
         area, x, y, colours = _sight(region, looks)
         gone = self._frame - track.last
@@ -245,7 +237,7 @@ class ObjectTracker:
             return 2.0
         return float((1 - alike) / 2 + way / reach / 2)
 
-    def _update(self, labels: UInt8[np.ndarray, "h w"], looks: np.ndarray) -> None:
+    def _update(self, labels: Labels, looks: np.ndarray) -> None:
         present = _present(labels)
         for label in [label for label in self._tracks if label > self.most and label not in present]:
             del self._tracks[label]
@@ -297,7 +289,7 @@ def track_objects(
         yield tracker(mask, follow(frame))
 
 
-def _nearest(labels: UInt8[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+def _nearest(labels: Labels, known: Region) -> Labels:
     """Everywhere the label of the nearest pixel that is `known`; 0 where there is none."""
     if not known.any():
         return np.zeros_like(labels)
@@ -309,11 +301,11 @@ def _nearest(labels: UInt8[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]) -
     return values[nearest]
 
 
-def _present(labels: UInt8[np.ndarray, "h w"]) -> list[int]:
+def _present(labels: Labels) -> list[int]:
     return (np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]) + 1).tolist()
 
 
-def _sight(region: Bool[np.ndarray, "h w"], looks: np.ndarray) -> tuple[float, float, float, Float[np.ndarray, "_"]]:
+def _sight(region: Region, looks: np.ndarray) -> tuple[float, float, float, Colours]:
     """Area, middle (x, y) and colours of a region, as `Track` has them."""
     y, x = np.nonzero(region)
     side = max(region.shape)
@@ -321,6 +313,6 @@ def _sight(region: Bool[np.ndarray, "h w"], looks: np.ndarray) -> tuple[float, f
     return len(x) / region.size, float(x.mean()) / side, float(y.mean()) / side, colours
 
 
-def _alike(area: float, colours: Float[np.ndarray, "_"], track: Track) -> float:
+def _alike(area: float, colours: Colours, track: Track) -> float:
     """Share of a part's pixels that have colours of an object, which may be there as a piece only."""
     return float(np.minimum(colours, track.colours * np.float32(max(track.area / area, 1))).sum())

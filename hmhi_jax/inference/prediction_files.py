@@ -19,7 +19,7 @@ from PIL import Image
 
 from hmhi_jax.complete_files import file_to_disk, names_to_disk, write_text
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.identity import differences, read_note, some
+from hmhi_jax.inference.result_folder import differences, read_note, some
 from hmhi_jax.inference.writers import writing
 
 MANIFEST = "predictions.json"
@@ -93,13 +93,14 @@ def check_manifest(
 
     Args:
         root: folder of the predictions.
-        settings: JSON values.
+        settings: what JSON can hold.
         videos: name -> fingerprint of what is to be predicted.
         present: videos whose predictions are there, which are compared; the others may have been replaced or repaired.
         overwrite: make everything again, whatever is there.
         writer: whether this host writes the note.
     """
     path = root / MANIFEST
+    settings = json.loads(json.dumps(settings))
     noted: dict[str, str] = {}
     if path.exists() and not overwrite:
         before = read_note(path)

@@ -6,6 +6,7 @@
 A frame's flow picture needs the frame after it, so a mask comes one frame late at the earliest.
 """
 
+import copy
 import functools
 import math
 import threading
@@ -118,28 +119,24 @@ class VideoSegmenter:
         """
         if size not in (None, "auto"):
             size = checked_size(size)
+        weights: ExportedNetwork | Weights
         if is_export(name_or_path):
-            network = ExportedNetwork(name_or_path)
-            network.require(
-                platform=(device or jax.local_devices()[0]).platform, size=size, memory_frames=memory_frames,
-                backbone=backbone, dtype=dtype, chunk=chunk,
+            weights = ExportedNetwork(name_or_path)
+            weights.require(
+                (device or jax.local_devices()[0]).platform,
+                size=size, memory_frames=memory_frames, backbone=backbone, dtype=dtype, chunk=chunk,
             )  # fmt: skip
-            return cls(
-                None, network.variables, functions=network.functions, size=network.input_size,
-                flow_recipe=network.flow_recipe, flow_network=_flow_network(flow_weights, network.flow_recipe, device),
-                chunk=1, device=device,
-            )  # fmt: skip
-        model, weights = load_network(name_or_path, memory_frames=memory_frames, dtype=dtype, backbone=backbone)
+            model, variables, functions, chunk = None, weights.variables, weights.functions, 1
+        else:
+            model, weights = load_network(name_or_path, memory_frames=memory_frames, dtype=dtype, backbone=backbone)
+            variables, functions = weights.fit(model), None
+        recipe = weights.flow_recipe
         return cls(
-            model,
-            weights.fit(model),
-            size=weights.input_size if size is None else size,
-            input_size=weights.input_size,
-            flow_recipe=weights.flow_recipe,
-            flow_network=_flow_network(flow_weights, weights.flow_recipe, device),
-            chunk=chunk,
-            device=device,
-        )
+            model, variables, functions=functions, size=weights.input_size if size is None else size,
+            input_size=weights.input_size, flow_recipe=recipe,
+            flow_network=LearnedFlow.load(flow_weights, recipe, device=device) if flow_weights else None,
+            chunk=chunk, device=device,
+        )  # fmt: skip
 
     def to(self, device: jax.Device) -> "VideoSegmenter":
         """The same on another device."""
@@ -150,11 +147,10 @@ class VideoSegmenter:
         return self._like(variables, self.device)
 
     def _like(self, variables: Any, device: jax.Device) -> "VideoSegmenter":
-        return VideoSegmenter(
-            self.model, variables, functions=self._functions, size=self.size, input_size=self.input_size,
-            flow_recipe=self.flow_recipe, flow_network=self.flow_network and self.flow_network.to(device),
-            chunk=self.chunk, device=device,
-        )  # fmt: skip
+        other = copy.copy(self)
+        other.device, other.flow_network = device, self.flow_network and self.flow_network.to(device)
+        other.network = Network(self._functions, variables, devices=[device])
+        return other
 
     def flow_source(self) -> FlowRecipe | LearnedFlow:
         """What estimates flow: the flow network, which is read when it is first asked for if the recipe wants one whose
@@ -303,9 +299,6 @@ class MaskStream(Iterator[np.ndarray]):
         self.state = state
         self.begins_shot = False
 
-    def __iter__(self) -> "MaskStream":
-        return self
-
     def __next__(self) -> np.ndarray:
         mask, result = next(self._masks)
         if result.state is not None:
@@ -326,10 +319,6 @@ class MaskStream(Iterator[np.ndarray]):
 
     def __exit__(self, *reason: object) -> None:
         self.close()
-
-
-def _flow_network(weights: str | Path | None, recipe: FlowRecipe, device: jax.Device | None) -> LearnedFlow | None:
-    return LearnedFlow.load(weights, recipe, device=device) if weights else None
 
 
 def load_network(

@@ -89,10 +89,9 @@ class StreamState:
             state = cls(header["frames"], memory, arrays.get("previous"), checked_size(list(header["network_size"])))
             state._check()
             note = dict(header["note"])
-        except InputError as error:
-            raise InputError(f"{path}: is no saved memory of a stream ({error}); delete it to start over") from error
         except (
-            OSError, SafetensorError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError,
+            InputError, OSError, SafetensorError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError,
+            RecursionError,
         ) as error:  # fmt: skip
             raise InputError(f"{path}: is no saved memory of a stream ({error}); delete it to start over") from error
         return state, extra, note
