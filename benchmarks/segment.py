@@ -25,12 +25,11 @@ from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.inference.clean_up import CleanUp
 from hmhi_jax.inference.lanes import Lanes
+from hmhi_jax.inference.masks import Postprocessing
 from hmhi_jax.inference.network import Functions
 from hmhi_jax.inference.network_input import prepare, windows
-from hmhi_jax.inference.outputs import Outputs
 from hmhi_jax.inference.pipeline import StageTimes
-from hmhi_jax.inference.postprocessing import Postprocessing
-from hmhi_jax.inference.result_folder import ResultFolder
+from hmhi_jax.inference.result_folder import Outputs, ResultFolder
 from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.inference.video_job import JobOptions, segment_video
 

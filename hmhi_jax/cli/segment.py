@@ -295,8 +295,9 @@ def segment(
     late, since flow needs the next frame) runs until Ctrl-C.
     """
     doing("starting")
-    from hmhi_jax.inference.outputs import Outputs
-    from hmhi_jax.runs.segment import MaskOptions, Sources, run
+    from hmhi_jax.inference.clean_up import CleanUp
+    from hmhi_jax.inference.result_folder import Outputs
+    from hmhi_jax.runs.segment import Sources, run
 
     raw_size = None if rate is None else size
     if rate is None and None not in (size, network_size_):
@@ -322,7 +323,7 @@ def segment(
             soft=soft, overlay=overlay, outputs=outputs, memory_frames=memory_frames, dtype=dtype, backbone=backbone,
             max_frames=max_frames, frame_rate=frame_rate, chunk=chunk, devices=devices, save_every=save_every,
             resume=resume, overwrite=overwrite, sources=sources,
-            masks=MaskOptions(min_area, fill_holes, grow, feather, steady, objects, nothing),
+            clean_up=CleanUp(min_area, fill_holes, grow, feather, steady), objects=objects, nothing=nothing,
         )  # fmt: skip
     except KeyboardInterrupt as error:
         typer.echo(f"stopped; {str(error) or 'the same command goes on with what is unfinished'}", err=True)

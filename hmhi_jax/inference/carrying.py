@@ -1,7 +1,6 @@
 """What moved where between two frames that follow each other, by which masks and labels are carried along."""
 
 import dataclasses
-from typing import Any
 
 import cv2
 import numpy as np
@@ -30,50 +29,37 @@ class Motion:
 
     def carry(self, before: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
         """What `before`, of the frame before and at any size `[H, W]`, is in this frame; 0 where it was out of view."""
-        return _carried(before, self.flow, interpolation)
+        height, width = before.shape[:2]
+        scale = np.array([width / self.flow.shape[1], height / self.flow.shape[0]], np.float32)
+        places = cv2.resize(self.flow, (width, height), interpolation=cv2.INTER_LINEAR) * scale
+        places[..., 0] += np.arange(width, dtype=np.float32)
+        places[..., 1] += np.arange(height, dtype=np.float32)[:, None]
+        return cv2.remap(before, places, None, interpolation, borderMode=cv2.BORDER_CONSTANT)
 
 
 class Follower:
-    """Sees the frames of a video in order and tells the motion from each back to the one before."""
+    """Sees the frames of a video in order and tells the motion from each back to the one before.
+
+    `before` is the last frame it saw, small, and all it remembers.
+    """
 
     def __init__(self) -> None:
-        self._before: UInt8[np.ndarray, "h w 3"] | None = None
+        self.before: UInt8[np.ndarray, "h w 3"] | None = None
 
     def __call__(self, frame: UInt8[np.ndarray, "H W 3"]) -> Motion:
         """The motion from `frame` to the one of the last call; of the first frame nothing is trusted."""
-        size = _small(frame.shape[:2])
-        colour = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
-        before, self._before = self._before, colour
+        scale = min(1.0, _SIDE / max(frame.shape[:2]))
+        height, width = (max(_LEAST, round(side * scale)) for side in frame.shape[:2])
+        colour = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+        before, self.before = self.before, colour
+        nothing = np.zeros((height, width), np.float32)
         if before is None:
-            return Motion(np.zeros((*size, 2), np.float32), np.zeros(size, np.float32), colour)
-        flow = estimate_flow(colour, before, _RECIPE)
-        change = cv2.absdiff(colour, _carried(before, flow, cv2.INTER_LINEAR)).max(-1).astype(np.float32)
+            return Motion(np.zeros((height, width, 2), np.float32), nothing, colour)
+        motion = Motion(estimate_flow(colour, before, _RECIPE), nothing, colour)
+        change = cv2.absdiff(colour, motion.carry(before)).max(-1).astype(np.float32)
         trust = np.exp(-((cv2.blur(change, (5, 5)) / np.float32(_ALIKE)) ** 4))
-        return Motion(flow, trust, colour)
+        return dataclasses.replace(motion, trust=trust)
 
     def cut(self) -> None:
         """The next frame begins a new shot: it has no motion from the one before, and nothing is trusted."""
-        self._before = None
-
-    def state(self) -> dict[str, np.ndarray]:
-        """What `restore` needs."""
-        return {} if self._before is None else {"before": self._before}
-
-    def restore(self, arrays: dict[str, Any]) -> None:
-        """Go on after the frame at which `state` was taken."""
-        self._before = arrays.get("before")
-
-
-def _small(size: tuple[int, int]) -> tuple[int, int]:
-    scale = min(1.0, _SIDE / max(size))
-    height, width = (max(_LEAST, round(side * scale)) for side in size)
-    return height, width
-
-
-def _carried(before: np.ndarray, flow: Float[np.ndarray, "h w 2"], interpolation: int) -> np.ndarray:
-    height, width = before.shape[:2]
-    scale = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
-    places = cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR) * scale
-    places[..., 0] += np.arange(width, dtype=np.float32)
-    places[..., 1] += np.arange(height, dtype=np.float32)[:, None]
-    return cv2.remap(before, places, None, interpolation, borderMode=cv2.BORDER_CONSTANT)
+        self.before = None

@@ -57,28 +57,20 @@ class CleanUp:
 
 
 class Steadiness:
-    """Damps flicker along the motion, frame by frame, for `CleanUp.steady`."""
+    """Damps flicker along the motion, frame by frame, for `CleanUp.steady`; `shown` is what the last frame showed."""
 
     def __init__(self, options: CleanUp) -> None:
         self._share, self._soft = np.float32(options.steady), options.feather > 0
-        self._shown: np.ndarray | None = None
+        self.shown: np.ndarray | None = None
 
     def __call__(self, mask: UInt8[np.ndarray, "H W"], motion: Motion) -> UInt8[np.ndarray, "H W"]:
         """The next frame's mask; `motion` leads back to the frame before it."""
         shown = mask.astype(np.float32)
-        if self._shown is not None:
+        if self.shown is not None:
             trust = cv2.resize(motion.trust, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-            shown += self._share * trust * (motion.carry(self._shown) - shown)
-        self._shown = shown
+            shown += self._share * trust * (motion.carry(self.shown) - shown)
+        self.shown = shown
         return np.rint(shown).astype(np.uint8) if self._soft else (shown > 127.5) * np.uint8(255)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """What `restore` needs."""
-        return {} if self._shown is None else {"shown": self._shown}
-
-    def restore(self, arrays: dict[str, np.ndarray]) -> None:
-        """Go on after the frame at which `state` was taken."""
-        self._shown = arrays.get("shown")
 
 
 def clean_up(

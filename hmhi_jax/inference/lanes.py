@@ -11,11 +11,10 @@ import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.network import Network
@@ -25,29 +24,16 @@ from hmhi_jax.inference.stream_state import StreamState
 from hmhi_jax.models import Memory
 
 
-@dataclass(frozen=True)
-class Result:
-    """What the network says of one frame, still at the network's size.
+@dataclass(frozen=True, kw_only=True)
+class Result(Prepared):
+    """A frame with what the network says of it.
 
-    index, name     of the frame
-    size            (height, width) of the frame
-    logits          float32 `[h, w]` at the network's size, on the accelerator if there is one
-    flow            the flow picture, uint8 `[h, w, 3]` at the network's size
-    kept            what the caller asked to keep of the frame
-    guide           the frame at the network's size and at its own, where its mask is to be refined, else None
-    state           a function that brings the memory after this frame to the host, at the frames where one was due
-    begins_shot     whether the memory was emptied before it
+    logits  float32 `[h, w]` at the network's size, on the accelerator if there is one
+    state   brings the memory after this frame to the host, at the frames where one was due
     """
 
-    index: int
-    name: str
-    size: tuple[int, int]
     logits: Float[np.ndarray | Array, "h w"]
-    flow: UInt8[np.ndarray, "h w 3"]
-    kept: Any = None
     state: Callable[[], StreamState] | None = None
-    begins_shot: bool = False
-    guide: tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "H W 3"]] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,11 +105,7 @@ class Lanes:
         """Functions that wait for the results of a chunk that is being computed."""
 
         def result(item: Prepared, own: Array, state: Callable[[], StreamState] | None) -> Result:
-            logits = self.network.lane_logits(own, lane)
-            guide = None if item.guide is None else (item.picture, item.guide)
-            return Result(
-                item.index, item.name, item.size, logits, item.flow, item.kept, state, item.begins_shot, guide
-            )
+            return Result(**vars(item), logits=self.network.lane_logits(own, lane), state=state)
 
         last = batch[-1]
         state = memory and functools.partial(

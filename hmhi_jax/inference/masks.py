@@ -1,9 +1,11 @@
-"""From logits at the network's size to 8-bit pictures at the frames' (docs/model.md 8)."""
+"""From the network's word on a frame to its final mask: from logits at the network's size to an 8-bit picture at the
+frame's (docs/model.md 8), then nothing there, clean-up and objects, what they remember being saved with the stream."""
 
+import dataclasses
 import functools
 import math
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import jax
@@ -11,7 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from hmhi_jax.inference.carrying import Follower
+from hmhi_jax.inference.clean_up import CleanUp, Steadiness
+from hmhi_jax.inference.confidence import Calibration, Lately
 from hmhi_jax.inference.lanes import Result
+from hmhi_jax.inference.objects import ObjectTracker
 from hmhi_jax.inference.refinement import refine
 
 Reading = Literal["mask", "plain", "release"]
@@ -20,7 +26,9 @@ Logits = Float[np.ndarray | Array, "h w"]
 
 def read_result(result: Result, reading: Reading, threshold: float = 0.5) -> UInt8[np.ndarray, "H W"]:
     """As `read_logits`, of a frame's result: of its refined logits where it has a guide."""
-    logits = result.logits if result.guide is None else refine(np.asarray(result.logits), *result.guide)
+    logits = result.logits
+    if result.guide is not None:
+        logits = refine(np.asarray(logits), result.picture, result.guide)
     return read_logits(logits, result.size, reading, threshold)
 
 
@@ -61,3 +69,100 @@ def _values(logits: Any, reading: Reading, bound: Any, numpy: ModuleType) -> Any
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _read_on_device(logits: Float[Array, "h w"], size: tuple[int, int], reading: Reading, bound: Any) -> Any:
     return _values(jax.image.resize(logits, size, "linear", antialias=False), reading, bound, jnp)
+
+
+@dataclasses.dataclass(frozen=True)
+class Postprocessing:
+    """What to do with masks.
+
+    clean_up     how they are tidied
+    objects      number at most so many objects; None numbers none
+    calibration  empty the masks of frames in which nothing moves by itself, by these constants; None leaves them
+    """
+
+    clean_up: CleanUp = dataclasses.field(default_factory=CleanUp)
+    objects: int | None = None
+    calibration: Calibration | None = None
+
+
+class Read(NamedTuple):
+    """A frame on its own: the network's word, the picture at any size of its shape, its mask, and log-odds of something
+    that moves in it."""
+
+    result: Result
+    picture: UInt8[np.ndarray, "h w 3"]
+    mask: UInt8[np.ndarray, "H W"]
+    log_odds: float | None
+
+
+class Finished(NamedTuple):
+    """A frame with its final mask; labels where objects are numbered; confidence where it is calibrated.
+
+    `saved` is what `Postprocessor.restore` takes, at frames after which the stream can go on.
+    """
+
+    result: Result
+    mask: UInt8[np.ndarray, "H W"]
+    labels: UInt8[np.ndarray, "H W"] | None
+    confidence: float | None
+    nothing: bool
+    saved: tuple[dict[str, np.ndarray], dict[str, Any]] | None
+
+
+class Postprocessor:
+    """Follows one video. `read` may be called from several threads and for any frame, `follow` for each in order."""
+
+    def __init__(self, options: Postprocessing, threshold: float) -> None:
+        self._options, self._threshold = options, threshold
+        self._lately, self._follow = Lately(), Follower()
+        self._steady = Steadiness(options.clean_up) if options.clean_up.steady else None
+        self._objects = ObjectTracker(options.objects) if options.objects else None
+
+    def read(self, result: Result, picture: UInt8[np.ndarray, "h w 3"]) -> Read:
+        """What concerns one frame alone."""
+        mask = self._options.clean_up.frame(read_result(result, "mask", self._threshold))
+        calibration = self._options.calibration
+        return Read(result, picture, mask, calibration and calibration.log_odds(np.asarray(result.logits), result.flow))
+
+    def follow(self, read: Read) -> Finished:
+        """What depends on the frames before."""
+        result, picture, mask, log_odds = read
+        if result.begins_shot:
+            self._lately = Lately()
+            self._follow.cut()
+        confidence, nothing = None, False
+        if log_odds is not None and self._options.calibration:
+            confidence = float(1 / (1 + np.exp(-log_odds)))
+            nothing = self._lately(log_odds) < self._options.calibration.nothing_below
+        if nothing:
+            mask = np.zeros_like(mask)
+        labels = None
+        if self._steady or self._objects:
+            motion = self._follow(picture)
+            if self._steady:
+                mask = self._steady(mask, motion)
+            if nothing:  # whatever is left of the frames before
+                mask = np.zeros_like(mask)
+            if self._objects:
+                labels = self._objects(mask, motion)
+        return Finished(result, mask, labels, confidence, nothing, self._state() if result.state else None)
+
+    def objects(self, names: list[str]) -> list[dict[str, Any]]:
+        """A line for each object, with `names` of all frames so far; none where none are numbered."""
+        lines = self._objects.objects() if self._objects else []
+        return [{**line, "first": names[line["first"]], "last": names[line["last"]]} for line in lines]
+
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays, objects = self._objects.state() if self._objects else ({}, None)
+        arrays |= {"before": self._follow.before, "shown": self._steady and self._steady.shown}
+        there = {name: array for name, array in arrays.items() if array is not None}
+        return there, {"lately": self._lately.log_odds, "objects": objects}
+
+    def restore(self, arrays: dict[str, np.ndarray], note: dict[str, Any]) -> None:
+        """Go on after the frame that came with these as `saved`."""
+        self._lately.log_odds = note["lately"]
+        self._follow.before = arrays.get("before")
+        if self._steady:
+            self._steady.shown = arrays.get("shown")
+        if self._objects:
+            self._objects.restore(arrays, note["objects"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -30,7 +31,6 @@ class Prepared:
     index, name, size   of the frame; size is (height, width)
     picture, flow       uint8 `[h, w, 3]` at the network's size
     kept                what the caller wanted to keep of the frame
-    last                whether no frame follows
     remember            the frame itself where the memory after it is wanted, else None
     begins_shot         whether a new shot begins with it, so that the memory is to be emptied before
     guide               the frame, at most 1920 pixels a side, where its mask is to be refined, else None
@@ -42,10 +42,9 @@ class Prepared:
     picture: UInt8[np.ndarray, "h w 3"]
     flow: UInt8[np.ndarray, "h w 3"]
     kept: Any = None
-    last: bool = False
     remember: UInt8[np.ndarray, "H W 3"] | None = None
     begins_shot: bool = False
-    guide: UInt8[np.ndarray, "H W 3"] | None = None
+    guide: UInt8[np.ndarray, "H2 W2 3"] | None = None
 
 
 class _Picture:
@@ -105,8 +104,12 @@ def windows(
     before = _Picture(Frame(-1, "", previous)) if previous is not None else None
     current: _Picture | None = None
     flows = _in_step(flow_of) if isinstance(flow_of, Iterator) else None
-    for frame in frames:
-        if current is None:
+    for frame in itertools.chain(frames, [None]):
+        after = _Picture(frame) if frame else None
+        if current is not None:
+            yield Window(before, current, after, _given(flows, current.frame.index))
+            before = current
+        elif frame is not None:
             check_size(frame.picture.shape[:2], f"frame {frame.name}")
             if previous is not None and previous.shape != frame.picture.shape:
                 raise InputError(
@@ -114,13 +117,7 @@ def windows(
                     "state was saved; go on with the video it belongs to"
                 )
             begin(frame.picture.shape[:2])
-            current = _Picture(frame)
-            continue
-        after = _Picture(frame)
-        yield Window(before, current, after, _given(flows, current.frame.index))
-        before, current = current, after
-    if current is not None:
-        yield Window(before, current, None, _given(flows, current.frame.index))
+        current = after
     if flows and next(flows, None) is not None:
         raise InputError("flows: there are more flow pictures than frames, expected one per frame")
 
@@ -140,7 +137,8 @@ def prepare(
 
     At a change of shot, known or with `detect_cuts` seen, flow is estimated as at a video's beginning and end.
     """
-    frame, last = window.frame.frame, window.after is None
+    frame = window.frame.frame
+    due = window.after is None or bool(state_every and (frame.index + 1) % state_every == 0)
     with times.measure("cuts"):
         begins_shot = window.frame.begins_shot(window.before, detect_cuts)
         if begins_shot:
@@ -154,10 +152,9 @@ def prepare(
         kept = keep(frame) if keep else None
     with times.measure("flow"):
         flow = resize_picture(_flow(window, flow_of), size)
-    due = last or bool(state_every and (frame.index + 1) % state_every == 0)
     remember = frame.picture if due else None
     guide = guide_of(frame.picture, size, refine)
-    return Prepared(frame.index, frame.name, frame_size, picture, flow, kept, last, remember, begins_shot, guide)
+    return Prepared(frame.index, frame.name, frame_size, picture, flow, kept, remember, begins_shot, guide)
 
 
 def _flow(window: Window, flow_of: FlowOf) -> UInt8[np.ndarray, "h w 3"]:

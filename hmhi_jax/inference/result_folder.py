@@ -1,4 +1,4 @@
-"""The folder with the results of one video: what is in it, whose it is, how far it got.
+"""What is written of one video, and the folder it goes to: what is in it, whose it is, how far it got.
 
 masks/<frame>.png   0 and 255, at the frames' size
 soft/<frame>.png    probabilities in 256 steps, if asked for
@@ -9,20 +9,67 @@ summary.json        written last: a folder with it is finished
 """
 
 import contextlib
+import dataclasses
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.identity import differences, read_note, some
 from hmhi_jax.inference.writers import write_file, writing
 
 Status = Literal["new", "unfinished", "finished"]
 _KINDS = ("masks", "soft", "objects", "rgba", "exr")  # folders with a picture of every frame
 _SUFFIXES = {kind: ".exr" if kind == "exr" else ".png" for kind in _KINDS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What is to be written of a video beside its masks, and how its frames are called.
+
+    cutout        a video with alpha, "mov" or "webm"
+    file          where that goes, if not into the folder of results
+    matte         matte.mp4, black and white
+    rgba          rgba/<frame>.png
+    exr           exr/<frame>.exr, a channel for each object
+    palette       objects/<frame>.png, object ids in DAVIS's colours, also where none are numbered
+    coco          coco.json
+    youtube_vis   youtube_vis.json
+    start_number  of frame 0. Where this, `padding` and `prefix` are None, frames are called as they are
+    padding       digits of a number, 5 if numbers are asked for otherwise
+    prefix        what stands before it
+    """
+
+    cutout: str | None = None
+    file: Path | None = None
+    matte: bool = False
+    rgba: bool = False
+    exr: bool = False
+    palette: bool = False
+    coco: bool = False
+    youtube_vis: bool = False
+    start_number: int | None = None
+    padding: int | None = None
+    prefix: str | None = None
+
+    def name(self, index: int, name: str) -> str:
+        """What the results of frame `index`, called `name` in its video, are called."""
+        if (self.start_number, self.padding, self.prefix) == (None, None, None):
+            return name
+        return f"{self.prefix or ''}{index + (self.start_number or 0):0{self.padding or 5}d}"
+
+    def pictures(self) -> tuple[str, ...]:
+        """Folders with a picture of every frame."""
+        asked = {"rgba": self.rgba, "exr": self.exr, "objects": self.palette}
+        return tuple(kind for kind, wanted in asked.items() if wanted)
+
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, as JSON; nothing by default."""
+        fields = dataclasses.asdict(self) | {"file": None}
+        return {name: value for name, value in fields.items() if value != getattr(Outputs, name)}
 
 
 class ResultFolder:
@@ -197,3 +244,32 @@ def _lock_or_refuse(lock: Any, folder: Path) -> None:
         raise InputError(f"{folder}: another command is writing there right now; wait for it, or stop it") from error
     except OSError:
         pass  # a file system without locks
+
+
+def read_note(file: Path) -> dict[str, Any]:
+    """A note's JSON object. Raises `InputError` for anything else."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read ({error}); move it away, or choose another folder") from error
+    return content
+
+
+def differences(noted: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What differs between two identities, for people; empty if nothing does."""
+    names = [name for name in {**wanted, **noted} if wanted.get(name) != noted.get(name)]
+    return ", ".join(f"{name}: {_short(noted.get(name))}, now {_short(wanted.get(name))}" for name in names)
+
+
+def some(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return f"{names[0]} and {len(names) - 1} more" if names[1:] else names[0]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(inner)}" for name, inner in value.items())
+    text = str(value)
+    return text[:12] + "..." if re.fullmatch("[0-9a-f]{64}", text) else text

@@ -1,22 +1,23 @@
-"""Everything that is written of a video's frames while it is segmented."""
+"""Everything that is written of a video's frames while it is segmented, and of all of them in the end: annotations for
+labelling and evaluation tools, COCO and YouTube-VIS, with masks as COCO's run lengths."""
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import av
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from hmhi_jax.data.ffmpeg import shown_size
 from hmhi_jax.data.video import Frame, Video
-from hmhi_jax.inference.annotations import coco_json, youtube_vis_json
 from hmhi_jax.inference.lanes import Result
-from hmhi_jax.inference.outputs import Outputs
 from hmhi_jax.inference.pipeline import StageTimes
-from hmhi_jax.inference.result_folder import ResultFolder
+from hmhi_jax.inference.result_folder import Outputs, ResultFolder
 from hmhi_jax.inference.sound import Span
 from hmhi_jax.inference.video_writer import CUTOUTS, MATTE, MATTE_ODD, OVERLAY, VideoWriter, time_base_of
 from hmhi_jax.inference.writers import (
@@ -28,6 +29,9 @@ from hmhi_jax.inference.writers import (
     write_palette,
     write_png,
 )
+
+ReadLabels = Callable[[int], UInt8[np.ndarray, "H W"]]
+_CATEGORIES = [{"id": 1, "name": "object", "supercategory": "object"}]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,3 +189,58 @@ class ResultWriters:
         """Let go of all files, whatever state they are in."""
         for video in self._videos.values():
             video.close()
+
+
+def coco_json(files: Sequence[str], size: tuple[int, int], read_labels: ReadLabels) -> bytes:
+    """COCO's instances of a video: an image a frame, an annotation for each object in it.
+
+    Args:
+        files: names of the frames' pictures.
+        size: (height, width) of the frames.
+        read_labels: gives the object ids of a frame by its number, 0 where there is none.
+    """
+    images, annotations = [], []
+    for frame, file in enumerate(files):
+        images.append({"id": frame + 1, "file_name": file, "height": size[0], "width": size[1]})
+        for number, (rle, area, box) in _objects(read_labels(frame)):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1, "image_id": frame + 1, "category_id": 1, "segmentation": rle,
+                    "area": area, "bbox": box, "iscrowd": 0, "attributes": {"track_id": number},
+                }
+            )  # fmt: skip
+    return json.dumps({"images": images, "annotations": annotations, "categories": _CATEGORIES}).encode()
+
+
+def youtube_vis_json(files: Sequence[str], size: tuple[int, int], read_labels: ReadLabels) -> bytes:
+    """The same as YouTube-VIS has it: a video, and an annotation for each object with its masks of all frames, None
+    where it is not seen."""
+    tracks: dict[int, list[tuple[Any, Any, Any]]] = {}
+    for frame in range(len(files)):
+        for number, segment in _objects(read_labels(frame)):
+            tracks.setdefault(number, [(None, None, None)] * len(files))[frame] = segment
+    height, width = size
+    annotations = []
+    for number, track in sorted(tracks.items()):
+        segmentations, areas, boxes = zip(*track, strict=True)
+        annotations.append(
+            {
+                "id": number, "video_id": 1, "category_id": 1, "segmentations": segmentations, "areas": areas,
+                "bboxes": boxes, "iscrowd": 0, "height": height, "width": width, "length": len(files),
+            }
+        )  # fmt: skip
+    video = {"id": 1, "height": height, "width": width, "length": len(files), "file_names": list(files)}
+    return json.dumps({"videos": [video], "annotations": annotations, "categories": _CATEGORIES}).encode()
+
+
+def _objects(labels: UInt8[np.ndarray, "H W"]) -> list[tuple[int, tuple[dict[str, Any], int, list[int]]]]:
+    """Of each object its id and (mask, area, box [x, y, width, height])."""
+    return [(int(number), _segment(labels == number)) for number in np.unique(labels) if number]
+
+
+def _segment(mask: Bool[np.ndarray, "H W"]) -> tuple[dict[str, Any], int, list[int]]:
+    from pycocotools import mask as coco
+
+    rle = coco.encode(np.asfortranarray(mask.view(np.uint8)))  # columns first
+    rle["counts"] = rle["counts"].decode("ascii")
+    return rle, int(coco.area(rle)), [int(side) for side in coco.toBbox(rle)]

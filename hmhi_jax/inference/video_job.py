@@ -1,7 +1,11 @@
-"""One video into one folder of results: streaming, restartable, everything at the same time."""
+"""One video into one folder of results, restartable, or as masks into a pipe: streaming, all at the same time."""
 
+import contextlib
 import dataclasses
+import io
+import os
 import platform
+import sys
 import threading
 import time
 from array import array
@@ -11,23 +15,22 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from hmhi_jax import __version__
 from hmhi_jax.data.flow_folder import FlowFolder
 from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.lanes import Lanes, Result
-from hmhi_jax.inference.masks import read_result
-from hmhi_jax.inference.outputs import Outputs
+from hmhi_jax.inference.masks import Finished, Postprocessing, Postprocessor, Read, read_result
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
-from hmhi_jax.inference.postprocessing import Postprocessing
-from hmhi_jax.inference.postprocessor import Finished, Postprocessor, Read
-from hmhi_jax.inference.result_folder import ResultFolder
+from hmhi_jax.inference.result_folder import Outputs, ResultFolder
 from hmhi_jax.inference.result_writers import Drawn, ResultWriters
 from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.inference.stream_state import StreamState
-from hmhi_jax.inference.writers import ContactSheet, write_png
+from hmhi_jax.inference.writers import ContactSheet, fit_overlay, write_png
 
+# With this package and Python, everything that can change a mask.
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "opencv-python-headless", "av", "pillow")
 
 
@@ -114,41 +117,21 @@ def segment_video(
         )
         on_progress(progress.frames)
 
-        def read(result: Result) -> Read:
-            with times.measure("masks"):
-                return postprocessor.read(result, result.kept.small)
-
-        def follow(frames: Iterator[Read]) -> Iterator[Finished]:
-            for frame in frames:
-                with times.measure("masks"):
-                    finished = postprocessor.follow(frame)
-                yield finished
-
         def finish(frame: Finished) -> tuple[Finished, float, Drawn]:
             """Write a frame's pictures; what is left to do is told by its area and what was drawn."""
             with times.measure("masks"):
-                result, mask = frame.result, frame.mask
-                soft = read_result(result, "plain") if options.soft else None
-                drawn = writers.write(result, mask, frame.labels, soft)
-            return frame, float(np.count_nonzero(mask > 127) / mask.size), drawn
+                soft = read_result(frame.result, "plain") if options.soft else None
+                drawn = writers.write(frame.result, frame.mask, frame.labels, soft)
+            return frame, float(np.count_nonzero(frame.mask > 127) / frame.mask.size), drawn
 
         with Pipeline() as pipeline:
-            frames = frames_until(video, video.frames(progress.frames), stop, options.most_frames)
-            results = segmenter.results(
-                pipeline.ahead(times.timed("decode", frames), 1),
-                pipeline=pipeline,
-                flow_of=flow,
-                keep=writers.keep,
-                state=progress.state,
-                state_every=save_every,
-                detect_cuts=options.detect_cuts,
-                refine=options.refine,
-                times=times,
-                lanes=lanes,
-            )
+            followed = _postprocessed(
+                pipeline, segmenter, video, options, postprocessor, stop, begin=progress.frames, times=times,
+                picture_of=lambda result: result.kept.small, keep=writers.keep, flow_of=flow, state=progress.state,
+                state_every=save_every, lanes=lanes,
+            )  # fmt: skip
             progress.state = None  # some megabytes that are on the device now
             try:
-                followed = pipeline.ahead(follow(pipeline.map(read, results, WORKERS)), 1)
                 for frame, area, drawn in pipeline.map(finish, followed, WORKERS):
                     result = frame.result
                     progress.add(frame, options.outputs.name(result.index, result.name), area, drawn)
@@ -164,6 +147,9 @@ def segment_video(
             finally:
                 writers.close()
         write_png(folder.sheet, progress.sheet.draw(), folder.workplace)
+        wall = time.perf_counter() - begin
+        seconds = {**times.seconds(), "in all, by the clock": wall}
+        libraries = {name: version(name) for name in _LIBRARIES}
         summary = {
             **(entries or {}),
             "input": video.path,
@@ -178,16 +164,105 @@ def segment_video(
             "area": dict(zip(progress.names, (round(area, 6) for area in progress.areas), strict=True)),
             **progress.confidence(),
             **({"objects": postprocessor.objects(progress.names)} if masks.objects else {}),
-            **_speed(times, progress.frames - resumed_at, time.perf_counter() - begin, resumed_at),
-            "versions": versions(),
+            # Of stages they are added over threads, and may exceed the clock's.
+            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+            "frames_per_second": round((progress.frames - resumed_at) / wall, 3),
+            "resumed_at": resumed_at,
+            "versions": {"hmhi-jax": __version__, "python": platform.python_version(), **libraries},
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         folder.finish(summary)
     return summary
 
 
+@contextlib.contextmanager
+def standard_output() -> Iterator[io.RawIOBase]:
+    """Standard output for masks alone: whatever else is printed while the block runs goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(kept), "wb", buffering=0) as masks:
+            yield masks
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def write_masks(
+    segmenter: VideoSegmenter,
+    video: Video,
+    masks: io.RawIOBase,
+    options: JobOptions,
+    *,
+    flow: FlowFolder | None,
+    on_progress: Callable[[int], None],
+    stop: threading.Event,
+) -> None:
+    """Write a mask for each frame to `masks`, 8-bit grey at the frame's size, row by row, as soon as it is there; the
+    other arguments are those of `segment_video`.
+
+    Raises `InputError` for frames that cannot be used, and where nobody reads the masks any more; those before are
+    written.
+    """
+    postprocessor = Postprocessor(options.masks_for(video, flow), options.threshold)
+    with Pipeline() as pipeline:
+        finished = _postprocessed(
+            pipeline, segmenter, video, options, postprocessor, stop, picture_of=lambda result: result.kept,
+            keep=lambda frame: fit_overlay(frame.picture), flow_of=flow,
+        )  # fmt: skip
+        for number, frame in enumerate(finished):
+            mask = read_result(frame.result, "plain") if options.soft else frame.mask
+            try:
+                left = memoryview(mask.tobytes())
+                while left:
+                    left = left[masks.write(left) :]
+            except OSError as error:
+                reason = error.strerror or error
+                raise InputError(f"standard output: takes no more masks ({reason}), after {number}") from error
+            on_progress(number + 1)
+
+
+def _postprocessed(
+    pipeline: Pipeline,
+    segmenter: VideoSegmenter,
+    video: Video,
+    options: JobOptions,
+    postprocessor: Postprocessor,
+    stop: threading.Event,
+    *,
+    picture_of: Callable[[Result], UInt8[np.ndarray, "h w 3"]],
+    begin: int = 0,
+    times: StageTimes | None = None,
+    **results: Any,
+) -> Iterator[Finished]:
+    """A video's frames from number `begin` on with their final masks, by stages of `pipeline`; `picture_of` gives what
+    the postprocessor looks at, `results` are arguments of `VideoSegmenter.results`."""
+    times = times or StageTimes()
+
+    def read(result: Result) -> Read:
+        with times.measure("masks"):
+            return postprocessor.read(result, picture_of(result))
+
+    def follow(frames: Iterator[Read]) -> Iterator[Finished]:
+        for frame in frames:
+            with times.measure("masks"):
+                finished = postprocessor.follow(frame)
+            yield finished
+
+    frames = times.timed("decode", frames_until(video, video.frames(begin), stop, options.most_frames))
+    found = segmenter.results(
+        pipeline.ahead(frames, 1), pipeline=pipeline, detect_cuts=options.detect_cuts, refine=options.refine,
+        times=times, **results,
+    )  # fmt: skip
+    return pipeline.ahead(follow(pipeline.map(read, found, WORKERS)), 1)
+
+
 class _Progress:
     """What has been finished: areas, the contact sheet, and the memory to go on from."""
+
+    _ARRAYS, _NOTED = ("areas", "times", "confidences"), ("names", "nothing", "cuts", "end")  # what is saved, as what
 
     def __init__(self) -> None:
         self.areas = array("f")
@@ -228,16 +303,12 @@ class _Progress:
         return {"nothing_here": self.nothing, "confidence": by_name}
 
     def save(self, folder: ResultFolder, frame: Finished) -> None:
-        arrays, note = self.sheet.state()
-        arrays["areas"] = np.asarray(self.areas, np.float32)
-        arrays["times"] = np.asarray(self.times, np.int64)
-        arrays["confidences"] = np.asarray(self.confidences, np.float32)
-        after, after_note = frame.saved
-        arrays |= {f"masks/{name}": array for name, array in after.items()}
-        note = {
-            "sheet": note, "names": self.names, "end": self.end, "nothing": self.nothing,
-            "cuts": self.cuts, "masks": after_note, "identity": folder.identity,
-        }  # fmt: skip
+        sheet, sheet_note = self.sheet.state()
+        masks, masks_note = frame.saved
+        arrays = sheet | {name: np.array(getattr(self, name)) for name in self._ARRAYS}
+        arrays |= {f"masks/{name}": array for name, array in masks.items()}
+        note = {name: getattr(self, name) for name in self._NOTED}
+        note |= {"sheet": sheet_note, "masks": masks_note, "identity": folder.identity}
         frame.result.state().save(folder.saved_memory, arrays, note)
 
     @classmethod
@@ -253,11 +324,10 @@ class _Progress:
         try:
             if not folder.holds(note["names"]):
                 return None
-            progress.areas.frombytes(arrays["areas"].tobytes())
-            progress.times.frombytes(arrays["times"].tobytes())
-            progress.confidences.frombytes(arrays["confidences"].tobytes())
-            progress.names, progress.nothing, progress.cuts = note["names"], note["nothing"], note["cuts"]
-            progress.end = note["end"]
+            for name in cls._ARRAYS:
+                getattr(progress, name).frombytes(arrays[name].tobytes())
+            for name in cls._NOTED:
+                setattr(progress, name, note[name])
             postprocessor.restore(
                 {name.removeprefix("masks/"): array for name, array in arrays.items() if name.startswith("masks/")},
                 note["masks"],
@@ -270,15 +340,6 @@ class _Progress:
         return progress
 
 
-def versions() -> dict[str, str]:
-    """Of everything that can change a mask."""
-    return {
-        "hmhi-jax": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in _LIBRARIES},
-    }
-
-
 def frames_until(video: Video, frames: Iterator[Frame], stop: threading.Event, most: int | None) -> Iterator[Frame]:
     """Frames until the stop sign (where stopping is no interruption) or the number wanted."""
     for frame in frames:
@@ -287,13 +348,3 @@ def frames_until(video: Video, frames: Iterator[Frame], stop: threading.Event, m
         yield frame
         if stop.is_set() and video.live:
             return
-
-
-def _speed(times: StageTimes, frames: int, wall: float, resumed_at: int) -> dict[str, Any]:
-    """Seconds by stage (added over threads, so that they may exceed the clock's) and the rate of this run."""
-    seconds = {stage: round(value, 3) for stage, value in times.seconds().items()}
-    return {
-        "seconds": {**seconds, "in all, by the clock": round(wall, 3)},
-        "frames_per_second": round(frames / wall, 3),
-        "resumed_at": resumed_at,
-    }

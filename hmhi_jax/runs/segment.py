@@ -10,32 +10,38 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hmhi_jax import __version__, kept_programs
 from hmhi_jax.complete_files import sha256_of
 from hmhi_jax.data.ffmpeg import without_password
+from hmhi_jax.data.flow_folder import FlowFolder, flow_fingerprint, flow_folder_of
+from hmhi_jax.data.video import Video
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.outputs import Outputs
+from hmhi_jax.inference.clean_up import CleanUp
+from hmhi_jax.inference.confidence import read_calibration
+from hmhi_jax.inference.result_folder import Outputs, ResultFolder
 from hmhi_jax.interop.weight_places import find_weights
-from hmhi_jax.process import enable_compilation_cache
-from hmhi_jax.progress import doing
-from hmhi_jax.runs.segment_flow import ESTIMATORS, flow_folders, flow_weights_file, read_flow_network
-from hmhi_jax.runs.segment_masks import MaskOptions
-from hmhi_jax.runs.segment_outputs import place_outputs
-from hmhi_jax.runs.segment_sources import Sources
+from hmhi_jax.process import devices_here, enable_compilation_cache
+from hmhi_jax.progress import Report, VideoProgress, doing
+from hmhi_jax.runs.segment_options import (
+    ESTIMATORS,
+    Sources,
+    flow_folders,
+    flow_weights_file,
+    place_outputs,
+    read_flow_network,
+)
 
-if TYPE_CHECKING:
-    from hmhi_jax.data.flow_folder import FlowFolder
-    from hmhi_jax.data.video import Video
+if TYPE_CHECKING:  # not loaded where nothing is left to do
     from hmhi_jax.inference.lanes import Lanes
-    from hmhi_jax.inference.result_folder import ResultFolder
     from hmhi_jax.inference.segmenter import VideoSegmenter
     from hmhi_jax.inference.video_job import JobOptions
-    from hmhi_jax.progress import VideoProgress
+
+Tasks = list[tuple[Video, ResultFolder | None]]  # without a folder, masks go to standard output
 
 
 def run(
@@ -63,7 +69,9 @@ def run(
     save_every: int,
     resume: bool,
     overwrite: bool,
-    masks: MaskOptions,
+    clean_up: CleanUp,
+    objects: int | None,
+    nothing: bool,
     sources: Sources,
 ) -> int:
     """Do what `hmhi segment` was asked for; the arguments are its options, `network_size` what `size` means.
@@ -85,7 +93,8 @@ def run(
     exported = (Path(weights).expanduser() / "export.json").is_file()
     source = Path(weights).expanduser() if exported else find_weights(weights)
     network = flow_weights_file(flow, flow_weights, flow_iterations)
-    postprocessing = masks.postprocessing(source, learned_flow=network is not None)
+    # It was measured with the flow that the weights were trained with, and does not hold for a flow network's.
+    calibration = read_calibration(source) if nothing and not network else None
     asked = outputs.settings()
     settings = {
         "weights": _identity(source),
@@ -102,22 +111,26 @@ def run(
         "max_frames": max_frames,
         "frame_rate": frame_rate,
         "chunk": chunk,
-        **postprocessing.settings(),
+        "clean_up": dataclasses.asdict(clean_up),
+        "objects": objects,
+        "calibration": calibration and dataclasses.asdict(calibration),
         **sources.settings(),
         "version": __version__,
     }
     if piped and len(mine) != 1:
         raise InputError(f"--out -: takes the masks of one video, but there are {len(mine)}; name one")
-    if piped and (asked or postprocessing.objects):
+    if piped and (asked or objects):
         raise InputError("--out -: takes masks alone; name a folder for cut-outs, objects, numbers and annotations")
-    tasks = [(mine[0], None)] if piped else _plan(videos, mine, inputs, out, settings, outputs, overwrite=overwrite)
+    tasks: Tasks = [(mine[0], None)]
+    if not piped:
+        tasks = _plan(videos, mine, inputs, out, settings, outputs, overwrite=overwrite)
     exit_code = 1 if found.failures else 0
     if not tasks and backbone is None:  # else the weights are looked at even where nothing is left to do
         return exit_code
 
-    from hmhi_jax.inference.masks_pipe import standard_output
+    from hmhi_jax.inference.masks import Postprocessing
     from hmhi_jax.inference.segmenter import VideoSegmenter
-    from hmhi_jax.inference.video_job import JobOptions
+    from hmhi_jax.inference.video_job import JobOptions, standard_output
 
     enable_compilation_cache()
     doing("reading weights")
@@ -128,13 +141,16 @@ def run(
     )  # fmt: skip
     if not tasks:
         return exit_code
-    alone = len(videos) == 1
     if network:
         segmenter.flow_network = read_flow_network(network, flow_iterations, segmenter.flow_recipe, weights)
-    flows = {} if flow in ESTIMATORS else flow_folders(flow, tasks, alone, segmenter.flow_recipe, weights, max_frames)
+    flows = {}
+    if flow not in ESTIMATORS:
+        to_do = [video for video, _ in tasks]
+        flows = flow_folders(flow, to_do, len(videos) == 1, segmenter.flow_recipe, weights, max_frames)
     recipe = segmenter.flow_network.recipe if segmenter.flow_network else segmenter.flow_recipe
+    masks = Postprocessing(clean_up, objects, calibration)
     options = JobOptions(
-        threshold, soft, overlay, save_every, resume, max_frames, postprocessing, outputs, sources.detect_cuts, refine
+        threshold, soft, overlay, save_every, resume, max_frames, masks, outputs, sources.detect_cuts, refine
     )
     entries = {
         "command": shlex.join(["hmhi", *map(without_password, sys.argv[1:])]),
@@ -153,24 +169,21 @@ def run(
 
 
 def _plan(
-    videos: "list[Video]",
-    mine: "list[Video]",
+    videos: list[Video],
+    mine: list[Video],
     inputs: list[str],
     out: Path,
     settings: dict[str, Any],
     outputs: Outputs,
     *,
     overwrite: bool,
-) -> "list[tuple[Video, ResultFolder]]":
+) -> Tasks:
     """Which of the videos that are `mine` are still to do, and where each goes. All that can be refused now is."""
-    from hmhi_jax.data.flow_folder import flow_fingerprint, flow_folder_of
-    from hmhi_jax.inference.result_folder import ResultFolder
-
     found_inside = Path(inputs[0]).is_dir() and Path(videos[0].path) != Path(inputs[0])
     alone = len(videos) == 1 and (outputs.file is not None or not found_inside)
     kinds = ("masks", *(kind for kind in ("soft", "objects") if settings[kind]), *outputs.pictures())
     pictures = tuple(dict.fromkeys(kinds))  # numbered objects are label pictures, which may be asked for as well
-    tasks = []
+    tasks: Tasks = []
     for video in mine:
         identity = {"input": video.fingerprint(), **settings}
         if settings["flow"] not in ESTIMATORS:
@@ -193,51 +206,39 @@ def _plan(
 
 
 def _run(
-    tasks: "list[tuple[Video, ResultFolder]]",
+    tasks: Tasks,
     segmenter: "VideoSegmenter",
     lanes: int,
     options: "JobOptions",
-    flows: "dict[str, FlowFolder]",
+    flows: dict[str, FlowFolder],
     entries: dict[str, Any],
     devices: int | None,
-    masks: io.RawIOBase | None = None,
+    pipe: io.RawIOBase | None,
 ) -> list[str | None]:
     """Do the tasks, several at once where there are several devices or a device does well with several `lanes`.
-    `masks` takes those of one video, which has no folder then.
 
-    Returns, of each task that was begun, None where its video came out, else "failed" or "stopped".
+    Returns, of each task, None where its video came out, else "failed" or "stopped".
     """
     import jax
 
-    from hmhi_jax.inference.masks_pipe import write_masks
-    from hmhi_jax.inference.video_job import Interrupted, segment_video
-    from hmhi_jax.process import devices_here
-    from hmhi_jax.progress import VideoProgress
+    from hmhi_jax.inference.video_job import Interrupted, segment_video, write_masks
 
-    here = devices_here(devices)[: len(tasks)]
     places: queue.Queue[_Device] = queue.Queue()
-    for device in here:
+    for device in devices_here(devices)[: len(tasks)]:
         place = _Device(segmenter if device == segmenter.device else segmenter.to(device), lanes)
         # One video more than there are lanes is read, so that no lane waits for its first frames.
         for _ in range(lanes + 1 if lanes > 1 else 1):
             places.put(place)
     stop = threading.Event()
 
-    def work(video: "Video", folder: "ResultFolder", progress: "VideoProgress") -> str | None:
-        mine = places.get()
+    def work(video: Video, folder: ResultFolder | None) -> str | None:
+        if stop.is_set():
+            return "stopped"
+        place = places.get()
         try:
             wanted = [number for number in (video.frame_count, options.most_frames) if number]
             report = progress.video(video.name, min(wanted) if wanted else None)
-            job = dataclasses.replace(options, save_every=0) if video.live else options
-            if masks is not None:
-                write_masks(video, mine.segmenter, job, flows.get(video.name), masks, report, stop)
-                return _outcome(video, video.notes, progress)
-            height, width = mine.segmenter.network_size(video.size)
-            with kept_programs.watched(lambda kept: report(None, f"compiling for {height} x {width}{kept}")):
-                summary = segment_video(
-                    mine.segmenter, video, folder, job, flow=flows.get(video.name), entries=entries, on_progress=report,
-                    stop=stop, lanes=mine.lanes_for(video),
-                )  # fmt: skip
+            notes = segmented(place, video, folder, report)
         except InputError as error:
             progress.print(f"error: {error}")
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -254,26 +255,41 @@ def _run(
         except Interrupted:
             return "stopped"
         finally:
-            places.put(mine)
+            places.put(place)
+        for note in notes:
+            progress.print(f"{'error' if note == video.failure else 'note'}: {note}")
+        return "failed" if video.failure else None
+
+    def segmented(place: _Device, video: Video, folder: ResultFolder | None, report: Report) -> list[str]:
+        """What there is to note of a video, once it is done."""
+        job = dataclasses.replace(options, save_every=0) if video.live else options
+        flow = flows.get(video.name)
+        if folder is None:
+            write_masks(place.segmenter, video, pipe, job, flow=flow, on_progress=report, stop=stop)
+            return video.notes
+        height, width = place.segmenter.network_size(video.size)
+        with kept_programs.watched(lambda kept: report(None, f"compiling for {height} x {width}{kept}")):
+            summary = segment_video(
+                place.segmenter, video, folder, job, flow=flow, entries=entries, on_progress=report, stop=stop,
+                lanes=place.lanes_for(video),
+            )  # fmt: skip
         progress.print_result(folder, summary)
-        return _outcome(video, summary["notes"], progress)
+        return summary["notes"]
 
-    with VideoProgress() as progress, _CtrlC(stop, [video for video, _ in tasks if video.live]):
+    with VideoProgress() as progress, _first_ctrl_c_ends([video for video, _ in tasks if video.live], stop):
         if places.qsize() == 1:
+            return [work(*task) for task in tasks]
+        with ThreadPoolExecutor(places.qsize()) as pool:
+            running = {pool.submit(work, *task) for task in tasks}
             outcomes = []
-            for video, folder in tasks:
-                if stop.is_set():
-                    break
-                outcomes.append(work(video, folder, progress))
-        else:
-            outcomes = _side_by_side(work, tasks, progress, places.qsize(), stop)
-    return outcomes
-
-
-def _outcome(video: "Video", notes: list[str], progress: "VideoProgress") -> str | None:
-    for note in notes:
-        progress.print(f"{'error' if note == video.failure else 'note'}: {note}")
-    return "failed" if video.failure else None
+            try:
+                while running:  # with a limit, so that Ctrl-C gets through on every system
+                    done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                    outcomes += [future.result() for future in done]
+            except BaseException:
+                stop.set()
+                raise
+            return outcomes
 
 
 class _Device:
@@ -282,10 +298,10 @@ class _Device:
     def __init__(self, segmenter: "VideoSegmenter", lanes: int) -> None:
         self.segmenter = segmenter
         self._lanes = lanes
-        self._shared: dict[tuple[int, int], Any] = {}
+        self._shared: dict[tuple[int, int], Lanes] = {}
         self._lock = threading.Lock()
 
-    def lanes_for(self, video: "Video") -> "Lanes | None":
+    def lanes_for(self, video: Video) -> "Lanes | None":
         """Those of all videos that the network sees at one size; None where every video has the device to itself."""
         if self._lanes == 1:
             return None
@@ -296,60 +312,29 @@ class _Device:
             return self._shared[size]
 
 
-def _side_by_side(
-    work: Callable, tasks: list, progress: "VideoProgress", workers: int, stop: threading.Event
-) -> list[str | None]:
-    """All tasks on a pool of threads; Ctrl-C stops them at their next frames."""
-
-    def unless_stopped(video: "Video", folder: "ResultFolder") -> str | None:
-        return "stopped" if stop.is_set() else work(video, folder, progress)
-
-    with ThreadPoolExecutor(workers) as pool:
-        running = {pool.submit(unless_stopped, *task) for task in tasks}
-        outcomes = []
-        try:
-            while running:
-                done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                outcomes += [future.result() for future in done]
-        except BaseException:
-            stop.set()
-            raise
-    return outcomes
-
-
-class _CtrlC:
+@contextlib.contextmanager
+def _first_ctrl_c_ends(live: list[Video], stop: threading.Event) -> Iterator[None]:
     """While a camera runs, the first Ctrl-C ends its video in good order; the second one is an interruption."""
+    if not live or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
 
-    def __init__(self, stop: threading.Event, live: "list[Video]") -> None:
-        self._stop, self._live = stop, live
-
-    def __enter__(self) -> None:
-        if self._live and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._handle)
-
-    def _handle(self, *_: object) -> None:
-        self._stop.set()
-        for video in self._live:
+    def end(*_: object) -> None:
+        stop.set()
+        for video in live:
             video.end()
-        signal.signal(signal.SIGINT, self._before)
+        signal.signal(signal.SIGINT, before)
 
-    def __exit__(self, *_: object) -> Literal[False]:
-        if hasattr(self, "_before"):
-            signal.signal(signal.SIGINT, self._before)
-        return False
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _identity(weights: Path) -> dict[str, str]:
-    return {"path": str(weights), "sha256": _sha256(_files_of(weights))}
-
-
-def _files_of(weights: Path) -> list[Path]:
-    """The files of weights, which are one, or a folder (an export, a checkpoint)."""
-    return sorted(path for path in weights.rglob("*") if path.is_file()) if weights.is_dir() else [weights]
-
-
-def _sha256(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(bytes.fromhex(sha256_of(file)))
-    return digest.hexdigest()
+    """Of a file of weights, or a folder (an export, a checkpoint), by its contents."""
+    files = sorted(path for path in weights.rglob("*") if path.is_file()) if weights.is_dir() else [weights]
+    digests = bytes.fromhex("".join(map(sha256_of, files)))
+    return {"path": str(weights), "sha256": hashlib.sha256(digests).hexdigest()}

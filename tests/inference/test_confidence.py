@@ -1,5 +1,6 @@
 """How sure it is that something moves: the measures, the constants beside weights, and what is marked of a video."""
 
+import dataclasses
 import json
 import threading
 
@@ -20,7 +21,7 @@ from hmhi_jax.inference.confidence import (
     frame_measures,
     read_calibration,
 )
-from hmhi_jax.inference.postprocessing import Postprocessing
+from hmhi_jax.inference.masks import Postprocessing
 from hmhi_jax.inference.result_folder import ResultFolder
 from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.inference.video_job import Interrupted, JobOptions, segment_video
@@ -110,7 +111,7 @@ def test_frames_with_nothing_are_empty_and_marked(tmp_path, monkeypatch, segment
     monkeypatch.setattr(ContactSheet, "add", lambda sheet, *given: captions.append(given[1]) or add(sheet, *given))
     for name, intercept in (("all", 9.0), ("none", -9.0)):
         masks = Postprocessing(calibration=Calibration((0.0,) * 6, intercept, 0.0))
-        folder = ResultFolder(tmp_path / name, {"input": 1, **masks.settings()})
+        folder = ResultFolder(tmp_path / name, {"input": 1, **dataclasses.asdict(masks)})
         summary = segment_video(segmenter, video, folder, options(masks, threshold))
         names = [f"{t:05d}" for t in range(24)]
         assert summary["confidence"] == pytest.approx(dict.fromkeys(names, 1 / (1 + np.exp(-intercept))), abs=1e-4)
@@ -124,7 +125,7 @@ def test_frames_with_nothing_are_empty_and_marked(tmp_path, monkeypatch, segment
 def test_going_on_is_exact(tmp_path, segmenter, video, threshold):
     """Everything that remembers frames at once, stopped in the middle and started again."""
     masks = Postprocessing(CleanUp(min_area=4, feather=1, steady=0.6), 4, Calibration((0.0,) * 5 + (2.0,), -1.0, -0.5))
-    identity = {"input": 1, **masks.settings()}
+    identity = {"input": 1, **dataclasses.asdict(masks)}
     whole, parts = (ResultFolder(tmp_path / name, identity, ("masks", "objects")) for name in ("whole", "parts"))
     summary = segment_video(segmenter, video, whole, options(masks, threshold))
     assert summary["objects"]

@@ -43,7 +43,7 @@ class Noted(Network):
 def prepared(video, length):
     for t in range(length):
         picture = np.full((1, 2, 3), (video, t, 0), np.uint8)
-        yield Prepared(t, str(t), (1, 2), picture, picture, last=t + 1 == length)
+        yield Prepared(t, str(t), (1, 2), picture, picture)
 
 
 def through_lanes(lengths, lanes, chunk, source=prepared, seconds=0.0):

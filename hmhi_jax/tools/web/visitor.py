@@ -23,10 +23,8 @@ from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.confidence import Calibration, read_calibration
 from hmhi_jax.inference.lanes import Result
-from hmhi_jax.inference.masks import read_result
+from hmhi_jax.inference.masks import Postprocessing, Postprocessor, Read, read_result
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline
-from hmhi_jax.inference.postprocessing import Postprocessing
-from hmhi_jax.inference.postprocessor import Postprocessor, Read
 from hmhi_jax.inference.segmenter import VideoSegmenter, auto_size
 from hmhi_jax.inference.writers import write_png
 from hmhi_jax.tools.web.work import PRODUCTS, Job, Look, Masks, drawn_as, preview, read_pixels, seen_before

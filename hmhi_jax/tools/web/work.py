@@ -21,9 +21,8 @@ from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.clean_up import CleanUp
 from hmhi_jax.inference.lanes import Result
-from hmhi_jax.inference.outputs import Outputs
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
-from hmhi_jax.inference.result_folder import ResultFolder
+from hmhi_jax.inference.result_folder import Outputs, ResultFolder
 from hmhi_jax.inference.result_writers import Drawn, Kept, ResultWriters
 from hmhi_jax.inference.writers import coloured, draw_overlay
 
@@ -139,12 +138,12 @@ def drawn_as(
 
 Masks = tuple[UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "H W"] | None]  # of a frame, and labels of its objects
 
-_LOGITS, _FLOW = np.empty((0, 0), np.float32), np.empty((0, 0, 3), np.uint8)
+_LOGITS, _PICTURE = np.empty((0, 0), np.float32), np.empty((0, 0, 3), np.uint8)
 
 
 def seen_before(index: int, name: str, video: Video, kept: Kept | None = None) -> Result:
     """Of a frame that the network saw long ago, whose word on it is kept elsewhere."""
-    return Result(index, name, video.size, _LOGITS, _FLOW, kept)
+    return Result(index, name, video.size, _PICTURE, _PICTURE, kept, logits=_LOGITS)
 
 
 @dataclasses.dataclass(frozen=True)

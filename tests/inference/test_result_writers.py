@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hmhi_jax.inference.annotations import coco_json, youtube_vis_json
+from hmhi_jax.inference.result_writers import coco_json, youtube_vis_json
 
 DATA = Path(__file__).parent / "data"
 HEIGHT, WIDTH, FRAMES = 12, 16, 3
