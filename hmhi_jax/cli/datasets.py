@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 from hmhi_jax.cli.options import (
     COMPUTE_DTYPES,
@@ -23,14 +24,12 @@ from hmhi_jax.cli.options import (
 
 def flow(
     dataset: DatasetArgument,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for `<video>/<frame>.jpg`, instead of the data set's own.")
-    ] = None,
+    out: Annotated[Path | None, Option(help="Folder for `<video>/<frame>.jpg`, instead of the data set's own.")] = None,
     layout: LayoutOption = None,
     split: SplitOption = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="WEIGHTS|JSON",
             help="How to draw flow: as these weights want it (a shipped name, a file, the folder of a training run or "
             "an export), or a recipe as JSON, in a file or as it stands; the options below change single fields.",
@@ -38,31 +37,29 @@ def flow(
     ] = None,
     estimator: Annotated[
         str | None,
-        typer.Option(
-            help="dis (on the CPU), or raft: a flow network, see docs/flow.md.", callback=one_of("dis", "raft")
-        ),
+        Option(help="dis (on the CPU), or raft: a flow network, see docs/flow.md.", callback=one_of("dis", "raft")),
     ] = None,
     flow_weights: FlowWeightsOption = None,
     iterations: FlowIterationsOption = None,
     dtype: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="TYPE", help=f"Of raft: compute in {', '.join(COMPUTE_DTYPES)}.", callback=one_of(*COMPUTE_DTYPES)
         ),
     ] = "float32",
     devices: Annotated[
         int | None,
-        typer.Option(help="Of raft: devices to spread the work over. Default: all there are.", callback=at_least(1)),
+        Option(help="Of raft: devices to spread the work over. Default: all there are.", callback=at_least(1)),
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="ultrafast, fast or medium (DIS).")] = None,
-    neighbours: Annotated[str | None, typer.Option(help="next, or both: see docs/data.md.")] = None,
-    camera: Annotated[str | None, typer.Option(help="none, or affine: take the camera's motion out.")] = None,
-    size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width at which flow is estimated.")] = None,
-    normalisation: Annotated[str | None, typer.Option(help="max or robust: what length gets full colour.")] = None,
-    format: Annotated[str, typer.Option(help="jpg, as the release expects, or png.")] = "jpg",
-    quality: Annotated[int, typer.Option(help="Of jpg, 1 to 100.")] = 95,
+    preset: Annotated[str | None, Option(help="ultrafast, fast or medium (DIS).")] = None,
+    neighbours: Annotated[str | None, Option(help="next, or both: see docs/data.md.")] = None,
+    camera: Annotated[str | None, Option(help="none, or affine: take the camera's motion out.")] = None,
+    size: Annotated[tuple[int, int] | None, Option(help="Height and width at which flow is estimated.")] = None,
+    normalisation: Annotated[str | None, Option(help="max or robust: what length gets full colour.")] = None,
+    format: Annotated[str, Option(help="jpg, as the release expects, or png.")] = "jpg",
+    quality: Annotated[int, Option(help="Of jpg, 1 to 100.")] = 95,
     workers: WorkersOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make all again, whatever is there.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Make all again, whatever is there.")] = False,
 ) -> None:
     """Make the flow pictures of a data set, next to its frames.
 
@@ -87,12 +84,10 @@ def inspect(
     layout: LayoutOption = None,
     split: SplitOption = None,
     flows: FlowsOption = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Sizes and ends of files only; decode nothing.")] = False,
-    without_flow: Annotated[bool, typer.Option("--without-flow", help="Missing flow pictures are no problem.")] = False,
-    without_masks: Annotated[
-        bool, typer.Option("--without-masks", help="Videos without masks are no problem.")
-    ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; as many as cores if not given.")] = None,
+    quick: Annotated[bool, Option("--quick", help="Sizes and ends of files only; decode nothing.")] = False,
+    without_flow: Annotated[bool, Option("--without-flow", help="Missing flow pictures are no problem.")] = False,
+    without_masks: Annotated[bool, Option("--without-masks", help="Videos without masks are no problem.")] = False,
+    workers: Annotated[int | None, Option(min=1, help="Threads; as many as cores if not given.")] = None,
 ) -> None:
     """Count videos, frames and sizes of a data set and list every problem.
 
@@ -110,22 +105,21 @@ def inspect(
 
 def pack(
     dataset: DatasetArgument,
-    out: Annotated[Path, typer.Argument(help="Folder for the shards and their index.")],
+    out: Annotated[Path, Argument(help="Folder for the shards and their index.")],
     layout: LayoutOption = None,
     split: SplitOption = None,
     flows: FlowsOption = None,
     size: Annotated[
-        tuple[int, int] | None, typer.Option(help="Height and width: pack at training size, not the files as they are.")
+        tuple[int, int] | None, Option(help="Height and width: pack at training size, not the files as they are.")
     ] = None,
     quality: Annotated[
-        int | None, typer.Option(help="With --size: of JPEG or WebP, 1 to 100 (95); 0 stores PNG, without loss.")
+        int | None, Option(help="With --size: of JPEG or WebP, 1 to 100 (95); 0 stores PNG, without loss.")
     ] = None,
     codec: Annotated[
-        Literal["jpeg", "webp"],
-        typer.Option(help="With --size: webp takes half the space of jpeg, and longer to read."),
+        Literal["jpeg", "webp"], Option(help="With --size: webp takes half the space of jpeg, and longer to read.")
     ] = "jpeg",
-    frames_per_shard: Annotated[int, typer.Option(min=1, help="A shard is closed at about this many frames.")] = 4096,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out videos with problems.")] = False,
+    frames_per_shard: Annotated[int, Option(min=1, help="A shard is closed at about this many frames.")] = 4096,
+    skip_bad: Annotated[bool, Option("--skip-bad", help="Leave out videos with problems.")] = False,
     workers: WorkersOrNoneOption = None,
 ) -> None:
     """Pack a data set with its flow pictures into a few large files, for object stores and pods.
@@ -142,37 +136,33 @@ def pack(
 
 
 def synthesise(
-    out: Annotated[Path, typer.Argument(help="Folder for the packed clips; made when missing, continued when begun.")],
-    clips: Annotated[int, typer.Option(min=1, help="How many clips.")] = 1000,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Clip i of a seed is always the same; use another seed to validate.")
-    ] = 0,
+    out: Annotated[Path, Argument(help="Folder for the packed clips; made when missing, continued when begun.")],
+    clips: Annotated[int, Option(min=1, help="How many clips.")] = 1000,
+    seed: Annotated[int, Option(min=0, help="Clip i of a seed is always the same; use another seed to validate.")] = 0,
     preset: Annotated[
         Literal["default", "photographic"],
-        typer.Option(
+        Option(
             help="default: objects made of parts, before textures. photographic: also cut-outs, photographs, smoke and "
             "more, larger and longer clips. Options below change single settings of it."
         ),
     ] = "default",
-    height: Annotated[int | None, typer.Option(help="Frame height in pixels.")] = None,
-    width: Annotated[int | None, typer.Option(help="Frame width in pixels.")] = None,
-    least_frames: Annotated[int | None, typer.Option(help="Frames of the shortest clips.")] = None,
-    most_frames: Annotated[int | None, typer.Option(help="Frames of the longest clips.")] = None,
+    height: Annotated[int | None, Option(help="Frame height in pixels.")] = None,
+    width: Annotated[int | None, Option(help="Frame width in pixels.")] = None,
+    least_frames: Annotated[int | None, Option(help="Frames of the shortest clips.")] = None,
+    most_frames: Annotated[int | None, Option(help="Frames of the longest clips.")] = None,
     flow: Annotated[
-        str | None, typer.Option(help="Flow recipe as JSON; camera compensated at frame size if not given.")
+        str | None, Option(help="Flow recipe as JSON; camera compensated at frame size if not given.")
     ] = None,
     pictures: Annotated[
         list[Path] | None,
-        typer.Option(
+        Option(
             help="Folder of photographs (textures, backdrops) and cut-outs (pictures with opacity), or an unpacked "
             "Debian package that hmhi_jax/tools/synthetic/pictures.py knows; repeatable."
         ),
     ] = None,
-    without: Annotated[
-        list[str] | None, typer.Option(help="A feature to leave out, such as shadows; repeatable.")
-    ] = None,
+    without: Annotated[list[str] | None, Option(help="A feature to leave out, such as shadows; repeatable.")] = None,
     workers: WorkersOrNoneOption = None,
-    sheet: Annotated[bool, typer.Option(help="Also write sheet.png, the first twelve clips to look at.")] = True,
+    sheet: Annotated[bool, Option(help="Also write sheet.png, the first twelve clips to look at.")] = True,
 ) -> None:
     """Make video clips of moving things, with exact masks and flow pictures, and pack them for training.
 

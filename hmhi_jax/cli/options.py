@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from hmhi_jax.errors import InputError
 
@@ -72,21 +72,21 @@ def network_size(text: str | None) -> tuple[int, int] | str | None:
     return height, width
 
 
-DatasetArgument = Annotated[Path, typer.Argument(help="Folder of the data set.", metavar="DATASET")]
-LayoutOption = Annotated[str | None, typer.Option(help="Its layout, by name; recognised if not given.")]
-SplitOption = Annotated[str | None, typer.Option(help="One split, such as train; all of them if not given.")]
-FlowsOption = Annotated[Path | None, typer.Option(help="Where flow pictures are, if not in the data set.")]
-WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores if not given.")]
+DatasetArgument = Annotated[Path, Argument(help="Folder of the data set.", metavar="DATASET")]
+LayoutOption = Annotated[str | None, Option(help="Its layout, by name; recognised if not given.")]
+SplitOption = Annotated[str | None, Option(help="One split, such as train; all of them if not given.")]
+FlowsOption = Annotated[Path | None, Option(help="Where flow pictures are, if not in the data set.")]
+WorkersOption = Annotated[int | None, Option(min=1, help="Processes; as many as cores if not given.")]
 WorkersOrNoneOption = Annotated[
-    int | None, typer.Option(min=0, help="Processes; as many as cores if not given, 0 for this one alone.")
+    int | None, Option(min=0, help="Processes; as many as cores if not given, 0 for this one alone.")
 ]
-MemoryOption = Annotated[int | None, typer.Option(min=1, max=1000, help="Capacity of the memory.")]
+MemoryOption = Annotated[int | None, Option(min=1, max=1000, help="Capacity of the memory.")]
 WeightsOption = Annotated[
-    str, typer.Option(help="A shipped name, a .safetensors file, a folder of training or converted, or an export.")
+    str, Option(help="A shipped name, a .safetensors file, a folder of training or converted, or an export.")
 ]
 FlowWeightsOption = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="WEIGHTS",
         help="Of `raft`: torchvision's file, its authors', one of `hmhi convert`, or the beginning of a name in "
         "PyTorch's hub cache. [default: raft_large]",
@@ -95,11 +95,9 @@ FlowWeightsOption = Annotated[
 ]
 FlowIterationsOption = Annotated[
     int | None,
-    typer.Option(
-        help="Of `raft`: how often the flow is improved. [default: 12]", show_default=False, callback=at_least(1)
-    ),
+    Option(help="Of `raft`: how often the flow is improved. [default: 12]", show_default=False, callback=at_least(1)),
 ]
-FlowRecipeOption = Annotated[str | None, typer.Option(help="Flow recipe as JSON (the release's: raw DIS flow).")]
+FlowRecipeOption = Annotated[str | None, Option(help="Flow recipe as JSON (the release's: raw DIS flow).")]
 
 
 def parse_config_flags(arguments: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from hmhi_jax.cli.options import (
     COMPUTE_DTYPES,
@@ -51,7 +52,7 @@ def _check_outside(out: Path, inputs: list[str]) -> None:
 def segment(
     inputs: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             metavar="INPUT...",
             help="Video files, folders of frames, folders of either, a camera's number, a URL, or `-`.",
             show_default=False,
@@ -59,7 +60,7 @@ def segment(
     ],
     out: Annotated[
         Path,
-        typer.Option(
+        Option(
             "--out",
             "-o",
             show_default=False,
@@ -70,7 +71,7 @@ def segment(
     weights: WeightsOption = "small",
     flow: Annotated[
         str,
-        typer.Option(
+        Option(
             help="`dis` (estimate it as the weights want it), `raft` (estimate it by a flow network), or a folder of "
             "flow pictures or .flo files named like the frames."
         ),
@@ -79,7 +80,7 @@ def segment(
     flow_iterations: FlowIterationsOption = None,
     size: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="HxW",
             help="Size the network runs at, multiples of 32; `auto` keeps the video's shape. "
             "Default: what the weights were trained for.",
@@ -87,47 +88,46 @@ def segment(
     ] = None,
     threshold: Annotated[
         float,
-        typer.Option(
+        Option(
             help="Probability above which a pixel is foreground.",
             callback=expected("a probability between 0 and 1, such as 0.5", lambda value: 0 < value < 1),
         ),
     ] = 0.5,
     refine: Annotated[
         bool | None,
-        typer.Option(
+        Option(
             "--refine/--no-refine",
             help="Let masks keep to the edges of the frames. Default: where frames have at least 2.5 times the "
             "network's pixels.",
         ),
     ] = None,
-    soft: Annotated[bool, typer.Option("--soft", help="Also write 8-bit probabilities, `soft/<frame>.png`.")] = False,
+    soft: Annotated[bool, Option("--soft", help="Also write 8-bit probabilities, `soft/<frame>.png`.")] = False,
     overlay: Annotated[
-        bool | None,
-        typer.Option("--overlay/--no-overlay", help="Write overlay.mp4. Default: unless --out is a file."),
+        bool | None, Option("--overlay/--no-overlay", help="Write overlay.mp4. Default: unless --out is a file.")
     ] = None,
     cutout: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="mov|webm",
             help="Also write the video with all but the object transparent: `mov` is ProRes 4444, `webm` VP9.",
             callback=one_of("mov", "webm"),
         ),
     ] = None,
-    matte: Annotated[bool, typer.Option("--matte", help="Also write matte.mp4, black and white.")] = False,
-    rgba: Annotated[bool, typer.Option("--rgba", help="Also write the cut-out as `rgba/<frame>.png`.")] = False,
+    matte: Annotated[bool, Option("--matte", help="Also write matte.mp4, black and white.")] = False,
+    rgba: Annotated[bool, Option("--rgba", help="Also write the cut-out as `rgba/<frame>.png`.")] = False,
     exr: Annotated[
-        bool, typer.Option("--exr", help="Also write OpenEXR, a channel for each object, `exr/<frame>.exr`.")
+        bool, Option("--exr", help="Also write OpenEXR, a channel for each object, `exr/<frame>.exr`.")
     ] = False,
     palette: Annotated[
-        bool, typer.Option("--palette", help="Also write object ids as DAVIS does, `objects/<frame>.png`.")
+        bool, Option("--palette", help="Also write object ids as DAVIS does, `objects/<frame>.png`.")
     ] = False,
-    coco: Annotated[bool, typer.Option("--coco", help="Also write coco.json: masks as COCO's run lengths.")] = False,
+    coco: Annotated[bool, Option("--coco", help="Also write coco.json: masks as COCO's run lengths.")] = False,
     youtube_vis: Annotated[
-        bool, typer.Option("--youtube-vis", help="Also write youtube_vis.json: the same, object by object.")
+        bool, Option("--youtube-vis", help="Also write youtube_vis.json: the same, object by object.")
     ] = False,
     start_number: Annotated[
         int | None,
-        typer.Option(
+        Option(
             metavar="N",
             help="Call the first frame so, the next N + 1.",
             callback=expected("a number from 0 on", lambda number: number >= 0),
@@ -135,7 +135,7 @@ def segment(
     ] = None,
     padding: Annotated[
         int | None,
-        typer.Option(
+        Option(
             metavar="DIGITS",
             help="Digits of a frame's number. [default: 5]",
             show_default=False,
@@ -144,30 +144,29 @@ def segment(
     ] = None,
     prefix: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="What stands before a frame's number.",
             callback=expected("a part of a file's name", lambda text: not re.search(r"^\.|[/\\\x00]", text)),
         ),
     ] = None,
     memory_frames: Annotated[
-        int | None,
-        typer.Option(help="Frames the memory holds. Default: what the weights say.", callback=_few_enough),
+        int | None, Option(help="Frames the memory holds. Default: what the weights say.", callback=_few_enough)
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="TYPE",
             help=f"Compute in {', '.join(COMPUTE_DTYPES)}. Default: float32, or what an export was made for.",
             callback=one_of(*COMPUTE_DTYPES),
         ),
     ] = None,
-    backbone: Annotated[str | None, typer.Option(metavar="NAME", help="Refuse weights of any other backbone.")] = None,
+    backbone: Annotated[str | None, Option(metavar="NAME", help="Refuse weights of any other backbone.")] = None,
     max_frames: Annotated[
-        int | None, typer.Option(help="Stop after so many frames of each video.", callback=at_least(1))
+        int | None, Option(help="Stop after so many frames of each video.", callback=at_least(1))
     ] = None,
     frame_rate: Annotated[
         float | None,
-        typer.Option(
+        Option(
             help="Frames per second of folders of frames. [default: 24]",
             show_default=False,
             callback=expected("frames per second, 0.01 to 1000", lambda rate: 0.01 <= rate <= 1000),
@@ -175,7 +174,7 @@ def segment(
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(
+        Option(
             metavar="SECONDS",
             help="How long to wait for a camera, pipe or URL to answer, and for its next frame. [default: 10, and 30 "
             "between frames]",
@@ -185,37 +184,34 @@ def segment(
     ] = None,
     chunk: Annotated[
         int | None,
-        typer.Option(
+        Option(
             help="Frames encoded in one batch. Default: 1 on CPU, 8 on accelerators.",
             callback=expected("1 to 1024 frames", lambda frames: 1 <= frames <= 1024),
         ),
     ] = None,
     devices: Annotated[
-        int | None,
-        typer.Option(help="Devices to spread several videos over. Default: all there are.", callback=at_least(1)),
+        int | None, Option(help="Devices to spread several videos over. Default: all there are.", callback=at_least(1))
     ] = None,
     save_every: Annotated[
         int,
-        typer.Option(
+        Option(
             help="Save the memory after so many frames, to go on from there; 0: never.",
             callback=expected("a number of frames, or 0 for never", lambda frames: frames >= 0),
         ),
     ] = 100,
     resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on with unfinished videos from the saved memory.")
+        bool, Option("--resume/--no-resume", help="Go on with unfinished videos from the saved memory.")
     ] = True,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results that were made from other input or otherwise.")
+        bool, Option("--overwrite", help="Replace results that were made from other input or otherwise.")
     ] = False,
-    min_area: Annotated[
-        int, typer.Option(metavar="PIXELS", help="Remove parts of fewer pixels.", callback=at_least(0))
-    ] = 0,
+    min_area: Annotated[int, Option(metavar="PIXELS", help="Remove parts of fewer pixels.", callback=at_least(0))] = 0,
     fill_holes: Annotated[
-        int, typer.Option(metavar="PIXELS", help="Fill holes of up to so many pixels.", callback=at_least(0))
+        int, Option(metavar="PIXELS", help="Fill holes of up to so many pixels.", callback=at_least(0))
     ] = 0,
     grow: Annotated[
         float,
-        typer.Option(
+        Option(
             metavar="PIXELS",
             help="Let the object grow on all sides; negative: shrink.",
             callback=expected("pixels, -1000 to 1000", lambda pixels: abs(pixels) <= 1000),
@@ -223,7 +219,7 @@ def segment(
     ] = 0.0,
     feather: Annotated[
         float,
-        typer.Option(
+        Option(
             metavar="PIXELS",
             help="Let the edge fade over so many pixels to either side; masks then have values from 0 to 255.",
             callback=expected("pixels, 0 to 1000", lambda pixels: 0 <= pixels <= 1000),
@@ -231,7 +227,7 @@ def segment(
     ] = 0.0,
     steady: Annotated[
         float,
-        typer.Option(
+        Option(
             metavar="SHARE",
             help="Damp flicker along the motion: what share of the frame before stays, such as 0.6; less than a half "
             "changes nothing but feathered edges.",
@@ -240,7 +236,7 @@ def segment(
     ] = 0.0,
     objects: Annotated[
         int | None,
-        typer.Option(
+        Option(
             metavar="N",
             help="Number at most N objects through the video: label pictures, `objects/<frame>.png`.",
             callback=expected("1 to 200 objects", lambda number: 1 <= number <= 200),
@@ -248,7 +244,7 @@ def segment(
     ] = None,
     nothing: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--nothing-here/--no-nothing-here",
             help="Empty and mark the masks of frames in which, by the weights' calibrated confidence, nothing moves by "
             "itself.",
@@ -256,36 +252,35 @@ def segment(
     ] = True,
     start: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="POSITION",
             help="First frame: its number (120), seconds (4.8 or 4s), a time (0:04.8), or a time code (00:00:04:20).",
         ),
     ] = None,
     end: Annotated[
-        str | None, typer.Option(metavar="POSITION", help="The frame to stop before, written in the same ways.")
+        str | None, Option(metavar="POSITION", help="The frame to stop before, written in the same ways.")
     ] = None,
     cuts: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="auto|off|FILE",
             help="Changes of shot, where the memory is emptied: found, none, or a file with one POSITION a line.",
         ),
     ] = "auto",
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Take every N-th video, from the I-th on (0 to N-1): number I of N machines."),
+        Option(metavar="I/N", help="Take every N-th video, from the I-th on (0 to N-1): number I of N machines."),
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(
+        Option(
             help="Raw 8-bit RGB pictures are on standard input (`-`), so many a second; --size is then THEIR size, "
             "WIDTHxHEIGHT.",
             callback=expected("pictures per second, 0.01 to 1000", lambda rate: 0.01 <= rate <= 1000),
         ),
     ] = None,
     network_size_: Annotated[
-        str | None,
-        typer.Option("--network-size", metavar="HxW", help="What --size is where no raw pictures come."),
+        str | None, Option("--network-size", metavar="HxW", help="What --size is where no raw pictures come.")
     ] = None,
 ) -> None:
     """Segment the salient moving object of videos.

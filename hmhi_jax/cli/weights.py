@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from hmhi_jax.cli.options import COMPUTE_DTYPES, FlowRecipeOption, MemoryOption, expected, one_of, sides_of_input
 
@@ -18,29 +19,28 @@ def _names(platforms: str) -> list[str]:
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(
+        Argument(
             metavar="IN", help="A .pth, .safetensors, .npz, a checkpoint folder, a training run or a shipped name."
         ),
     ],
     target: Annotated[
         Path | None,
-        typer.Argument(metavar="OUT", help=".safetensors, .npz, .pth (the release's layout), or a folder (Orbax)."),
+        Argument(metavar="OUT", help=".safetensors, .npz, .pth (the release's layout), or a folder (Orbax)."),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only say what IN is and what it fits.")] = False,
+    check: Annotated[bool, Option("--check", help="Only say what IN is and what it fits.")] = False,
     names: Annotated[
-        str, typer.Option(help="Names in .safetensors and .npz: ours, or torch.", callback=one_of("ours", "torch"))
+        str, Option(help="Names in .safetensors and .npz: ours, or torch.", callback=one_of("ours", "torch"))
     ] = "ours",
     dtype: Annotated[
-        str,
-        typer.Option(help="float32, bfloat16 or float16.", callback=one_of("float32", "bfloat16", "float16")),
+        str, Option(help="float32, bfloat16 or float16.", callback=one_of("float32", "bfloat16", "float16"))
     ] = "float32",
-    backbone: Annotated[str | None, typer.Option(help="The network's backbone; recognised if not given.")] = None,
+    backbone: Annotated[str | None, Option(help="The network's backbone; recognised if not given.")] = None,
     memory_frames: Annotated[
-        int | None, typer.Option(min=1, help="Capacity of the memory, which weights do not show (3).")
+        int | None, Option(min=1, help="Capacity of the memory, which weights do not show (3).")
     ] = None,
     input_size: Annotated[
         tuple[int, int] | None,
-        typer.Option(help="Height and width the weights were trained for (512 512).", callback=sides_of_input),
+        Option(help="Height and width the weights were trained for (512 512).", callback=sides_of_input),
     ] = None,
     flow: FlowRecipeOption = None,
 ) -> None:
@@ -59,27 +59,24 @@ def convert(
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
-    weights: Annotated[
-        str, typer.Option(help="A shipped name, a `.safetensors` file, or a training folder.")
-    ] = "small",
+    folder: Annotated[Path, Argument(help="Folder to write.", show_default=False)],
+    weights: Annotated[str, Option(help="A shipped name, a `.safetensors` file, or a training folder.")] = "small",
     size: Annotated[
         tuple[int, int] | None,
-        typer.Option(
+        Option(
             metavar="HEIGHT WIDTH",
             help="Input size, multiples of 32; what the weights were trained for if not given.",
             callback=sides_of_input,
         ),
     ] = None,
     memory_frames: MemoryOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Videos that go through together.")] = 1,
+    batch: Annotated[int, Option(min=1, help="Videos that go through together.")] = 1,
     dtype: Annotated[
-        str,
-        typer.Option(metavar="TYPE", help=f"Compute in {', '.join(COMPUTE_DTYPES)}.", callback=one_of(*COMPUTE_DTYPES)),
+        str, Option(metavar="TYPE", help=f"Compute in {', '.join(COMPUTE_DTYPES)}.", callback=one_of(*COMPUTE_DTYPES))
     ] = "float32",
     platforms: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Comma-separated, out of cpu, cuda, rocm, tpu.",
             callback=expected(
                 f"names out of {', '.join(_PLATFORMS)}, such as 'cpu,cuda'",
@@ -87,9 +84,7 @@ def export(
             ),
         ),
     ] = "cpu,cuda,tpu",
-    beside: Annotated[
-        bool, typer.Option("--beside", help="Parameters in a file beside, not inside each program.")
-    ] = False,
+    beside: Annotated[bool, Option("--beside", help="Parameters in a file beside, not inside each program.")] = False,
 ) -> None:
     """Write encode, start and step as StableHLO, for several platforms at once, with the memory handed in and back.
 
