@@ -10,7 +10,8 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -36,6 +37,9 @@ class Result(Prepared):
     state: Callable[[], StreamState] | None = None
 
 
+_Sent = tuple[int, list[Array], Memory | None]  # the lane, all lanes' logits by frame, the lane's memory if one is due
+
+
 @dataclass(frozen=True)
 class _Chunk:
     """Some frames of a lane's video. `before` is the memory they follow on, where it is not the lane's own."""
@@ -43,16 +47,7 @@ class _Chunk:
     frames: list[Prepared]
     fresh: bool
     before: Memory | None
-
-
-@dataclass(eq=False)
-class _Place:
-    """Of a video in the row of those that wait, until it is given a lane."""
-
-    lane: int | None = None
-
-
-_Sent = tuple[int, list[Array], Memory | None]  # the lane, all lanes' logits by frame, the lane's memory if one is due
+    sent: Future[_Sent] = field(default_factory=Future)
 
 
 class Lanes:
@@ -66,10 +61,9 @@ class Lanes:
         self.network, self.chunk = network, chunk
         self._changed = threading.Condition()
         self._free = list(range(network.lanes))[::-1]
-        self._waiting: collections.deque[_Place] = collections.deque()
+        self._waiting: collections.deque[Future[int]] = collections.deque()
         self._taken: set[int] = set()
         self._chunks: dict[int, _Chunk] = {}
-        self._sent: dict[int, _Sent | BaseException] = {}
         self._memory: Memory | None = None
 
     def results(
@@ -132,29 +126,29 @@ class Lanes:
     @contextlib.contextmanager
     def _lane(self) -> Iterator[int]:
         """A lane of one's own, waited for if need be."""
-        place = _Place()
+        lane: Future[int] = Future()
         try:
             with self._changed:
-                self._waiting.append(place)
+                self._waiting.append(lane)
                 self._hand_out()
-                while place.lane is None:
+                while not lane.done():
                     self._changed.wait(0.5)  # with a limit, so that Ctrl-C gets through on every system
-            yield place.lane
+            yield lane.result()
         finally:
             with self._changed:
-                if place.lane is None:
-                    self._waiting.remove(place)
+                if lane.done():
+                    self._taken.remove(lane.result())
+                    self._free.append(lane.result())
                 else:
-                    self._taken.remove(place.lane)
-                    self._free.append(place.lane)
+                    self._waiting.remove(lane)
                 self._hand_out()
                 self._changed.notify_all()
 
     def _hand_out(self) -> None:
         while self._free and self._waiting:
-            place = self._waiting.popleft()
-            place.lane = self._free.pop()
-            self._taken.add(place.lane)  # from now on a round waits for it
+            lane = self._free.pop()
+            self._taken.add(lane)  # from now on a round waits for it
+            self._waiting.popleft().set_result(lane)
             self._changed.notify_all()
 
     def _compute(self, lane: int, chunk: _Chunk) -> _Sent:
@@ -162,24 +156,23 @@ class Lanes:
         with self._changed:
             self._chunks[lane] = chunk
             self._changed.notify_all()
-            while lane not in self._sent:
+            while not chunk.sent.done():
                 if self._chunks.keys() >= self._taken:
                     self._round()
                 else:
                     self._changed.wait(0.5)
-            sent = self._sent.pop(lane)
-        if isinstance(sent, BaseException):
-            raise sent
-        return sent
+        return chunk.sent.result()
 
     def _round(self) -> None:
         chunks, self._chunks = self._chunks, {}
         try:
             logits, memories = self._run(chunks)
-            self._sent |= {lane: (lane, logits, memories.get(lane)) for lane in chunks}
+            for lane, chunk in chunks.items():
+                chunk.sent.set_result((lane, logits, memories.get(lane)))
         except BaseException as error:
             self._memory = None
-            self._sent |= dict.fromkeys(chunks, error)
+            for chunk in chunks.values():
+                chunk.sent.set_exception(error)
         self._changed.notify_all()
 
     def _run(self, chunks: dict[int, _Chunk]) -> tuple[list[Array], dict[int, Memory]]:

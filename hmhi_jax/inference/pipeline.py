@@ -11,6 +11,7 @@ in a stage is raised by whoever reads its results. Leaving the `with` block, for
 
 import collections
 import contextlib
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,8 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 _PATIENCE = 10.0  # seconds to wait for a stage that does not stop, such as a camera that sends nothing
-
+_LOOK = 0.1  # seconds after which whoever waits looks whether the pipeline is being left
+_END = object()  # in the place of an item: there are no more
 
 # Threads for flow, and as many for finishing masks.
 WORKERS = min(8, max(2, cores()))
@@ -61,66 +63,15 @@ class StageTimes:
         """`items`, with the time it takes to get each one counted."""
         iterator = iter(items)
         while True:
-            begin = time.perf_counter()
-            try:
-                item = next(iterator)
-            except StopIteration:
+            with self.measure(stage):
+                item = next(iterator, _END)
+            if item is _END:
                 return
-            finally:
-                self.add(stage, time.perf_counter() - begin)
             yield item
 
     def seconds(self) -> dict[str, float]:
         with self._lock:
             return dict(self._seconds)
-
-
-class _Channel:
-    """A queue of at most `depth` items that can be shut from outside, which wakes everybody who waits on it."""
-
-    def __init__(self, depth: int) -> None:
-        self._items: collections.deque = collections.deque()
-        self._depth = depth
-        self._changed = threading.Condition()
-        self._ended = False
-        self._stopped = False
-        self._error: BaseException | None = None
-
-    def put(self, item: Any) -> None:
-        with self._changed:
-            while len(self._items) >= self._depth and not self._stopped:
-                self._changed.wait()
-            if self._stopped:
-                raise Stopped
-            self._items.append(item)
-            self._changed.notify_all()
-
-    def end(self, error: BaseException | None = None) -> None:
-        """No more items; the reader gets `error` after those that are there."""
-        with self._changed:
-            self._ended, self._error = True, error
-            self._changed.notify_all()
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._items.clear()
-            self._changed.notify_all()
-
-    def __iter__(self) -> Iterator[Any]:
-        while True:
-            with self._changed:
-                while not self._items and not self._ended and not self._stopped:
-                    self._changed.wait(0.5)  # with a limit, so that Ctrl-C gets through on every system
-                if self._stopped:
-                    raise Stopped
-                if not self._items:
-                    if self._error is not None:
-                        raise self._error
-                    return
-                item = self._items.popleft()
-                self._changed.notify_all()
-            yield item
 
 
 class Pipeline:
@@ -131,7 +82,6 @@ class Pipeline:
         self._shared = pool
         self._running: list[collections.deque[Future]] = []
         self._submitting = threading.Lock()
-        self._channels: list[_Channel] = []
         self._threads: list[threading.Thread] = []
         self._pools: list[ThreadPoolExecutor] = []
         self._left = False
@@ -146,8 +96,6 @@ class Pipeline:
         """Stop all stages and wait for them. Harmless when called twice."""
         with self._submitting:
             self._left = True
-        for channel in self._channels:
-            channel.stop()
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
         wait([future for running in self._running for future in list(running) if not future.cancel()])
@@ -158,28 +106,45 @@ class Pipeline:
 
     def ahead(self, items: Iterable[In], depth: int) -> Iterator[In]:
         """`items`, produced in a thread of their own, at most `depth` ahead (and one being made)."""
-        channel = _Channel(depth)
-        self._channels.append(channel)
+        channel: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+
+        def put(item: Any, error: BaseException | None = None) -> None:
+            while not self._left:
+                with contextlib.suppress(queue.Full):
+                    channel.put((item, error), timeout=_LOOK)
+                    return
+            raise Stopped
 
         def produce() -> None:
+            error = None
             try:
                 for item in items:
-                    channel.put(item)
-            except Stopped:
-                channel.end()
-            except BaseException as error:
-                channel.end(error)
-            else:
-                channel.end()
-            finally:
-                if hasattr(items, "close"):
-                    with contextlib.suppress(Exception):
-                        items.close()
+                    put(item)
+            except BaseException as raised:
+                error = raised
+            with contextlib.suppress(Stopped):
+                put(_END, error)
+            if hasattr(items, "close"):
+                with contextlib.suppress(Exception):
+                    items.close()
+
+        def read() -> Iterator[In]:
+            while not self._left:
+                try:
+                    item, error = channel.get(timeout=_LOOK)
+                except queue.Empty:
+                    continue
+                if error is not None:
+                    raise error
+                if item is _END:
+                    return
+                yield item
+            raise Stopped
 
         thread = threading.Thread(target=produce, daemon=True, name="hmhi-stage")
         self._threads.append(thread)
         thread.start()
-        return iter(channel)
+        return read()
 
     def map(self, function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
         """`function` of every item, in order, on `workers` threads (or those of the shared pool), at most twice as many
