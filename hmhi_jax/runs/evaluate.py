@@ -69,18 +69,9 @@ def open_sets(
     return sets
 
 
-def score_set(
-    one: EvaluationSet,
-    folder: Path,
-    readings: Sequence[str],
-    *,
-    extra: bool = True,
-    strict: bool = False,
-    workers: int | None = None,
-    progress: bool = False,
-) -> tuple[Scores, ...]:
-    """Score the predictions in `<folder>/<reading>/<video>/` by all of the data set's protocols."""
-    options = {"extra": extra, "strict": strict, "workers": workers, "progress": progress}
+def score_set(one: EvaluationSet, folder: Path, readings: Sequence[str], **options: Any) -> tuple[Scores, ...]:
+    """Score the predictions in `<folder>/<reading>/<video>/` by all of the data set's protocols; `options` are those of
+    `evaluation.scoring.evaluate`."""
     return tuple(
         scores
         for reading in readings

@@ -79,8 +79,8 @@ def run(
     Returns the exit code: 0 if every video came out, 1 if only some did, 2 if none. Raises `InputError` for what can be
     refused before the first frame.
     """
-    found = sources.find(inputs, frame_rate)
-    videos, mine = found.videos, sources.share(found)
+    found, mine = sources.find(inputs, frame_rate)
+    videos = found.videos
     for kind, lines in (("note", found.notes), ("error", found.failures)):
         for line in lines:
             print(f"{kind}: {line}", file=sys.stderr)

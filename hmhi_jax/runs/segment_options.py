@@ -55,19 +55,16 @@ class Sources:
         """What says how results were made, apart from the parts of the videos, which are part of what they are."""
         return {"cuts": self.cuts if self.cuts in ("auto", "off") else "told"}
 
-    def find(self, inputs: list[str], frame_rate: float | None) -> Found:
-        """All videos of the command. Raises `InputError`."""
-        self._shard()
-        rate = Fraction(frame_rate).limit_denominator(1001) if frame_rate else None
-        return find_videos(inputs, frame_rate=rate, raw=self._raw(inputs), timeout=self.timeout)
-
-    def share(self, found: Found) -> list[Video]:
-        """Of all videos every N-th, from the I-th on, and the part that is wanted of each.
+    def find(self, inputs: list[str], frame_rate: float | None) -> tuple[Found, list[Video]]:
+        """All videos of the command; and of these every N-th, from the I-th on, with the part that is wanted of each.
 
         Who takes what follows from the names alone, so machines need not know of each other. What was passed over or
-        could not be opened is the first one's to tell. A video without the part is a failure of its own.
+        could not be opened is the first one's to tell. A video without the part is a failure of its own. Raises
+        `InputError`.
         """
         number, machines = self._shard()
+        rate = Fraction(frame_rate).limit_denominator(1001) if frame_rate else None
+        found = find_videos(inputs, frame_rate=rate, raw=self._raw(inputs), timeout=self.timeout)
         if number:
             found.notes.clear()
             found.failures.clear()
@@ -81,7 +78,7 @@ class Sources:
         if failures and not parts and len(found.videos) == len(failures):
             raise InputError(failures[0])
         found.failures += failures
-        return parts
+        return found, parts
 
     def _shard(self) -> tuple[int, int]:
         match = re.fullmatch(r"(\d+)/(\d+)", self.shard or "0/1")

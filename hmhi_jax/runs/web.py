@@ -86,12 +86,8 @@ def web(*, weights: str, port: int, max_megabytes: int, max_frames: int, browser
 
 
 def _listening(port: int) -> socket.socket:
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((_ADDRESS, port))
-        listener.listen()
+        return socket.create_server((_ADDRESS, port))
     except OSError as error:
-        listener.close()
-        raise InputError(f"--port {port}: cannot be had ({error.strerror}); choose another, or 0 for any") from error
-    return listener
+        reason = os.strerror(error.errno or 0)
+        raise InputError(f"--port {port}: cannot be had ({reason}); choose another, or 0 for any") from error

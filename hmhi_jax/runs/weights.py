@@ -30,23 +30,37 @@ def convert(
     flow: str | None,
 ) -> bool:
     """Do what `hmhi convert` was asked for; the arguments are its options. Returns whether the weights fit."""
-    if target is None and not check:
+    if check:
+        target = None
+    elif target is None:
         raise InputError("no OUT given, expected a .safetensors, .npz or .pth file or a folder (or --check)")
-    if target is not None and not check:
+    else:
         format_of(target)
     recipe = FlowRecipe.from_json(flow) if flow is not None else None
     weights = read_source(find_flow_weights(source) if not source.exists() and is_flow_name(source) else source)
-    if backbone is None and (flow_network := identify_flow(weights)):
+    found = flow_network = identify_flow(weights) if backbone is None else None
+    if found:
         options = {"--memory-frames": memory_frames, "--input-size": input_size, "--flow": flow}
         if given := [option for option, value in options.items() if value is not None]:
-            raise InputError(f"{given[0]}: is for networks of segmentation, but {source} is {flow_network.network}'s")
-        return _convert_flow(flow_network, None if check else target, torch_names=names == "torch", dtype=dtype)
-    found = identify(weights, backbone)
-    settings = ", ".join(f"{key} {value}" for key, value in found.model_arguments.items())
-    _describe(found, f"{'HMHI-Net' if found.whole else 'an encoder alone'}: {settings}")
-    if check or target is None:
+            raise InputError(f"{given[0]}: is for networks of segmentation, but {source} is {found.network}'s")
+        what = f"optical flow: {found.network}"
+    else:
+        found = identify(weights, backbone)
+        settings = ", ".join(f"{key} {value}" for key, value in found.model_arguments.items())
+        what = f"{'HMHI-Net' if found.whole else 'an encoder alone'}: {settings}"
+    _describe(found, what)
+    if target is None:
         return bool(found.fit)
-    _require_fit(found)
+    if not (fit := found.fit):
+        counts = ((fit.missing, "missing"), (fit.unused, "left over"), (fit.differing, "misshapen"))
+        listed = ", ".join(f"{len(names)} {kind}" for names, kind in counts if names)
+        raise InputError(
+            f"{found.source.path}: does not fit {found.network} ({listed}, see above); nothing was written"
+        )
+    if flow_network:
+        write_flow_weights(found, target, torch_names=names == "torch", dtype=dtype)
+        print(f"wrote     {target}: {found.network}")
+        return True
     if found.source.ours and found.whole and recipe is None and "flow" not in found.source.header:
         assumed = "raw DIS flow is assumed; if the network saw other pictures, say how they were made with --flow"
         print(f"warning   {found.source.path} does not say how its flow pictures were made: {assumed}")
@@ -54,26 +68,6 @@ def convert(
     write_weights(found, target, header, torch_names=names == "torch", dtype=dtype)
     print(f"wrote     {target}: {json.dumps(header['model'])}")
     return True
-
-
-def _convert_flow(found: Recognised, target: Path | None, *, torch_names: bool, dtype: str) -> bool:
-    """The same for a network of optical flow; without a target it is only looked at."""
-    _describe(found, f"optical flow: {found.network}")
-    if target is None:
-        return bool(found.fit)
-    _require_fit(found)
-    write_flow_weights(found, target, torch_names=torch_names, dtype=dtype)
-    print(f"wrote     {target}: {found.network}")
-    return True
-
-
-def _require_fit(found: Recognised) -> None:
-    if not (fit := found.fit):
-        counts = ((fit.missing, "missing"), (fit.unused, "left over"), (fit.differing, "misshapen"))
-        listed = ", ".join(f"{len(names)} {kind}" for names, kind in counts if names)
-        raise InputError(
-            f"{found.source.path}: does not fit {found.network} ({listed}, see above); nothing was written"
-        )
 
 
 def _describe(found: Recognised, network: str) -> None:
