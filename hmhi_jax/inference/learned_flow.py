@@ -24,12 +24,11 @@ from hmhi_jax.data.preprocessing import resize_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.flow_models import RAFT, build_flow_model
 from hmhi_jax.flow_models.estimation import check_sizes, cropped, draw_pictures, prepared, shorter_flow, without_camera
+from hmhi_jax.inference.network import chunk_of
 from hmhi_jax.interop.flow_weights import load_flow_weights, weights_digest
 from hmhi_jax.kernels.platforms import DTYPES
 
 ITERATIONS = 12
-# Pairs in one batch. More keep an accelerator busy; a CPU gains nothing and needs the memory.
-BATCH = {"cpu": 1}
 _KEPT = 12  # encodings: features and contexts of a frame and its neighbours, and as many for a second thread
 
 
@@ -62,7 +61,7 @@ class LearnedFlow:
         self.recipe = recipe
         self._model = flow_model
         self._variables = jax.device_put(variables, self.device)
-        self._batch = batch or BATCH.get(self.device.platform, 8)
+        self._batch = batch or chunk_of(self.device)
         self._encodings: OrderedDict[tuple[int, str], tuple[np.ndarray, Array]] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -151,7 +151,6 @@ class Programs:
             self.jitted["advance"] = jax.jit(self._over_lanes(functions.advance, 1), donate_argnums=1)
         self._compiled: dict[Any, Future] = {}
         self._shapes: dict[tuple[tuple[int, int], int], tuple[Any, Any]] = {}
-        self._begun: set[Any] = set()
         self._lock = threading.Lock()
         self._tracing = threading.Lock()  # of one program at a time: Python can no more, and nothing is traced twice
 
@@ -178,9 +177,9 @@ class Programs:
 
     def pictures(self, size: tuple[int, int], frames: int) -> jax.ShapeDtypeStruct:
         """The shape of `frames` pictures of every lane at (height, width)."""
-        return self._of_lanes((frames, *size, 3), jnp.uint8)
+        return self.of_lanes((frames, *size, 3), jnp.uint8)
 
-    def _of_lanes(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    def of_lanes(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         """The shape of something that every lane has one of."""
         return jax.ShapeDtypeStruct((self.lanes, *shape), dtype, sharding=self.sharding)
 
@@ -198,7 +197,7 @@ class Programs:
                     return features, self.jitted["start"].eval_shape(variables, features)[0]
 
                 found = kept_programs.shapes(self._what, (variables, pictures), derived, self._devices)
-                self._shapes[key] = jax.tree.map(lambda x: self._of_lanes(x.shape[1:], x.dtype), found)
+                self._shapes[key] = jax.tree.map(lambda x: self.of_lanes(x.shape[1:], x.dtype), found)
         return self._shapes[key]
 
     def compiled(self, name: str, variables: Any, *arguments: Any) -> Callable:
@@ -235,32 +234,6 @@ class Programs:
                 f"the network takes {wanted / 1e9:.1f} GB at this size, there are {free / 1e9:.1f} GB; choose a "
                 "smaller size"
             )
-
-    def compile_ahead(self, variables: Any, size: tuple[int, int], frames: int, whole_chunks: bool) -> None:
-        """Compile what a video needs in threads, all programs at a time, and return at once."""
-        with self._lock:
-            if (size, frames, whole_chunks) in self._begun:
-                return
-            self._begun.add((size, frames, whole_chunks))
-
-        # An error stays in its future: it will be met, and told, where the program is called.
-        pool = ThreadPoolExecutor(thread_name_prefix="compile")
-
-        def compile_all() -> None:
-            pictures = self.pictures(size, frames)
-            features, memory = self.features_and_memory(variables, size, frames)
-            flags, counts = (self._of_lanes((), dtype) for dtype in (jnp.bool_, jnp.int32))
-            if whole_chunks:
-                self.compiled("chunk", variables, memory, pictures, pictures, flags, counts)
-                return
-            pool.submit(self.compiled, "encode", variables, pictures, pictures)
-            if "advance" in self.jitted:
-                self.compiled("advance", variables, memory, features, flags)
-                return
-            pool.submit(self.compiled, "start", variables, features)
-            self.compiled("step", variables, memory, features)
-
-        pool.submit(compile_all)
 
 
 @functools.lru_cache(maxsize=32)
@@ -393,8 +366,27 @@ class Network:
         return self._programs.features_and_memory(self.variables, size, frames)[1]
 
     def compile_ahead(self, size: tuple[int, int], frames: int) -> None:
-        """Begin to compile for videos at the network's (height, width) and chunks of `frames`; returns at once."""
-        self._programs.compile_ahead(self.variables, size, frames, self.whole_chunks)
+        """Begin to compile what videos need at the network's (height, width) and chunks of `frames`, all programs at a
+        time; returns at once."""
+        programs = self._programs
+        # An error stays in its future: it will be met, and told, where the program is called.
+        pool = ThreadPoolExecutor(thread_name_prefix="compile")
+
+        def compile_all() -> None:
+            pictures = programs.pictures(size, frames)
+            features, memory = programs.features_and_memory(self.variables, size, frames)
+            flags, counts = (programs.of_lanes((), dtype) for dtype in (jnp.bool_, jnp.int32))
+            if self.whole_chunks:
+                programs.compiled("chunk", self.variables, memory, pictures, pictures, flags, counts)
+                return
+            pool.submit(programs.compiled, "encode", self.variables, pictures, pictures)
+            if self._advances:
+                programs.compiled("advance", self.variables, memory, features, flags)
+                return
+            pool.submit(programs.compiled, "start", self.variables, features)
+            programs.compiled("step", self.variables, memory, features)
+
+        pool.submit(compile_all)
 
     def _placed(self, *arrays: Any) -> tuple[Array, ...]:
         return jax.device_put(arrays, self._programs.sharding)

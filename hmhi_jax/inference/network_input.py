@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 
@@ -17,11 +19,11 @@ from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.learned_flow import LearnedFlow, picture_from
 from hmhi_jax.inference.pipeline import StageTimes
-from hmhi_jax.inference.refinement import guide_of
 
 # Where flow pictures come from: an estimator's recipe; a flow network; an iterator of pictures in step with the frames;
 # or a function of a frame's name and (height, width), such as a `FlowFolder`.
 FlowOf = FlowRecipe | LearnedFlow | Iterator[np.ndarray] | Callable[[str, tuple[int, int]], np.ndarray]
+WORTH, LARGEST = 2.5, 1920  # see `guide_of`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +157,22 @@ def prepare(
     remember = frame.picture if due else None
     guide = guide_of(frame.picture, size, refine)
     return Prepared(frame.index, frame.name, frame_size, picture, flow, kept, remember, begins_shot, guide)
+
+
+def guide_of(
+    frame: UInt8[np.ndarray, "H W 3"], network_size: tuple[int, int], wanted: bool | None
+) -> UInt8[np.ndarray, "h w 3"] | None:
+    """What a frame's logits are refined by: the frame, at most 1920 pixels a side; None where they are not.
+
+    `wanted` None means where the frame has at least `WORTH` times the pixels of `network_size`, (height, width).
+    """
+    height, width = frame.shape[:2]
+    if not (height * width >= WORTH * math.prod(network_size) if wanted is None else wanted):
+        return None
+    scale = LARGEST / max(height, width)
+    if scale >= 1:
+        return frame
+    return cv2.resize(frame, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
 
 
 def _flow(window: Window, flow_of: FlowOf) -> UInt8[np.ndarray, "h w 3"]:

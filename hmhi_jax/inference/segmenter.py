@@ -204,7 +204,7 @@ class VideoSegmenter:
             state_every: make `.state` available every so many frames (rounded up to whole chunks), not only at the end.
             detect_cuts: look for changes of shot, where the memory is emptied and no flow is estimated across. Whoever
                 knows them calls `cut` of what is returned.
-            refine: let masks keep to the edges of the frames (`refinement.py`); None does where frames have at least
+            refine: let masks keep to the edges of the frames (`masks.refine`); None does where frames have at least
                 2.5 times the network's pixels.
 
         Returns:

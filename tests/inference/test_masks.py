@@ -1,10 +1,15 @@
-"""Logits become the same 8-bit pictures on a device as on the host."""
+"""Logits become the same 8-bit pictures on a device as on the host; refined ones keep to the edges of the frame."""
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.evaluation.measures import jaccard
+from hmhi_jax.inference.masks import LIMIT, RADIUS, read_logits, refine
+from hmhi_jax.inference.network_input import guide_of
+
+SMALL, FULL = (48, 80), (192, 320)
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +35,44 @@ def test_masks_of_host_and_device(logits):
         close = np.abs(read_logits(logits, (45, 80), "plain") / 255 - threshold) < 1 / 255
         assert close.mean() < 0.05
         np.testing.assert_array_equal(host[~close], device[~close])
+
+
+def test_without_colours_it_is_a_mean_of_means():
+    logits = np.random.default_rng(0).normal(0, 3, SMALL).astype(np.float32)
+    side = 2 * RADIUS + 1
+    means = cv2.blur(cv2.blur(logits.clip(-LIMIT, LIMIT), (side, side)), (side, side))
+    refined = refine(logits, np.full((*SMALL, 3), 90, np.uint8), np.full((*FULL, 3), 90, np.uint8))
+    assert refined.dtype == np.float32
+    np.testing.assert_allclose(refined, cv2.resize(means, FULL[::-1]), atol=1e-4)
+
+
+def test_what_is_linear_in_the_colours_comes_back():
+    """The small frame is exact, so the slope is that of the logits but for the steadying variance."""
+    small = np.random.default_rng(1).integers(0, 256, (*SMALL, 3), dtype=np.uint8)
+    logits = (small @ np.array([0.02, -0.01, 0.005]) - 1).astype(np.float32)
+    assert np.abs(logits).max() < LIMIT
+    np.testing.assert_allclose(refine(logits, small, small), logits, atol=0.02)
+
+
+@pytest.mark.parametrize("shift", [-3, 3])
+def test_a_boundary_goes_to_the_edge_beside_it(shift):
+    """In every window that sees the edge the logits' mean over a colour has the sign of most of its pixels."""
+    rows, columns = np.mgrid[: FULL[0], : FULL[1]]
+    truth = columns > 140 + 0.4 * rows
+    frame = np.where(truth[..., None], (200, 60, 90), (40, 120, 80)).astype(np.uint8)
+    small = cv2.resize(frame, SMALL[::-1], interpolation=cv2.INTER_AREA)
+    certain = np.where(cv2.resize(truth.astype(np.float32), SMALL[::-1], interpolation=cv2.INTER_AREA) > 0.5, 5, -5)
+    logits = cv2.GaussianBlur(np.roll(certain, shift, 1)[:, 4:-4].astype(np.float32), (0, 0), 1)
+    frame, truth, small = frame[:, 16:-16], truth[:, 16:-16], np.ascontiguousarray(small[:, 4:-4])
+    before = cv2.resize(logits, truth.shape[::-1]) > 0
+    assert jaccard(before, truth) < 0.95
+    assert jaccard(refine(logits, small, frame) > 0, truth) > 0.995
+
+
+def test_frames_that_guide():
+    frame = np.zeros((100, 201, 3), np.uint8)
+    assert guide_of(frame, (50, 160), None) is frame
+    assert guide_of(frame, (50, 161), None) is None
+    assert guide_of(frame, (50, 161), True) is frame
+    assert guide_of(frame, (10, 10), False) is None
+    assert guide_of(np.zeros((40, 3840, 3), np.uint8), (8, 8), None).shape == (20, 1920, 3)

@@ -17,9 +17,8 @@ from hmhi_jax.data.flow import FlowRecipe, flow_picture
 from hmhi_jax.data.preprocessing import normalise, resize_picture
 from hmhi_jax.data.video import Frame
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.masks import read_logits, refine
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline
-from hmhi_jax.inference.refinement import refine
 from hmhi_jax.inference.segmenter import VideoSegmenter, auto_size
 from hmhi_jax.inference.stream_state import StreamState
 from hmhi_jax.models import build_model, segment_clip
