@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from hmhi_jax.inference.carrying import Follower
-from hmhi_jax.inference.clean_up import CleanUp, Steadiness
+from hmhi_jax.inference.clean_up import CleanUp, Follower, Steadiness
 from hmhi_jax.inference.confidence import Calibration, Lately
 from hmhi_jax.inference.lanes import Result
 from hmhi_jax.inference.objects import ObjectTracker

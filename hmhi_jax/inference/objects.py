@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.carrying import Follower, Motion
+from hmhi_jax.inference.clean_up import Follower, Motion
 
 MOST_OBJECTS = 200  # of 255 labels; the others are for what may become an object
 _LEAST = 0.0005  # share of the picture that an object has at least when it appears

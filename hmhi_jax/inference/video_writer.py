@@ -115,10 +115,10 @@ class VideoWriter:
     def draw_grey(self, grey: UInt8[np.ndarray, "H W"]) -> av.VideoFrame:
         """A frame to `add`, from grey levels."""
         luma = grey if self.colours.range == _FULL else (16 + grey.astype(np.uint16) * 219 // 255).astype(np.uint8)
-        return self._frame([luma, np.uint8(128), np.uint8(128)], None, grey.shape)
+        return self._frame([luma, np.uint8(128), np.uint8(128)], None)
 
-    def _frame(self, values: Sequence[Any], alpha: Any, size: tuple[int, int] | None = None) -> av.VideoFrame:
-        height, width = size or values[0].shape
+    def _frame(self, values: Sequence[Any], alpha: Any) -> av.VideoFrame:
+        height, width = values[0].shape
         frame = av.VideoFrame(width, height, self._codec.pixel_format)
         for plane, value in zip(planes(frame), values, strict=True):
             plane[:] = value

@@ -7,7 +7,7 @@ import pytest
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference import track_objects
-from hmhi_jax.inference.carrying import Follower
+from hmhi_jax.inference.clean_up import Follower
 from hmhi_jax.inference.objects import ObjectTracker
 
 SIZE = (96, 160)
