@@ -74,7 +74,7 @@ class Lanes:
         While the device works at a chunk, the next one is collected and sent off, unless `read_ahead` is off or the
         chunk is the first: the first masks do not wait for the second chunk.
         """
-        pending: list[Callable[[], Result]] = []
+        pending: Iterator[Result] = iter(())
         begun = False
         with contextlib.ExitStack() as lane_held:
             for batch in _batches(prepared, self.chunk):
@@ -84,35 +84,24 @@ class Lanes:
                 with times.measure("network" if begun else "first chunk, with compilation"):
                     fresh = batch[0].begins_shot or (not begun and state is None)
                     sent = self._compute(lane, _Chunk(batch, fresh, None if begun else before))
-                yield from self._fetch(pending, times)
-                pending = self._pending(batch, *sent)
+                yield from pending
+                pending = times.timed("network", self._computed(batch, *sent))
                 if not read_ahead or not begun:
-                    yield from self._fetch(pending, times)
+                    yield from pending
                 begun = True
         if not begun and state is None:
             raise InputError("no frames: the video is empty, expected at least one frame")
-        yield from self._fetch(pending, times)
+        yield from pending
 
-    def _pending(
+    def _computed(
         self, batch: list[Prepared], lane: int, logits: list[Array], memory: Memory | None
-    ) -> list[Callable[[], Result]]:
-        """Functions that wait for the results of a chunk that is being computed."""
-
-        def result(item: Prepared, own: Array, state: Callable[[], StreamState] | None) -> Result:
-            return Result(**vars(item), logits=self.network.lane_logits(own, lane), state=state)
-
-        last = batch[-1]
-        state = memory and functools.partial(
-            StreamState.of, last.index + 1, memory, last.remember, last.picture.shape[:2]
-        )
-        states = [None] * (len(batch) - 1) + [state]
-        return [functools.partial(result, *each) for each in zip(batch, logits, states, strict=False)]
-
-    def _fetch(self, pending: list[Callable[[], Result]], times: StageTimes) -> Iterator[Result]:
-        while pending:
-            with times.measure("network"):
-                result = pending.pop(0)()
-            yield result
+    ) -> Iterator[Result]:
+        """Wait for the results of a chunk that is being computed, one by one."""
+        for item, own in zip(batch, logits, strict=False):
+            state = None
+            if memory is not None and item is batch[-1]:
+                state = functools.partial(StreamState.of, item.index + 1, memory, item.remember, item.picture.shape[:2])
+            yield Result(**vars(item), logits=self.network.lane_logits(own, lane), state=state)
 
     def _restored(self, state: StreamState, size: tuple[int, int]) -> Memory:
         if state.network_size != size:
