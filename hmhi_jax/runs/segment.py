@@ -37,7 +37,6 @@ from hmhi_jax.runs.segment_options import (
 )
 
 if TYPE_CHECKING:  # not loaded where nothing is left to do
-    from hmhi_jax.inference.lanes import Lanes
     from hmhi_jax.inference.segmenter import VideoSegmenter
     from hmhi_jax.inference.video_job import JobOptions
 
@@ -221,14 +220,20 @@ def _run(
     """
     import jax
 
+    from hmhi_jax.inference.lanes import Lanes
+    from hmhi_jax.inference.segmenter import VideoSegmenter
     from hmhi_jax.inference.video_job import Interrupted, segment_video, write_masks
 
-    places: queue.Queue[_Device] = queue.Queue()
+    Place = tuple[VideoSegmenter, dict[tuple[int, int], Lanes]]
+    sizes = {segmenter.network_size(video.size) for video, _ in tasks}
+    places: queue.Queue[Place] = queue.Queue()
     for device in devices_here(devices)[: len(tasks)]:
-        place = _Device(segmenter if device == segmenter.device else segmenter.to(device), lanes)
+        own = segmenter if device == segmenter.device else segmenter.to(device)
+        # Of all videos that the network sees at one size; none where every video has the device to itself.
+        shared = {size: own.lanes(lanes_per_device=lanes) for size in sizes} if lanes > 1 else {}
         # One video more than there are lanes is read, so that no lane waits for its first frames.
         for _ in range(lanes + 1 if lanes > 1 else 1):
-            places.put(place)
+            places.put((own, shared))
     stop = threading.Event()
 
     def work(video: Video, folder: ResultFolder | None) -> str | None:
@@ -260,18 +265,19 @@ def _run(
             progress.print(f"{'error' if note == video.failure else 'note'}: {note}")
         return "failed" if video.failure else None
 
-    def segmented(place: _Device, video: Video, folder: ResultFolder | None, report: Report) -> list[str]:
+    def segmented(place: Place, video: Video, folder: ResultFolder | None, report: Report) -> list[str]:
         """What there is to note of a video, once it is done."""
+        own, shared = place
         job = dataclasses.replace(options, save_every=0) if video.live else options
         flow = flows.get(video.name)
         if folder is None:
-            write_masks(place.segmenter, video, pipe, job, flow=flow, on_progress=report, stop=stop)
+            write_masks(own, video, pipe, job, flow=flow, on_progress=report, stop=stop)
             return video.notes
-        height, width = place.segmenter.network_size(video.size)
+        height, width = own.network_size(video.size)
         with kept_programs.watched(lambda kept: report(None, f"compiling for {height} x {width}{kept}")):
             summary = segment_video(
-                place.segmenter, video, folder, job, flow=flow, entries=entries, on_progress=report, stop=stop,
-                lanes=place.lanes_for(video),
+                own, video, folder, job, flow=flow, entries=entries, on_progress=report, stop=stop,
+                lanes=shared.get((height, width)),
             )  # fmt: skip
         progress.print_result(folder, summary)
         return summary["notes"]
@@ -290,26 +296,6 @@ def _run(
                 stop.set()
                 raise
             return outcomes
-
-
-class _Device:
-    """A device with its segmenter, and the lanes that the videos on it share if it works on several at once."""
-
-    def __init__(self, segmenter: "VideoSegmenter", lanes: int) -> None:
-        self.segmenter = segmenter
-        self._lanes = lanes
-        self._shared: dict[tuple[int, int], Lanes] = {}
-        self._lock = threading.Lock()
-
-    def lanes_for(self, video: Video) -> "Lanes | None":
-        """Those of all videos that the network sees at one size; None where every video has the device to itself."""
-        if self._lanes == 1:
-            return None
-        size = self.segmenter.network_size(video.size)
-        with self._lock:
-            if size not in self._shared:
-                self._shared[size] = self.segmenter.lanes(lanes_per_device=self._lanes)
-            return self._shared[size]
 
 
 @contextlib.contextmanager
