@@ -118,20 +118,17 @@ def write_export(
         "flow": json.loads(flow_recipe.to_json()),
         "jax": jax.__version__,
     }
-    try:
-        with completed(folder) as partial:
-            partial.mkdir()
-            for name, data in serialized.items():
-                (partial / f"{name}.stablehlo").write_bytes(data)
-            if not parameters_inside:
-                from safetensors.numpy import save_file
+    with completed(folder, advice="make room, or choose another folder") as partial:
+        partial.mkdir()
+        for name, data in serialized.items():
+            (partial / f"{name}.stablehlo").write_bytes(data)
+        if not parameters_inside:
+            from safetensors.numpy import save_file
 
-                save_file(parameters, partial / WEIGHTS)
-            (partial / HEADER).write_text(json.dumps(header, indent=2) + "\n")
-            if folder.exists():
-                shutil.rmtree(folder)
-    except OSError as error:
-        raise InputError(f"{folder}: the export cannot be written ({error.strerror or error})") from error
+            save_file(parameters, partial / WEIGHTS)
+        (partial / HEADER).write_text(json.dumps(header, indent=2) + "\n")
+        if folder.exists():
+            shutil.rmtree(folder)
     return folder
 
 

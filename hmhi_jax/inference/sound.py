@@ -1,5 +1,6 @@
 """The sound of a video, for the videos that are made of it: copied where the container takes it, else encoded anew."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from fractions import Fraction
@@ -32,20 +33,18 @@ class Span:
     end: Fraction | None = None
 
 
-class SoundTracks:
+class SoundTracks(contextlib.ExitStack):
     """All sound tracks of a video in an output; use as a context manager around its muxing."""
 
     def __init__(self, sound: Sound | None, output: av.container.OutputContainer, kind: str, span: Span) -> None:
         """Adds the tracks to `output`, a container of `kind`. A track that nothing here can decode is left out."""
-        self._containers: list[Any] = []
+        super().__init__()
         self._tracks: list[tuple[Any, Any]] = []
         self._begin = span.begin + (sound.origin if sound else 0)
         self._end = float("inf") if span.end is None else span.end - span.begin
         self._whole = not span.begin and (sound is None or sound.earlier)
         for number in range(_count(sound)):
-            container = open_container(sound.path)
-            self._containers.append(container)
-            stream = container.streams.audio[number]
+            stream = self.enter_context(open_container(sound.path)).streams.audio[number]
             context = stream.codec_context
             if context is None:
                 continue
@@ -60,13 +59,6 @@ class SoundTracks:
                 track = output.add_stream(encoder.name, rate=rate, layout=layout)
             track.metadata.update({key: stream.metadata[key] for key in ("language",) if key in stream.metadata})
             self._tracks.append((stream, track))
-
-    def __enter__(self) -> "SoundTracks":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for container in self._containers:
-            container.close()
 
     def packets(self) -> list[Iterator[av.Packet]]:
         """Of each track, in the order of time."""
