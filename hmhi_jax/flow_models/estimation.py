@@ -144,7 +144,8 @@ def shorter_flow(one: Float[Array, "B h w 2"], other: Float[Array, "B h w 2"]) -
     return jnp.where(squares[0] <= squares[1], one, other)
 
 
-def draw(flow: Float[Array, "B h w 2"], *, normalisation: str, least_motion: float) -> UInt8[Array, "B h w 3"]:
+@partial(jax.jit, static_argnames=("normalisation", "least_motion"))
+def draw_pictures(flow: Float[Array, "B h w 2"], *, normalisation: str, least_motion: float) -> UInt8[Array, "B h w 3"]:
     """Middlebury colours of known flow, each picture's length of full colour as a recipe's `normalisation` says."""
     height, width = flow.shape[1:3]
     u, v = flow[..., 0], flow[..., 1]
@@ -162,6 +163,3 @@ def draw(flow: Float[Array, "B h w 2"], *, normalisation: str, least_motion: flo
     wheel = jnp.asarray(colour_wheel())
     hue = (1 - fraction) * wheel[lower] + fraction * wheel[lower + 1]
     return jnp.floor(255 * (1 - saturation * (1 - hue))).astype(jnp.uint8)
-
-
-draw_pictures = jax.jit(draw, static_argnames=("normalisation", "least_motion"))

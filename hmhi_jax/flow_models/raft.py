@@ -22,8 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from hmhi_jax.flow_models.correlation import LARGEST_VOLUME, Correlation, correlate, look_up
-from hmhi_jax.flow_models.encoders import FlowEncoder
-from hmhi_jax.flow_models.update import ConvGRU, FlowHead, MaskHead, MotionEncoder
+from hmhi_jax.flow_models.raft_layers import ConvGRU, FlowEncoder, Head, MotionEncoder
 from hmhi_jax.kernels.platforms import compute_dtype, in_precision
 
 SCALE = 8  # of the picture to the flow that is improved
@@ -96,9 +95,9 @@ class RAFT(nn.Module):
             ConvGRU(self.hidden, self.context, self.motion, kernel, self.dtype, name=f"gru{number}")
             for number, kernel in enumerate(self.gru_kernels, start=1)
         ]
-        self.head = FlowHead(self.flow_head_features, self.dtype, name="flow_head")
+        self.head = Head(self.flow_head_features, 2, 3, self.dtype, name="flow_head")
         if self.convex:
-            self.mask_head = MaskHead(self.dtype)
+            self.mask_head = Head(256, 9 * SCALE**2, 1, self.dtype)
 
     @in_precision
     def encode(self, pictures: Float[Array, "N H W 3"]) -> Float[Array, "N h w C"]:
@@ -144,7 +143,8 @@ class RAFT(nn.Module):
     def upsample(self, state: FlowState) -> Float[Array, "B H W 2"]:
         """The flow of every pixel, in pixels."""
         if self.convex:
-            return convex_upsampling(state.flow, self.mask_head(state.hidden))
+            # The factor of a quarter belongs to the published weights, which were trained with it.
+            return convex_upsampling(state.flow, 0.25 * self.mask_head(state.hidden))
         return bilinear_upsampling(state.flow)
 
     def __call__(
