@@ -16,10 +16,9 @@ import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
-from PIL import Image
 
 from hmhi_jax.data.live_sound import LiveSound
-from hmhi_jax.data.pictures import upright, upright_size
+from hmhi_jax.data.pictures import Turn
 from hmhi_jax.data.video import Colours
 from hmhi_jax.errors import InputError
 
@@ -308,7 +307,7 @@ def is_shown(packet: av.Packet) -> bool:
     return packet.stream.codec_context.name != "vp8" or bool(bytes(packet)[0] & 0x10)
 
 
-def _turn(frame: av.VideoFrame) -> Image.Transpose | None:
+def _turn(frame: av.VideoFrame) -> Turn:
     """What shows a frame as its display matrix says (which phones write, front cameras with a mirror in it).
 
     The matrix [a b; c d] takes a point (x, y) of the stored picture to (ax + cy, bx + dy). Other angles than quarter
@@ -317,34 +316,25 @@ def _turn(frame: av.VideoFrame) -> Image.Transpose | None:
     try:
         side_data = SideDataContainer(frame).get("DISPLAYMATRIX")  # `frame.side_data` would make a cycle of references
     except ValueError:  # PyAV does not know EXIF, which comes without a mirror in it; JPEG frames may have it
-        turns = {0: None, 90: Image.Transpose.ROTATE_90, -90: Image.Transpose.ROTATE_270}
-        return turns.get(frame.rotation, Image.Transpose.ROTATE_180)
+        turns = {0: Turn(), 90: Turn(swapped=True, up=True), -90: Turn(swapped=True, left=True)}
+        return turns.get(frame.rotation, Turn(up=True, left=True))
     if side_data is None:
-        return None
+        return Turn()
     a, b, _, c, d = struct.unpack("=5i", bytes(side_data)[:20])
     if abs(a) + abs(d) >= abs(b) + abs(c):
-        mirrored, upside_down = a < 0, d < 0
-        turns = (None, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180)
-    else:
-        mirrored, upside_down = c < 0, b < 0
-        turns = (
-            Image.Transpose.TRANSPOSE,
-            Image.Transpose.ROTATE_90,
-            Image.Transpose.ROTATE_270,
-            Image.Transpose.TRANSVERSE,
-        )
-    return turns[2 * mirrored + upside_down]
+        return Turn(up=d < 0, left=a < 0)
+    return Turn(swapped=True, up=b < 0, left=c < 0)
 
 
 def shown(frame: av.VideoFrame, stream: av.video.stream.VideoStream) -> tuple[tuple[int, int], Fraction]:
     """(height, width) of a frame as it is meant to be seen, and width over height of its pixels."""
     aspect = Fraction(stream.sample_aspect_ratio or 1)  # a kind of its own from PyAV 19 on
-    return shown_size(frame), aspect if upright_size((0, 1), _turn(frame)) == (0, 1) else 1 / aspect
+    return shown_size(frame), 1 / aspect if _turn(frame).swapped else aspect
 
 
 def shown_size(frame: av.VideoFrame) -> tuple[int, int]:
     """(height, width) of a frame as it is meant to be seen."""
-    return upright_size((frame.height, frame.width), _turn(frame))
+    return _turn(frame).size((frame.height, frame.width))
 
 
 _converters = threading.local()
@@ -363,7 +353,7 @@ def converted(frame: av.VideoFrame, **to: Any) -> av.VideoFrame:
 def upright_picture(frame: av.VideoFrame, what: str) -> UInt8[np.ndarray, "H W 3"]:
     """A frame as 8-bit RGB, as it is meant to be seen. Raises `InputError` that begins with `what`."""
     try:
-        return upright(converted(frame, format="rgb24").to_ndarray(), _turn(frame))
+        return _turn(frame).pixels(converted(frame, format="rgb24").to_ndarray())
     except (av.FFmpegError, ValueError, MemoryError) as error:
         size = f"{frame.width} x {frame.height} pixels of {frame.format.name}"
         raise InputError(f"{what}: {size} cannot be made a picture ({error}); re-encode the video") from error
@@ -380,4 +370,4 @@ def planes(frame: av.VideoFrame) -> list[np.ndarray]:
 
 def upright_planes(frame: av.VideoFrame, like: av.VideoFrame) -> list[np.ndarray]:
     """The planes of a frame as it is meant to be seen, if it is turned as the frame `like` is."""
-    return [upright(plane, _turn(like)) for plane in planes(frame)]
+    return [_turn(like).pixels(plane) for plane in planes(frame)]

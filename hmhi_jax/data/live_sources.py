@@ -1,7 +1,9 @@
-"""Live sources: cameras, streams of the network, pipes."""
+"""Live sources, read once as they come: cameras, streams of the network, pipes, and standard input."""
 
 import contextlib
+import dataclasses
 import functools
+import io
 import itertools
 import os
 import queue
@@ -11,9 +13,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import av
+import numpy as np
 
 from hmhi_jax.data.ffmpeg import (
     CLOCK_SET,
@@ -45,6 +49,24 @@ class LiveVideo(Video):
     _clock: Clock | None = None
     _heard: LiveSound | None = None  # with a clock
 
+    def _begin(self, first: av.VideoFrame, stream: av.video.stream.VideoStream, clock: Clock, heard: LiveSound) -> None:
+        """What is known of the video once its first frame is there."""
+        self.frame_rate = frame_rate(stream)
+        self.size, self.sample_aspect_ratio = shown(first, stream)
+        check_size(self.size, self.path)
+        self.time_base, self.colours = clock.time_base, colours_of(first, stream)
+        self._clock, self._heard = clock, heard
+
+    def _shown(self, decoded: Iterator[av.VideoFrame]) -> Iterator[Frame]:
+        """Decoded frames as they are meant to be seen, and when."""
+        for index, (frame, *times) in enumerate(self._clock.timed(decoded)):
+            if (size := shown_size(frame)) != self.size:
+                raise InputError(
+                    f"{self.path}: changed from {self.size[1]} x {self.size[0]} to {size[1]} x {size[0]} pixels"
+                )
+            picture = upright_picture(frame, f"{self.path}: frame {index}")
+            yield Frame(index, f"{index:07d}", picture, *times, frame)
+
     @functools.cached_property
     def sound(self) -> Sound | None:
         """What came until now; later, no more is kept."""
@@ -58,6 +80,9 @@ class LiveVideo(Video):
             self.notes.append(f"{self.path}: its sound could not be kept in {tempfile.gettempdir()} ({failure})")
         return sound
 
+    def fingerprint(self) -> dict[str, Any]:
+        return {"path": self.path, "live": True}
+
 
 class Camera(LiveVideo):
     """A live source: a camera by number or device, a pipe, or anything with a URL that FFmpeg opens."""
@@ -70,12 +95,13 @@ class Camera(LiveVideo):
         self.notes = []
         self._patience = timeout or BETWEEN
         self._reader = _Reader(given, timeout or OPENING, self._patience)
+        of_pipe = "; it is a pipe, and an MP4 whose index stands at its end must be a file" if _is_pipe(source) else ""
         try:
-            self._reader.next(timeout or OPENING)
-            first = self._reader.next(self._patience)
+            stream = self._reader.next(timeout or OPENING)
+            self._first: av.VideoFrame | None = self._reader.next(self._patience)
         except InputError as error:
             where = f"{source}: no such file or folder, and no such camera: " if source.isdigit() else ""
-            raise InputError(f"{where}{error}{self._of_pipe()}") from error
+            raise InputError(f"{where}{error}{of_pipe}") from error
         except TimeoutError as error:
             raise InputError(
                 f"{source}: sends no video, waited {error} seconds; see that it runs, or give it more --timeout"
@@ -83,54 +109,36 @@ class Camera(LiveVideo):
         except BaseException:  # Ctrl-C
             self.end()
             raise
-        if first is None:
-            raise InputError(f"{source}: sends no frames that decode{self._of_pipe()}")
-        self._first: av.VideoFrame | None = first
-        stream = self._reader.stream
-        self.frame_rate = frame_rate(stream)
-        self.size, self.sample_aspect_ratio = shown(first, stream)
-        check_size(self.size, source)
-        self._clock, self._heard = Clock(stream.container, stream, live=True), self._reader.sound
-        self.time_base = self._clock.time_base
-        self.colours = colours_of(first, stream)
-
-    def _of_pipe(self) -> str:
-        return "; it is a pipe, and an MP4 whose index stands at its end must be a file" if _is_pipe(self.path) else ""
+        if self._first is None:
+            raise InputError(f"{source}: sends no frames that decode{of_pipe}")
+        self._begin(self._first, stream, Clock(stream.container, stream, live=True), self._reader.sound)
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         if self._first is None or start:
             raise InputError(f"{self.path}: is live and can be read only once, from its beginning")
         first, self._first = self._first, None
-        index = 0
+        count = 0
         try:
             coming = iter(functools.partial(self._reader.next, self._patience), None)
-            for decoded, time, duration in self._clock.timed(itertools.chain((first,), coming)):
-                if (size := shown_size(decoded)) != self.size:
-                    raise InputError(
-                        f"{self.path}: changed from {self.size[1]} x {self.size[0]} to {size[1]} x {size[0]} pixels"
-                    )
-                picture = upright_picture(decoded, f"{self.path}: frame {index}")
-                yield Frame(index, f"{index:07d}", picture, time, duration, decoded)
-                index += 1
+            for frame in self._shown(itertools.chain((first,), coming)):
+                yield frame
+                count += 1
             if self._reader.cut_off or self._reader.losses:
-                self.notes.append(cut_off_note(self.path, index, self._reader.expected, self._reader.losses))
+                self.notes.append(cut_off_note(self.path, count, self._reader.expected, self._reader.losses))
         except TimeoutError as error:
-            self.notes.append(f"{self.path}: sent nothing for {error} seconds; the {index} frames until then are used")
+            self.notes.append(f"{self.path}: sent nothing for {error} seconds; the {count} frames until then are used")
         finally:
             self.end()
 
     def end(self) -> None:
         self._reader.ended.set()
 
-    def fingerprint(self) -> dict[str, Any]:
-        return {"path": self.path, "live": True}
-
 
 class _Reader:
     """Reads a source in a thread of its own, since FFmpeg or the system may block there for as long as they like;
     nobody waits for it, not even the end of the process.
 
-    stream    the source's video, once `next` has given something, and `sound`, what is kept of its sound
+    sound     what is kept of the source's sound, once `next` has given something
     ended     set by whoever wants no more
     cut_off   whether the source broke off, once `next` has given None, and `expected`, how many frames it promised;
               `losses` is what is said of those that did not decode
@@ -164,15 +172,15 @@ class _Reader:
         try:
             device, container_format = _camera_device(self._given)
             with open_container(device, container_format=container_format, timeout=self._timeout) as container:
-                self.stream = video_stream(container, without_password(self._given))
+                stream = video_stream(container, without_password(self._given))
                 self.sound = LiveSound(container)
-                self._put(self.stream)
-                decoder = Decoder(container, self.stream, sound=self.sound)
+                self._put(stream)
+                decoder = Decoder(container, stream, sound=self.sound)
                 for frame in decoder.frames():
                     self._put(frame)
                     if self.ended.is_set():
                         return
-                self.expected = indexed_frames(self.stream) or decoder.stated_frames()
+                self.expected = indexed_frames(stream) or decoder.stated_frames()
                 self.cut_off = decoder.cut_off or decoder.packets < self.expected
                 self.losses = "" if self.cut_off else decoder.losses
             self._put(None)
@@ -199,3 +207,111 @@ def _camera_device(source: str) -> tuple[str, str | None]:
 
 def _is_pipe(source: str) -> bool:
     return os.path.exists(source) and stat.S_ISFIFO(os.stat(source).st_mode)
+
+
+class StandardInput(LiveVideo):
+    """A video on standard input that FFmpeg knows by its header, such as YUV4MPEG2. What ends in the middle of a frame
+    gives the frames before, and then says so in `failure`."""
+
+    path = "standard input"
+    name = "stdin"
+
+    def __init__(self) -> None:
+        """Reads the first frame."""
+        self._input = _Counted(_standard_input())
+        self.notes = []
+        container = open_container(self.path, opened=self._input)
+        stream = video_stream(container, self.path)
+        heard, clock = LiveSound(container), Clock(container, stream)
+        self._decoder = Decoder(container, stream, sound=heard)
+        self._frames = self._decoder.frames()
+        self._first = next(self._frames, None)
+        if self._first is None:
+            raise InputError(
+                f"{self.path}: no frame of it can be decoded; an MP4 whose index stands at its end must be a file"
+            )
+        self._begin(self._first, stream, clock, heard)
+        self._of_y4m = container.format.name == "yuv4mpegpipe"
+
+    def frames(self, start: int = 0) -> Iterator[Frame]:
+        if start:
+            raise InputError(f"{self.path}: can be read only once, from its beginning")
+        count = 0
+        for frame in self._coming():
+            yield frame
+            count += 1
+        if ending := self._ending():
+            self.failure = f"{self.path}: {ending}; the {count} whole frames before are done"
+            self.notes.append(self.failure)
+
+    def _coming(self) -> Iterator[Frame]:
+        return self._shown(itertools.chain((self._first,), self._frames))
+
+    def _ending(self) -> str:
+        """What is said of an end that is none."""
+        decoder = self._decoder
+        whole = self._input.header + decoder.packets * (len(b"FRAME\n") + decoder.packet_bytes)
+        dropped = self._of_y4m and self._input.count > whole  # FFmpeg drops the last part of a frame in silence
+        if dropped or decoder.cut_off or decoder.losses or decoder.stated_frames():
+            return "ends in the middle of a frame, or is damaged"
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class RawPictures:
+    """What bytes without a header are: pictures of 8-bit RGB, of a size (height, width), so many a second."""
+
+    size: tuple[int, int]
+    rate: Fraction
+
+
+class RawStandardInput(StandardInput):
+    """Pictures on standard input without a header."""
+
+    def __init__(self, raw: RawPictures) -> None:
+        self._input = _standard_input()
+        self.notes = []
+        self.size, self.frame_rate = raw.size, raw.rate
+        height, width = raw.size
+        check_size(raw.size, f"--size: a picture on {self.path}")
+        self._bytes = 3 * height * width
+        self._data = self._input.read(self._bytes)
+        self._of_size = f"{self._bytes} bytes, {width} x {height} pixels of 8-bit RGB"
+        if self._data.startswith(b"YUV4MPEG2"):
+            raise InputError(f"{self.path}: is YUV4MPEG2, which says its size and rate itself; leave --rate out")
+        if len(self._data) < self._bytes:
+            raise InputError(f"{self.path}: holds {len(self._data)} bytes, expected at least a frame, {self._of_size}")
+
+    def _coming(self) -> Iterator[Frame]:
+        for index in itertools.count():
+            if len(self._data) < self._bytes:
+                return
+            yield Frame(index, f"{index:07d}", np.frombuffer(self._data, np.uint8).reshape(*self.size, 3))
+            self._data = self._input.read(self._bytes)
+
+    def _ending(self) -> str:
+        if not self._data:
+            return ""
+        return f"ends in the middle of a frame, after {len(self._data)} of {self._of_size} (is --size right?)"
+
+
+def _standard_input() -> io.BufferedIOBase:
+    if sys.stdin.isatty():
+        raise InputError("-: standard input is a terminal, expected a pipe with a video in it")
+    return sys.stdin.buffer
+
+
+class _Counted:
+    """A stream as FFmpeg reads it: what is there so far, not waiting for more. Counts the bytes, and those of its
+    first line."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self._stream = stream
+        self.count = self.header = 0
+
+    def read(self, most: int) -> bytes:
+        data = self._stream.read1(most)
+        if not self.count:
+            self.header = data.find(b"\n") + 1
+        self.count += len(data)
+        return data

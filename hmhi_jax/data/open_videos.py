@@ -10,10 +10,9 @@ from pathlib import Path
 
 from hmhi_jax.complete_files import readable, refuse_special
 from hmhi_jax.data.ffmpeg import is_url, without_password
-from hmhi_jax.data.live_sources import Camera
+from hmhi_jax.data.live_sources import Camera, RawPictures, RawStandardInput, StandardInput
 from hmhi_jax.data.picture_videos import AnimatedPicture, FrameFolder
 from hmhi_jax.data.pictures import PICTURE_SUFFIXES, is_animated, is_picture, natural_order
-from hmhi_jax.data.standard_input import RawPictures, StandardInput
 from hmhi_jax.data.video import Video
 from hmhi_jax.data.video_files import VideoFile
 from hmhi_jax.errors import InputError, first_of
@@ -78,7 +77,7 @@ def find_videos(
         if not text:
             raise InputError("input '': is empty, expected a video file, a folder of frames, or a camera")
         if text == "-":
-            add(StandardInput(raw), StandardInput.name)
+            add(RawStandardInput(raw) if raw else StandardInput(), StandardInput.name)
             continue
         path = _local(text)
         if path is None:

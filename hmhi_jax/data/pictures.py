@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -44,16 +44,6 @@ Pixels differ by one or two levels of 255 on average; docs/data.md has what it g
 _ORIENTATION = 0x0112  # EXIF tag
 _SUBFILE_TYPE = 254  # TIFF tag; an odd value: a preview of another page
 _CAN_BE_ANIMATED = (".png", ".webp", ".tif", ".tiff")
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDES_CHANGE_PLACES = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 _END = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}  # stands near the end of a file that is whole
 
 
@@ -92,23 +82,35 @@ def is_picture(file: str | Path) -> bool:
     return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith(".")
 
 
-def upright(
-    pixels: Shaped[np.ndarray, "H W *channels"], turn: Image.Transpose | None
-) -> Shaped[np.ndarray, "h w *channels"]:
-    """Pixels as they are meant to be seen, given what has to be done to them."""
-    if turn is None:
-        return pixels
-    if turn in _SIDES_CHANGE_PLACES:
-        pixels = pixels.swapaxes(0, 1)
-    turns = Image.Transpose
-    up = turn in (turns.ROTATE_180, turns.FLIP_TOP_BOTTOM, turns.ROTATE_90, turns.TRANSVERSE)
-    left = turn in (turns.ROTATE_180, turns.FLIP_LEFT_RIGHT, turns.ROTATE_270, turns.TRANSVERSE)
-    return np.ascontiguousarray(pixels[:: -1 if up else 1, :: -1 if left else 1])
+class Turn(NamedTuple):
+    """What shows a picture as it is meant to be seen: rows and columns change places, then it is turned upside down,
+    then left to right."""
+
+    swapped: bool = False
+    up: bool = False
+    left: bool = False
+
+    def pixels(self, stored: Shaped[np.ndarray, "H W *channels"]) -> Shaped[np.ndarray, "h w *channels"]:
+        """The pixels to be seen, contiguous where they are moved."""
+        if not any(self):
+            return stored
+        rows_and_columns = stored.swapaxes(0, 1) if self.swapped else stored
+        return np.ascontiguousarray(rows_and_columns[:: -1 if self.up else 1, :: -1 if self.left else 1])
+
+    def size(self, stored: tuple[int, int]) -> tuple[int, int]:
+        """The size (height, width) to be seen, of a stored one; and the other way round."""
+        return stored[::-1] if self.swapped else stored
 
 
-def upright_size(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:
-    """The size that a picture of `size` has after `turn`: its sides may change places."""
-    return size[::-1] if turn in _SIDES_CHANGE_PLACES else size
+_TURNS = {  # by EXIF's orientation
+    2: Turn(left=True),
+    3: Turn(up=True, left=True),
+    4: Turn(up=True),
+    5: Turn(swapped=True),
+    6: Turn(swapped=True, left=True),
+    7: Turn(swapped=True, up=True, left=True),
+    8: Turn(swapped=True, up=True),
+}
 
 
 def read_picture(
@@ -125,7 +127,7 @@ def read_picture(
         _refuse_32_bits(picture, image)
         turn = _turn(picture, image)
         whole = reading == "exact" or size is None or window is not None
-        pixels = upright(_decode(data, image, None if whole else upright_size(size, turn)), turn)
+        pixels = turn.pixels(_decode(data, image, None if whole else turn.size(size)))
     if window is not None:
         pixels = pixels[window.pixels(*pixels.shape[:2])]
     if size is None or pixels.shape[:2] == size:
@@ -149,7 +151,7 @@ def read_pictures(picture: Picture) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"]
         turn = _turn(picture, image)
         for _ in _each(image):
             image.load()
-            yield upright(_rgb(image), turn), image.info.get("duration")
+            yield turn.pixels(_rgb(image)), image.info.get("duration")
         trailer = data[file.tell() - 1 : file.tell()]  # the last that was read
     if whole is not data or (image.format == "GIF" and trailer != b";"):
         raise PictureError(f"{picture}: is cut off after {len(data)} bytes; replace it")
@@ -225,9 +227,10 @@ def open_picture(picture: Picture) -> Image.Image:
         or (file_format == "WEBP" and any(name == b"VP8 " for name, _ in _webp_chunks(data)))
         or image.info.get("compression") == "jpeg"  # of TIFF
     )
-    if turn is not None:
-        image = image.transpose(turn)
-        image.format = file_format
+    transposes = Image.Transpose.TRANSPOSE, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.FLIP_LEFT_RIGHT
+    for transpose in itertools.compress(transposes, turn):
+        image = image.transpose(transpose)
+    image.format = file_format
     return image
 
 
@@ -238,24 +241,18 @@ def picture_size(picture: Picture, *, ends: bool = True, mask: bool = False) -> 
         ends: whether a file that lacks its end is refused; no more than its two ends are read.
         mask: whether it is a mask, which may have 32 bits; frames must not.
     """
-    if not isinstance(picture, Path):
-        return _size(picture, io.BytesIO(_bytes(picture)), ends, mask)
-    with _reading(picture), picture.open("rb") as file:
-        return _size(picture, file, ends, mask)
-
-
-def _size(picture: Picture, file: io.BufferedIOBase, ends: bool, mask: bool) -> tuple[int, int]:
-    begin = file.read(12)
-    if not begin:
-        raise PictureError(f"{picture}: is empty; replace it")
-    file.seek(0)
-    with _decoding(picture, begin):
-        image = _open(picture, file)
-        if not mask:
-            _refuse_32_bits(picture, image)
-        if ends and _END.get(image.format or "", b"") not in _last_bytes(file):
-            raise PictureError(f"{picture}: is cut off after {file.tell()} bytes; replace it")
-        return upright_size(image.size[::-1], _turn(picture, image))
+    with _reading(picture), picture.open("rb") if isinstance(picture, Path) else io.BytesIO(_bytes(picture)) as file:
+        begin = file.read(12)
+        if not begin:
+            raise PictureError(f"{picture}: is empty; replace it")
+        file.seek(0)
+        with _decoding(picture, begin):
+            image = _open(picture, file)
+            if not mask:
+                _refuse_32_bits(picture, image)
+            if ends and _END.get(image.format or "", b"") not in _last_bytes(file):
+                raise PictureError(f"{picture}: is cut off after {file.tell()} bytes; replace it")
+            return _turn(picture, image).size(image.size[::-1])
 
 
 def _last_bytes(file: io.BufferedIOBase) -> bytes:
@@ -330,12 +327,12 @@ def _refuse_32_bits(picture: Picture, image: Image.Image) -> None:
         raise PictureError(f"{picture}: has 32 bits a pixel (mode {image.mode}), expected 8 or 16; save it with 8")
 
 
-def _turn(picture: Picture, image: Image.Image) -> Image.Transpose | None:
+def _turn(picture: Picture, image: Image.Image) -> Turn:
     """What shows a picture upright, by what stands before its pixels, which for a PNG is where eXIf belongs."""
     if image.format == "TIFF" or getattr(picture, "as_stored", False):  # Pillow turns TIFF itself, size and pixels
-        return None
+        return Turn()
     # A PNG's own `getexif` decodes the picture first, to look for one behind the pixels.
-    return _TURNS.get(Image.Image.getexif(image).get(_ORIENTATION))
+    return _TURNS.get(Image.Image.getexif(image).get(_ORIENTATION), Turn())
 
 
 def _decode(data: bytes, image: Image.Image, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W 3"]:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.flow_folder import FlowFolder, flow_folder_of
+from hmhi_jax.data.live_sources import RawPictures
 from hmhi_jax.data.open_videos import VIDEO_SUFFIXES, Found, find_videos
-from hmhi_jax.data.standard_input import RawPictures
-from hmhi_jax.data.video import Video
-from hmhi_jax.data.video_part import Part, read_cuts
+from hmhi_jax.data.video import Part, Video, read_cuts
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.result_folder import Outputs, some
 

@@ -6,7 +6,7 @@ import pytest
 from small_videos import moving_square, write_at, write_video
 
 from hmhi_jax.data.open_videos import open_videos
-from hmhi_jax.data.video_part import Part
+from hmhi_jax.data.video import Part
 
 FRAMES = 50
 

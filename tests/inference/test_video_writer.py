@@ -19,8 +19,7 @@ from small_videos import moving_square, save_frames, write_at, write_matrix
 
 from hmhi_jax.data.ffmpeg import Decoder, planes
 from hmhi_jax.data.open_videos import open_videos
-from hmhi_jax.data.video import Colours
-from hmhi_jax.data.video_part import Part
+from hmhi_jax.data.video import Colours, Part
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.sound import Span
 from hmhi_jax.inference.video_writer import CUTOUTS, MATTE, OVERLAY, VideoWriter, time_base_of
