@@ -121,13 +121,11 @@ class Clock:
     set_anew    whether the clock was set in the middle of the frames seen so far
     """
 
-    def __init__(
-        self, container: av.container.InputContainer, stream: av.video.stream.VideoStream, live: bool = False
-    ) -> None:
+    def __init__(self, stream: av.video.stream.VideoStream, live: bool = False) -> None:
         self.time_base = Fraction(stream.time_base)
-        streams = (*container.streams.video, *container.streams.audio)
+        streams = (*stream.container.streams.video, *stream.container.streams.audio)
         starts = [s.start_time * s.time_base for s in streams if s.start_time is not None]
-        self.live, self._may_jump = live, live or clock_may_jump(container)
+        self.live, self._may_jump = live, live or clock_may_jump(stream.container)
         self.origin = min(starts, default=Fraction(0)) if self._may_jump else Fraction(0)
         self.set_anew = False
         self._step = max(1, round(1 / (frame_rate(stream) * self.time_base)))
@@ -204,13 +202,12 @@ class Decoder:
 
     def __init__(
         self,
-        container: av.container.InputContainer,
         stream: av.video.stream.VideoStream | av.audio.stream.AudioStream,
         stop_at_errors: bool = False,
         sound: LiveSound | None = None,
     ) -> None:
-        self._container = container
         self._stream = stream
+        self._container = stream.container
         self._stop_at_errors = stop_at_errors
         self._sound = sound
         self.read: Span | None = None

@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import queue
+import re
 import stat
 import sys
 import tempfile
@@ -19,23 +20,9 @@ from typing import Any
 import av
 import numpy as np
 
-from hmhi_jax.data.ffmpeg import (
-    CLOCK_SET,
-    Clock,
-    Decoder,
-    colours_of,
-    cut_off_note,
-    frame_rate,
-    indexed_frames,
-    open_container,
-    shown,
-    shown_size,
-    upright_picture,
-    video_stream,
-    without_password,
-)
+from hmhi_jax.data import ffmpeg
 from hmhi_jax.data.live_sound import LiveSound
-from hmhi_jax.data.video import Frame, Sound, Video, check_size
+from hmhi_jax.data.video import Frame, Sound, Video, check_same_size, check_size
 from hmhi_jax.errors import InputError
 
 OPENING, BETWEEN = 10.0, 30.0  # seconds to wait for a source to answer, and for its next frame
@@ -46,26 +33,25 @@ class LiveVideo(Video):
 
     live = True
     frame_count = None
-    _clock: Clock | None = None
+    _clock: ffmpeg.Clock | None = None
     _heard: LiveSound | None = None  # with a clock
 
-    def _begin(self, first: av.VideoFrame, stream: av.video.stream.VideoStream, clock: Clock, heard: LiveSound) -> None:
+    def _begin(
+        self, first: av.VideoFrame, stream: av.video.stream.VideoStream, clock: ffmpeg.Clock, heard: LiveSound
+    ) -> None:
         """What is known of the video once its first frame is there."""
-        self.frame_rate = frame_rate(stream)
-        self.size, self.sample_aspect_ratio = shown(first, stream)
+        self.frame_rate = ffmpeg.frame_rate(stream)
+        self.size, self.sample_aspect_ratio = ffmpeg.shown(first, stream)
         check_size(self.size, self.path)
-        self.time_base, self.colours = clock.time_base, colours_of(first, stream)
+        self.time_base, self.colours = clock.time_base, ffmpeg.colours_of(first, stream)
         self._clock, self._heard = clock, heard
 
     def _shown(self, decoded: Iterator[av.VideoFrame]) -> Iterator[Frame]:
         """Decoded frames as they are meant to be seen, and when."""
         for index, (frame, *times) in enumerate(self._clock.timed(decoded)):
-            if (size := shown_size(frame)) != self.size:
-                raise InputError(
-                    f"{self.path}: changed from {self.size[1]} x {self.size[0]} to {size[1]} x {size[0]} pixels"
-                )
-            picture = upright_picture(frame, f"{self.path}: frame {index}")
-            yield Frame(index, f"{index:07d}", picture, *times, frame)
+            what, size = f"{self.path}: frame {index}", ffmpeg.shown_size(frame)
+            check_same_size(size, what, self.size, "the first", "have it send frames of one size")
+            yield Frame(index, f"{index:07d}", ffmpeg.upright_picture(frame, what), *times, frame)
 
     @functools.cached_property
     def sound(self) -> Sound | None:
@@ -74,7 +60,7 @@ class LiveVideo(Video):
             return None
         sound = self._heard.kept(self._clock.origin, earlier=not self._clock.live)
         if self._clock.set_anew:
-            self.notes.append(CLOCK_SET.format(self.path))
+            self.notes.append(ffmpeg.CLOCK_SET.format(self.path))
             return None
         if failure := self._heard.failure:
             self.notes.append(f"{self.path}: its sound could not be kept in {tempfile.gettempdir()} ({failure})")
@@ -90,8 +76,13 @@ class Camera(LiveVideo):
     def __init__(self, given: str, timeout: float | None = None) -> None:
         """Waits for the first frame. `timeout` is how many seconds to wait for an answer, and later for each frame
         (default 10 and 30); a source that then falls silent has ended, with a note."""
-        self.path = source = without_password(given)
-        self.name = f"camera{source}" if source.isdigit() else source
+        self.path = source = ffmpeg.without_password(given)
+        if os.path.exists(source):
+            self.name = os.path.basename(source)
+        elif source.isdigit():
+            self.name = f"camera{source}"
+        else:
+            self.name = re.sub(r"[^\w.-]+", "-", source.partition("://")[2]).strip("-.") or "stream"
         self.notes = []
         self._patience = timeout or BETWEEN
         self._reader = _Reader(given, timeout or OPENING, self._patience)
@@ -111,7 +102,7 @@ class Camera(LiveVideo):
             raise
         if self._first is None:
             raise InputError(f"{source}: sends no frames that decode{of_pipe}")
-        self._begin(self._first, stream, Clock(stream.container, stream, live=True), self._reader.sound)
+        self._begin(self._first, stream, ffmpeg.Clock(stream, live=True), self._reader.sound)
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         if self._first is None or start:
@@ -124,7 +115,7 @@ class Camera(LiveVideo):
                 yield frame
                 count += 1
             if self._reader.cut_off or self._reader.losses:
-                self.notes.append(cut_off_note(self.path, count, self._reader.expected, self._reader.losses))
+                self.notes.append(ffmpeg.cut_off_note(self.path, count, self._reader.expected, self._reader.losses))
         except TimeoutError as error:
             self.notes.append(f"{self.path}: sent nothing for {error} seconds; the {count} frames until then are used")
         finally:
@@ -171,16 +162,16 @@ class _Reader:
     def _run(self) -> None:
         try:
             device, container_format = _camera_device(self._given)
-            with open_container(device, container_format=container_format, timeout=self._timeout) as container:
-                stream = video_stream(container, without_password(self._given))
+            with ffmpeg.open_container(device, container_format=container_format, timeout=self._timeout) as container:
+                stream = ffmpeg.video_stream(container, ffmpeg.without_password(self._given))
                 self.sound = LiveSound(container)
                 self._put(stream)
-                decoder = Decoder(container, stream, sound=self.sound)
+                decoder = ffmpeg.Decoder(stream, sound=self.sound)
                 for frame in decoder.frames():
                     self._put(frame)
                     if self.ended.is_set():
                         return
-                self.expected = indexed_frames(stream) or decoder.stated_frames()
+                self.expected = ffmpeg.indexed_frames(stream) or decoder.stated_frames()
                 self.cut_off = decoder.cut_off or decoder.packets < self.expected
                 self.losses = "" if self.cut_off else decoder.losses
             self._put(None)
@@ -220,10 +211,10 @@ class StandardInput(LiveVideo):
         """Reads the first frame."""
         self._input = _Counted(_standard_input())
         self.notes = []
-        container = open_container(self.path, opened=self._input)
-        stream = video_stream(container, self.path)
-        heard, clock = LiveSound(container), Clock(container, stream)
-        self._decoder = Decoder(container, stream, sound=heard)
+        container = ffmpeg.open_container(self.path, opened=self._input)
+        stream = ffmpeg.video_stream(container, self.path)
+        heard, clock = LiveSound(container), ffmpeg.Clock(stream)
+        self._decoder = ffmpeg.Decoder(stream, sound=heard)
         self._frames = self._decoder.frames()
         self._first = next(self._frames, None)
         if self._first is None:

@@ -2,19 +2,17 @@
 
 import dataclasses
 import os
-import re
 import stat
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 from hmhi_jax.complete_files import readable, refuse_special
-from hmhi_jax.data.ffmpeg import is_url, without_password
+from hmhi_jax.data.ffmpeg import is_url
 from hmhi_jax.data.live_sources import Camera, RawPictures, RawStandardInput, StandardInput
-from hmhi_jax.data.picture_videos import AnimatedPicture, FrameFolder
 from hmhi_jax.data.pictures import PICTURE_SUFFIXES, is_animated, is_picture, natural_order
 from hmhi_jax.data.video import Video
-from hmhi_jax.data.video_files import VideoFile
+from hmhi_jax.data.video_files import AnimatedPicture, FrameFolder, VideoFile
 from hmhi_jax.errors import InputError, first_of
 
 # What is picked from a folder; a file named by the user may have any suffix.
@@ -64,24 +62,24 @@ def find_videos(
     Raises `InputError` if anything that was named is missing or is no video, or if all that is in the folders fails.
     """
     found = Found()
-    names: list[tuple[str, ...]] = []  # the parts of the path below what was given
+    names: list[tuple[str, ...]] = []  # the parts of the path below what was given, whatever their encoding
     pictures: dict[Path, list[Path]] = {}
     seen: set[Path] = set()
 
     def add(video: Video, *parts: str) -> None:
         found.videos.append(video)
-        names.append(tuple(os.fsencode(part).decode(errors="replace") for part in parts))  # whatever its encoding
+        names.append(tuple(os.fsencode(part).decode(errors="replace") for part in parts or (video.name,)))
 
     for given in inputs:
         text = str(given)
         if not text:
             raise InputError("input '': is empty, expected a video file, a folder of frames, or a camera")
         if text == "-":
-            add(RawStandardInput(raw) if raw else StandardInput(), StandardInput.name)
+            add(RawStandardInput(raw) if raw else StandardInput())
             continue
         path = _local(text)
         if path is None:
-            add(*_open_camera(text, timeout))
+            add(Camera(text, timeout))
             continue
         resolved = path.resolve()
         if resolved in seen:
@@ -90,17 +88,17 @@ def find_videos(
         with readable(path):
             mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            _Search(path, frame_rate, found, add).run()
+            _search(path, frame_rate, found, add)
         elif stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
-            add(Camera(str(path), timeout), path.name)
+            add(Camera(str(path), timeout))
         elif not stat.S_ISREG(mode):
             raise InputError(f"{path}: is neither a file nor a folder, expected a video, frames, a camera or a pipe")
         elif is_picture(path) and not is_animated(path):
             pictures.setdefault(path.parent, []).append(path)
         else:
-            add(_opened(path, frame_rate), path.stem)
+            add(_opened(path, frame_rate))
     for folder, paths in pictures.items():
-        add(FrameFolder(folder, frame_rate, paths), folder.resolve().name)
+        add(FrameFolder(folder, frame_rate, paths))
     if not found.videos:
         nothing = "no input given, expected a video file, a folder of frames, or a camera"
         raise InputError("\n".join(found.failures) or nothing)
@@ -142,36 +140,25 @@ def _refuse_dangling(path: Path) -> None:
         )
 
 
-def _open_camera(text: str, timeout: float | None) -> tuple[Video, str]:
-    """A camera's number or a URL, and the name that its results get."""
-    if text.isdigit():
-        return Camera(text, timeout), f"camera{text}"
-    address = without_password(text).partition("://")[2]
-    return Camera(text, timeout), re.sub(r"[^\w.-]+", "-", address).strip("-.") or "stream"
+def _search(top: Path, frame_rate: Fraction | None, found: Found, add: Callable[..., None]) -> None:
+    """Find the videos in a folder: the folder itself if it holds frames, and all videos and frame folders below.
 
+    Raises `InputError` where there is nothing, or the folder cannot be read.
+    """
+    before = len(found.videos) + len(found.failures)
+    passed_over: list[str] = []
 
-class _Search:
-    """Finds the videos in a folder: the folder itself if it holds frames, and all videos and frame folders below."""
+    def attempt(opening: Callable[[], Video], files: Sequence[Path], *parts: str) -> None:
+        """Open a video, or note why it cannot be."""
+        try:
+            for path in files:
+                with readable(path):
+                    _refuse_dangling(path)
+            add(opening(), *parts)
+        except InputError as error:
+            found.failures.append(str(error))
 
-    def __init__(self, top: Path, frame_rate: Fraction | None, found: Found, add: Callable[..., None]) -> None:
-        self._top, self._frame_rate, self._found, self._add = top, frame_rate, found, add
-        self._passed_over: list[str] = []
-
-    def run(self) -> None:
-        """Raises `InputError` where there is nothing, or a folder cannot be read."""
-        before = len(self._found.videos) + len(self._found.failures)
-        self._look(self._top, ())
-        some = first_of(self._passed_over, 5)
-        if before == len(self._found.videos) + len(self._found.failures):
-            holds = f"; it holds {some}" if some else ""
-            raise InputError(
-                f"{self._top}: the folder holds no frames ({', '.join(PICTURE_SUFFIXES[:3])}, ...) and no videos{holds}"
-            )
-        if some:
-            count = f"{len(self._passed_over)} file{'s' * (len(self._passed_over) > 1)}"
-            self._found.notes.append(f"{self._top}: {count} passed over, neither pictures nor videos by suffix: {some}")
-
-    def _look(self, folder: Path, above: tuple[str, ...]) -> None:
+    def look(folder: Path, above: tuple[str, ...]) -> None:
         """`above`: the folders on the way here as they really are; a link back to one of them is not followed."""
         with readable(folder):
             entries = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=natural_order)
@@ -184,36 +171,37 @@ class _Search:
             elif path.suffix.lower() in VIDEO_SUFFIXES:
                 films.append(path)
             else:
-                self._passed_over.append(str(path.relative_to(self._top)))
-        parts = folder.relative_to(self._top).parts
+                passed_over.append(str(path.relative_to(top)))
+        parts = folder.relative_to(top).parts
         if pictures and films:
-            self._found.failures.append(
+            found.failures.append(
                 f"{folder}: holds {len(pictures)} pictures and {len(films)} video files, expected one kind; "
                 "name the video files, or move one kind away"
             )
         elif pictures:
-            name = parts or (self._top.resolve().name,)
-            self._try(lambda: FrameFolder(folder, self._frame_rate, pictures), pictures, *name)
+            name = parts or (top.resolve().name,)
+            attempt(lambda: FrameFolder(folder, frame_rate, pictures), pictures, *name)
         else:
             for film in films:
-                self._try(lambda film=film: _opened(film, self._frame_rate), [film], *parts, film.stem)
+                attempt(lambda film=film: _opened(film, frame_rate), [film], *parts, film.stem)
         here = (*above, os.path.realpath(folder))
         for inside in sorted(folders):
             if os.path.realpath(inside) not in here:
                 try:
-                    self._look(inside, here)
+                    look(inside, here)
                 except InputError as error:  # one that cannot be read does not stop the others
-                    self._found.failures.append(str(error))
+                    found.failures.append(str(error))
 
-    def _try(self, opening: Callable[[], Video], files: Sequence[Path], *parts: str) -> None:
-        """Open a video, or note why it cannot be."""
-        try:
-            for path in files:
-                with readable(path):
-                    _refuse_dangling(path)
-            self._add(opening(), *parts)
-        except InputError as error:
-            self._found.failures.append(str(error))
+    look(top, ())
+    some = first_of(passed_over, 5)
+    if before == len(found.videos) + len(found.failures):
+        holds = f"; it holds {some}" if some else ""
+        raise InputError(
+            f"{top}: the folder holds no frames ({', '.join(PICTURE_SUFFIXES[:3])}, ...) and no videos{holds}"
+        )
+    if some:
+        count = f"{len(passed_over)} file{'s' * (len(passed_over) > 1)}"
+        found.notes.append(f"{top}: {count} passed over, neither pictures nor videos by suffix: {some}")
 
 
 def _unique(names: Sequence[tuple[str, ...]], paths: Sequence[str]) -> list[str]:

@@ -1,8 +1,8 @@
 """Pictures: frames, flow pictures and masks, of folders, packed data sets and files, read by one set of rules.
 
 Which files are pictures is said by their suffix, whatever its case, and their order by the numbers in their names:
-frame2 comes before frame10. A picture is seen upright: EXIF's orientation is
-applied to its pixels and to its size, wherever it comes from and whatever it shows.
+frame2 comes before frame10. A picture is seen upright: EXIF's orientation is applied to its pixels and to its size,
+wherever it comes from and whatever it shows.
 """
 
 import contextlib
@@ -121,11 +121,10 @@ def read_picture(
     16-bit pictures keep their upper 8 bits. Raises PictureError when it is missing, truncated, too large, no picture,
     or one of 32 bits.
     """
-    data = _bytes(picture)
+    data = read_bytes(picture)
     with _decoding(picture, data):
-        image = _open(picture, io.BytesIO(data))
+        image, turn = _open(picture, io.BytesIO(data))
         _refuse_32_bits(picture, image)
-        turn = _turn(picture, image)
         whole = reading == "exact" or size is None or window is not None
         pixels = turn.pixels(_decode(data, image, None if whole else turn.size(size)))
     if window is not None:
@@ -144,11 +143,10 @@ def read_pictures(picture: Picture) -> Iterator[tuple[UInt8[np.ndarray, "H W 3"]
     A TIFF's previews of its pages are left out, as is a picture that an animated PNG keeps for those who cannot show
     it. Raises PictureError, of a file that is cut off after all pictures that are whole.
     """
-    data = _bytes(picture)
+    data = read_bytes(picture)
     whole = _up_to_its_end(data)
     with _decoding(picture, data), io.BytesIO(whole) as file:
-        image = _open(picture, file)
-        turn = _turn(picture, image)
+        image, turn = _open(picture, file)
         for _ in _each(image):
             image.load()
             yield turn.pixels(_rgb(image)), image.info.get("duration")
@@ -167,7 +165,7 @@ def is_animated(picture: Path) -> bool:
         with _decoding(picture, begin):
             data = file.read() if begin[:4] == b"RIFF" else b""
             whole = _up_to_its_end(data)
-            pictures = _each(_open(picture, io.BytesIO(whole) if data else file))
+            pictures = _each(_open(picture, io.BytesIO(whole) if data else file)[0])
             next(pictures, None)
             try:
                 return whole is not data or next(pictures, None) is not None
@@ -215,10 +213,10 @@ def open_picture(picture: Picture) -> Image.Image:
 
     Raises PictureError when it is missing, truncated, too large or no picture.
     """
-    data = _bytes(picture)
+    data = read_bytes(picture)
     with _decoding(picture, data):
-        image = _open(picture, io.BytesIO(data))
-        turn, file_format = _turn(picture, image), image.format
+        image, turn = _open(picture, io.BytesIO(data))
+        file_format = image.format
         if file_format == "PNG":  # `load` does not look at checksums
             Image.open(io.BytesIO(data), formats=_FORMATS).verify()
         image.load()
@@ -241,18 +239,25 @@ def picture_size(picture: Picture, *, ends: bool = True, mask: bool = False) -> 
         ends: whether a file that lacks its end is refused; no more than its two ends are read.
         mask: whether it is a mask, which may have 32 bits; frames must not.
     """
-    with _reading(picture), picture.open("rb") if isinstance(picture, Path) else io.BytesIO(_bytes(picture)) as file:
+    with (
+        _reading(picture),
+        picture.open("rb") if isinstance(picture, Path) else io.BytesIO(read_bytes(picture)) as file,
+    ):
         begin = file.read(12)
         if not begin:
             raise PictureError(f"{picture}: is empty; replace it")
         file.seek(0)
         with _decoding(picture, begin):
-            image = _open(picture, file)
+            image, turn = _open(picture, file)
             if not mask:
                 _refuse_32_bits(picture, image)
             if ends and _END.get(image.format or "", b"") not in _last_bytes(file):
                 raise PictureError(f"{picture}: is cut off after {file.tell()} bytes; replace it")
-            return _turn(picture, image).size(image.size[::-1])
+            return turn.size(image.size[::-1])
+
+
+def _opened(picture: Picture) -> io.BufferedIOBase:
+    return picture.open("rb") if isinstance(picture, Path) else io.BytesIO(picture.read_bytes())
 
 
 def _last_bytes(file: io.BufferedIOBase) -> bytes:
@@ -285,7 +290,8 @@ def _reading(picture: Picture) -> Iterator[None]:
         raise PictureError(f"{picture}: cannot be read ({error.strerror or error})") from error
 
 
-def _bytes(picture: Picture) -> bytes:
+def read_bytes(picture: Picture) -> bytes:
+    """A picture as it is stored. Raises PictureError when it is missing, empty or cannot be read."""
     with _reading(picture):
         data = picture.read_bytes()
     if not data:
@@ -310,8 +316,9 @@ def _decoding(picture: Picture, data: bytes) -> Iterator[None]:
         raise PictureError(f"{picture}: is damaged ({error}); replace it") from error
 
 
-def _open(picture: Picture, file: io.BufferedIOBase) -> Image.Image:
-    """The header; nothing is decoded yet."""
+def _open(picture: Picture, file: io.BufferedIOBase) -> tuple[Image.Image, Turn]:
+    """The header, nothing is decoded yet; and what shows the picture upright, by what stands before its pixels, which
+    for a PNG is where eXIf belongs."""
     image = Image.open(file, formats=_FORMATS)
     width, height = image.size
     if width * height > MOST_PIXELS:
@@ -319,20 +326,15 @@ def _open(picture: Picture, file: io.BufferedIOBase) -> Image.Image:
             f"{picture}: is {width} x {height} pixels, expected at most {MOST_PIXELS >> 20} megapixels; "
             "scale it down first"
         )
-    return image
+    if image.format == "TIFF" or getattr(picture, "as_stored", False):  # Pillow turns TIFF itself, size and pixels
+        return image, Turn()
+    # A PNG's own `getexif` decodes the picture first, to look for one behind the pixels.
+    return image, _TURNS.get(Image.Image.getexif(image).get(_ORIENTATION), Turn())
 
 
 def _refuse_32_bits(picture: Picture, image: Image.Image) -> None:
     if image.mode in ("I", "F") and image.format != "PPM":  # nothing says which values are black and white
         raise PictureError(f"{picture}: has 32 bits a pixel (mode {image.mode}), expected 8 or 16; save it with 8")
-
-
-def _turn(picture: Picture, image: Image.Image) -> Turn:
-    """What shows a picture upright, by what stands before its pixels, which for a PNG is where eXIf belongs."""
-    if image.format == "TIFF" or getattr(picture, "as_stored", False):  # Pillow turns TIFF itself, size and pixels
-        return Turn()
-    # A PNG's own `getexif` decodes the picture first, to look for one behind the pixels.
-    return _TURNS.get(Image.Image.getexif(image).get(_ORIENTATION), Turn())
 
 
 def _decode(data: bytes, image: Image.Image, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W 3"]:

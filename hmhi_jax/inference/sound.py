@@ -84,7 +84,7 @@ class SoundTracks(contextlib.ExitStack):
     def _encoded(self, stream: Any, track: Any) -> Iterator[av.Packet]:
         context = track.codec_context
         resampler = av.AudioResampler(context.format, context.layout, context.sample_rate, context.frame_size or None)
-        for decoded in Decoder(stream.container, stream).frames():
+        for decoded in Decoder(stream).frames():
             if decoded.pts is None:
                 continue
             decoded.pts -= round(self._begin / decoded.time_base)

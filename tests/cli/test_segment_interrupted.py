@@ -204,7 +204,7 @@ def test_full_disk(tmp_path, small_disk, hmhi, weights):
     assert not (out / "summary.json").exists()
     (part,) = (out / ".unfinished").glob("cutout-*.mov")  # in the middle of a container: what was written plays
     with av.open(str(part)) as container:
-        assert sum(1 for _ in Decoder(container, container.streams.video[0]).frames()) >= 1
+        assert sum(1 for _ in Decoder(container.streams.video[0]).frames()) >= 1
     for path in (out / "masks").iterdir():
         assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (96, 160)
     (small_disk / "ballast").unlink()

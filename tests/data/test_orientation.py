@@ -15,7 +15,7 @@ from hmhi_jax.data.flow_pictures import FlowFormat, make_flow_pictures
 from hmhi_jax.data.inspection import inspect_dataset
 from hmhi_jax.data.layouts import open_dataset
 from hmhi_jax.data.masks import read_mask, read_truth
-from hmhi_jax.data.picture_videos import FrameFolder
+from hmhi_jax.data.video_files import FrameFolder
 from hmhi_jax.data.pictures import picture_size, read_picture
 from hmhi_jax.evaluation.pictures import read_prediction
 

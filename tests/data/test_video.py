@@ -12,12 +12,11 @@ import pytest
 from PIL import Image
 from small_videos import moving_square, pictures_of, save_frames, write_video
 
-from hmhi_jax.data import live_sources
+from hmhi_jax.data import ffmpeg
 from hmhi_jax.data.open_videos import open_videos
-from hmhi_jax.data.picture_videos import FrameFolder
 from hmhi_jax.data.pictures import picture_size, read_picture
 from hmhi_jax.data.video import check_size
-from hmhi_jax.data.video_files import VideoFile
+from hmhi_jax.data.video_files import FrameFolder, VideoFile
 from hmhi_jax.errors import InputError
 
 
@@ -136,7 +135,7 @@ def test_a_device_is_a_camera(tmp_path, monkeypatch):
         asked.append((source, container_format))
         return av.open(str(clip))
 
-    monkeypatch.setattr(live_sources, "open_container", opened)
+    monkeypatch.setattr(ffmpeg, "open_container", opened)
     (video,) = open_videos(["/dev/null"])
     assert asked == [("/dev/null", "v4l2")]
     assert (video.live, video.name, video.size) == (True, "null", (48, 80))

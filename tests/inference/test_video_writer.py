@@ -73,7 +73,7 @@ def decode(path):
             packets = [packet for packet in container.demux(stream) if packet.size]
             frames = [frame for packet in (*packets, None) for frame in context.decode(packet)]
         else:
-            frames = list(Decoder(container, stream).frames())
+            frames = list(Decoder(stream).frames())
         return frames, [frame.pts * stream.time_base for frame in frames]
 
 
