@@ -237,8 +237,8 @@ def loader(request: dict) -> None:
     """Clips per second of so many workers, from made-up pictures of 480 x 854 packed as they are."""
     from data import make_up, ours
 
-    from hmhi_jax.data.dataset_packing import pack_dataset
     from hmhi_jax.data.layouts import open_dataset
+    from hmhi_jax.data.packing import pack_dataset
 
     with tempfile.TemporaryDirectory() as scratch:
         folder, packed = Path(scratch, "folder"), Path(scratch, "packed")

@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hmhi_jax import process
 from hmhi_jax.complete_files import write_text
-from hmhi_jax.data.flow import flow_of
+from hmhi_jax.data.flow import DenseInverseSearch, neighbours_of
 from hmhi_jax.data.pictures import read_picture
 from hmhi_jax.data.video import Frame
 from hmhi_jax.evaluation.measures import jaccard
@@ -56,7 +56,9 @@ class Clips:
         self, segmenter: VideoSegmenter, clip: str, kind: str, frames: list[UInt8[np.ndarray, "H W 3"]], masks: list
     ) -> None:
         """Run the network over a clip."""
-        flows = [flow_of(t, len(frames), lambda k: frames[k], segmenter.flow_recipe) for t in range(len(frames))]
+        recipe = segmenter.flow_recipe
+        wanted = [(t, *neighbours_of(t, len(frames), recipe)) for t in range(len(frames))]
+        flows = DenseInverseSearch(recipe).pictures(dict(enumerate(frames)), wanted)
         numbered = (Frame(t, str(t), frame) for t, frame in enumerate(frames))
         for result in segmenter.results(numbered, pipeline=None, flow_of=iter(flows)):
             truth = masks[result.index] > 0

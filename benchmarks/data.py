@@ -101,8 +101,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
 
-    from hmhi_jax.data.dataset_packing import PackedForm, pack_dataset
     from hmhi_jax.data.layouts import open_dataset
+    from hmhi_jax.data.packing import PackedForm, pack_dataset
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "folder")

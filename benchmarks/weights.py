@@ -88,7 +88,7 @@ def score_videos(segmenter: VideoSegmenter, dataset: Dataset, videos: list[str],
 def score_clips(segmenter: VideoSegmenter, folder: Path, count: int, name: str, sheet: Path | None) -> float:
     """Mean J over all frames of the first `count` clips. `sheet` gets a picture of the six with the lowest J: two rows
     each, frames with the outline of the truth and flow pictures, then the same with the outline of what was found."""
-    from hmhi_jax.data.packing import PackedDataset
+    from hmhi_jax.data.records import PackedDataset
     from hmhi_jax.tools.synthetic.datasets import contact_sheet, read_clip
 
     scored, frames = [], []

@@ -16,12 +16,12 @@ from PIL import Image
 from small_network import random_variables
 from small_videos import SIZE, moving_square, network, save_network, write_video
 
-from hmhi_jax.data.dataset_packing import PackedForm, pack_dataset
 from hmhi_jax.data.flow import read_flo, write_flo
-from hmhi_jax.data.flow_pictures import read_recipe
+from hmhi_jax.data.flow_folder import read_recipe
 from hmhi_jax.data.layouts import open_dataset
 from hmhi_jax.data.masks import read_truth
 from hmhi_jax.data.open_videos import open_videos
+from hmhi_jax.data.packing import PackedForm, pack_dataset
 from hmhi_jax.data.pictures import picture_size, read_picture
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation.pictures import read_prediction

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from hmhi_jax.data.flow_pictures import read_recipe
+from hmhi_jax.data.flow_folder import read_recipe
 from hmhi_jax.data.layouts import open_dataset
 from hmhi_jax.data.pictures import read_picture
 from hmhi_jax.errors import InputError

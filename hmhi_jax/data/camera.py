@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
+_POINTS, _HYPOTHESES = 1000, 96  # vectors that a camera is fitted to, about, and models tried
 UNKNOWN_FLOW = 1e9  # Middlebury's convention: a component beyond this is "unknown"
 
 
@@ -20,38 +21,31 @@ def camera_positions(height: int, width: int) -> tuple[Float[np.ndarray, "h 1"],
     return rows[:, None], columns[None, :]
 
 
-def fit_camera(
-    flow: Float[np.ndarray, "h w 2"], *, points: int = 1000, hypotheses: int = 96, seed: int = 0
-) -> Float[np.ndarray, "3 2"]:
-    """Fit `[1, x, y] @ model` to what most of the picture does.
-
-    Random triples of points propose models, the one with the least truncated residual wins (RANSAC with the MSAC
-    score), and iteratively reweighted least squares with Geman-McClure weights polishes it, all on a grid of about
-    `points` vectors. x and y are centred and scaled so that the longer side spans [-1, 1]. Deterministic for a given
-    `seed`; zeros if fewer than three vectors are known.
-    """
-    size = flow.shape[:2]
-    grid = camera_grid(size, points)
-    return fit_camera_to_samples(flow[grid, grid], size, points=points, hypotheses=hypotheses, seed=seed)
-
-
-def camera_grid(size: tuple[int, int], points: int = 1000) -> slice:
+def camera_grid(size: tuple[int, int]) -> slice:
     """Which rows, and which columns, of a flow of `size` = (height, width) `fit_camera` looks at."""
-    step = max(1, int(np.sqrt(size[0] * size[1] / points)))
+    step = max(1, int(np.sqrt(size[0] * size[1] / _POINTS)))
     return slice(step // 2, None, step)
 
 
+def fit_camera(flow: Float[np.ndarray, "h w 2"]) -> Float[np.ndarray, "3 2"]:
+    """Fit `[1, x, y] @ model` to what most of the picture does.
+
+    Random triples of points propose models, the one with the least truncated residual wins (RANSAC with the MSAC
+    score), and iteratively reweighted least squares with Geman-McClure weights polishes it, all on the `camera_grid`.
+    x and y are centred and scaled so that the longer side spans [-1, 1]. Deterministic; zeros if fewer than three
+    vectors are known.
+    """
+    size = flow.shape[:2]
+    grid = camera_grid(size)
+    return fit_camera_to_samples(flow[grid, grid], size)
+
+
 def fit_camera_to_samples(
-    sampled: Float[np.ndarray, "rows columns 2"],
-    size: tuple[int, int],
-    *,
-    points: int = 1000,
-    hypotheses: int = 96,
-    seed: int = 0,
+    sampled: Float[np.ndarray, "rows columns 2"], size: tuple[int, int]
 ) -> Float[np.ndarray, "3 2"]:
     """`fit_camera` of a flow of `size`, of which `sampled` is what lies on the `camera_grid`."""
     rows, columns = camera_positions(*size)
-    grid = camera_grid(size, points)
+    grid = camera_grid(size)
     known = known_flow(sampled)
     y, x = (np.broadcast_to(axis, size)[grid, grid] for axis in (rows, columns))
     design = np.stack([np.ones_like(x), x, y], -1)[known].astype(np.float64)
@@ -59,7 +53,7 @@ def fit_camera_to_samples(
     if len(vectors) < 3:
         return np.zeros((3, 2), np.float32)
 
-    triples = np.random.default_rng(seed).integers(len(vectors), size=(hypotheses, 3))
+    triples = np.random.default_rng(0).integers(len(vectors), size=(_HYPOTHESES, 3))
     corners = design[triples]
     # Twice the triangle's area: nearly collinear triples extrapolate wildly. Plain least squares competes too.
     wide = np.abs(np.linalg.det(corners)) > 0.05

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -38,7 +38,7 @@ _OF_RAFT = ("network", "iterations", "weights")
 _NETWORKS = ("raft_large", "raft_small")
 NO_MOTION = 255  # the colour wheel's centre is white
 # DIS needs at least one 8-pixel patch at a level it can smooth, RAFT a coarsest map of two pixels.
-_SMALLEST = {"dis": 12, "raft": 128}
+SMALLEST = {"dis": 12, "raft": 128}
 _LARGEST_SIDE = 8192  # pixels, at which flow is estimated
 _MOST_ITERATIONS = 1000  # of raft; its authors take up to 32
 
@@ -76,7 +76,7 @@ class FlowRecipe:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        _check_recipe(dataclasses.asdict(self))
+        _check_recipe(vars(self))
 
     def fields(self) -> dict[str, Any]:
         """What says how pictures are made: without the fields that only another estimator has."""
@@ -96,55 +96,42 @@ class FlowRecipe:
             raise InputError(f"flow recipe: not JSON ({error}): {str(text)[:80]!r}") from error
         if not isinstance(fields, dict):
             raise InputError(f"flow recipe: expected a JSON object, found {text[:80]!r}")
-        known = [field.name for field in dataclasses.fields(cls)]
-        if unknown := sorted(set(fields) - set(known)):
+        known = {field.name: field.default for field in dataclasses.fields(cls)}
+        if unknown := sorted(fields.keys() - known):
             raise InputError(f"flow recipe: unknown field {unknown[0]!r}, expected {', '.join(known)}")
         if isinstance(fields.get("size"), list):
             fields["size"] = tuple(fields["size"])
-        _check_recipe(fields)
+        _check_recipe(known | fields)
         return cls(**fields)
 
 
-def _check_recipe(fields: dict) -> None:
+def _check_recipe(fields: dict[str, Any]) -> None:
+    def refuse(name: str, expected: str) -> None:
+        raise InputError(f"flow recipe: {name} is {fields[name]!r}, expected {expected}")
+
     for name, choices in _CHOICES.items():
-        if name in fields and fields[name] not in choices:
-            raise InputError(
-                f"flow recipe: {name} is {fields[name]!r}, expected one of {', '.join(map(repr, choices))}"
-            )
-    size, smallest = fields.get("size"), _SMALLEST[fields.get("estimator", "dis")]
+        if fields[name] not in choices:
+            refuse(name, f"one of {', '.join(map(repr, choices))}")
+    size, smallest = fields["size"], SMALLEST[fields["estimator"]]
     if size is not None and not (
         isinstance(size, tuple)
         and len(size) == 2
         and all(isinstance(n, int) and smallest <= n <= _LARGEST_SIDE for n in size)
     ):
-        raise InputError(
-            f"flow recipe: size is {size!r}, expected (height, width), whole numbers from {smallest} to "
-            f"{_LARGEST_SIDE}, or nothing"
-        )
-    _check_network(fields)
-    least = fields.get("least_motion", 0)
-    if not isinstance(least, (int, float)) or not 0 <= least < 1:
-        raise InputError(f"flow recipe: least_motion is {least!r}, expected a fraction of the diagonal in [0, 1)")
-
-
-def _check_network(fields: dict) -> None:
-    """Fields of raft are all there with it and none without it."""
-    given = {name: fields.get(name) for name in _OF_RAFT}
-    if fields.get("estimator", "dis") != "raft":
-        for name, value in given.items():
-            if value is not None:
-                raise InputError(f"flow recipe: {name} is {value!r}, which only the estimator 'raft' has")
-        return
-    if given["network"] not in _NETWORKS:
-        raise InputError(
-            f"flow recipe: network is {given['network']!r}, expected one of {', '.join(map(repr, _NETWORKS))}"
-        )
-    if type(given["iterations"]) is not int or not 1 <= given["iterations"] <= _MOST_ITERATIONS:
-        raise InputError(
-            f"flow recipe: iterations is {given['iterations']!r}, expected a whole number from 1 to {_MOST_ITERATIONS}"
-        )
-    if not isinstance(given["weights"], str) or not re.fullmatch("[0-9a-f]{64}", given["weights"]):
-        raise InputError(f"flow recipe: weights is {given['weights']!r}, expected a SHA-256 checksum in 64 hex digits")
+        refuse("size", f"(height, width), whole numbers from {smallest} to {_LARGEST_SIDE}, or nothing")
+    if fields["estimator"] == "raft":
+        if fields["network"] not in _NETWORKS:
+            refuse("network", f"one of {', '.join(map(repr, _NETWORKS))}")
+        if type(fields["iterations"]) is not int or not 1 <= fields["iterations"] <= _MOST_ITERATIONS:
+            refuse("iterations", f"a whole number from 1 to {_MOST_ITERATIONS}")
+        if not isinstance(fields["weights"], str) or not re.fullmatch("[0-9a-f]{64}", fields["weights"]):
+            refuse("weights", "a SHA-256 checksum in 64 hex digits")
+    else:
+        for name in _OF_RAFT:
+            if fields[name] is not None:
+                raise InputError(f"flow recipe: {name} is {fields[name]!r}, which only the estimator 'raft' has")
+    if not isinstance(fields["least_motion"], (int, float)) or not 0 <= fields["least_motion"] < 1:
+        refuse("least_motion", "a fraction of the diagonal in [0, 1)")
 
 
 @runtime_checkable
@@ -179,18 +166,23 @@ def estimate_flow(
     for frame in (first, second):
         if frame.dtype != np.uint8 or frame.shape[2:] != (3,):
             raise InputError(f"optical flow: a frame is {frame.dtype} {frame.shape}, expected uint8 (height, width, 3)")
-    if first.shape != second.shape:
-        raise InputError(
-            f"optical flow: frames of {_size(first)} and {_size(second)} (height x width), expected equal sizes"
-        )
+    check_frame_sizes(first.shape[:2], second.shape[:2], SMALLEST["dis"], recipe.size)
     if recipe.size is not None:
         first, second = (resize_picture(frame, recipe.size) for frame in (first, second))
-    if min(first.shape[:2]) < _SMALLEST["dis"]:
-        raise InputError(
-            f"optical flow: frames are {_size(first)}, expected at least {_SMALLEST['dis']} pixels each way"
-        )
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in (first, second)]
     return cv2.DISOpticalFlow_create(_PRESETS[recipe.preset]).calc(*grey, None)
+
+
+def check_frame_sizes(
+    first: tuple[int, int], second: tuple[int, int], smallest: int, resized: tuple[int, int] | None, advice: str = ""
+) -> None:
+    """Raises `InputError` for frames (height, width) of unequal or too small a size; `resized` is what they are brought
+    to before, if they are."""
+    one, other, estimated = (" x ".join(map(str, size)) for size in (first, second, resized or first))
+    if first != second:
+        raise InputError(f"optical flow: frames of {one} and {other} (height x width), expected equal sizes")
+    if min(resized or first) < smallest:
+        raise InputError(f"optical flow: frames are {estimated}, expected at least {smallest} pixels each way{advice}")
 
 
 def neighbours(before: T | None, frame: T, after: T | None, recipe: FlowRecipe) -> tuple[T, T | None]:
@@ -227,12 +219,18 @@ def flow_picture(
     return _draw(flow, recipe)
 
 
-def flow_of(
-    number: int, count: int, frame: Callable[[int], UInt8[np.ndarray, "H W 3"]], recipe: FlowRecipe
-) -> UInt8[np.ndarray, "h w 3"]:
-    """The flow picture of frame `number` of a video of `count` frames; `frame(i)` gives frame i."""
-    neighbour, opposite = neighbours_of(number, count, recipe)
-    return flow_picture(frame(number), frame(neighbour), recipe, None if opposite is None else frame(opposite))
+@dataclasses.dataclass(frozen=True)
+class DenseInverseSearch:
+    """The `FlowEstimator` of recipes that need no network, and no weights."""
+
+    recipe: FlowRecipe
+
+    def pictures(
+        self, frames: Mapping[int, UInt8[np.ndarray, "H W 3"]], wanted: Sequence[tuple[int, int, int | None]]
+    ) -> list[UInt8[np.ndarray, "h w 3"]]:
+        """`flow_picture` of each."""
+        seen = [[None if number is None else frames[number] for number in numbers] for numbers in wanted]
+        return [flow_picture(frame, neighbour, self.recipe, opposite) for frame, neighbour, opposite in seen]
 
 
 def draw_flow(flow: Float[np.ndarray, "h w 2"], recipe: FlowRecipe) -> UInt8[np.ndarray, "h w 3"]:
@@ -342,7 +340,3 @@ def write_flo(path: str | Path, flow: Float[np.ndarray, "h w 2"]) -> None:
     header = np.float32(_MAGIC).astype("<f4").tobytes() + np.array([width, height], "<i4").tobytes()
     with completed(path, advice="") as partial:
         partial.write_bytes(header + flow.astype("<f4").tobytes())
-
-
-def _size(frame: np.ndarray) -> str:
-    return " x ".join(map(str, frame.shape[:2]))

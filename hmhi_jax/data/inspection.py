@@ -11,9 +11,8 @@ from typing import Literal
 from hmhi_jax.data.layout_rules import visible
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.masks import EVERYWHERE, read_truth
-from hmhi_jax.data.packing import PackedDataset
 from hmhi_jax.data.pictures import Picture, PictureError, is_picture, natural_key, picture_size, read_picture
-from hmhi_jax.data.records import VideoRecord
+from hmhi_jax.data.records import PackedDataset, VideoRecord
 from hmhi_jax.errors import InputError, first_of
 from hmhi_jax.ordered_map import ordered_map
 
@@ -45,7 +44,6 @@ class Inspection:
     notes   what is unusual but does no harm
     """
 
-    dataset: Dataset
     frames: int = 0
     flows: int = 0
     masks: int = 0
@@ -58,17 +56,6 @@ class Inspection:
     def bad_videos(self) -> set[str]:
         """Names of videos with a problem."""
         return {problem.video for problem in self.problems if problem.video}
-
-    def without_bad_videos(self) -> Dataset:
-        """The data set without them. Raises InputError when nothing is left, or a problem concerns all of it."""
-        whole = [problem for problem in self.problems if not problem.video]
-        if whole:
-            raise InputError(listed(f"{self.dataset.root}: cannot be used", whole))
-        bad = self.bad_videos
-        kept = self.dataset.with_videos(video for video in self.dataset.videos if video.name not in bad)
-        if not kept.videos:
-            raise InputError(listed(f"{self.dataset.root}: no video is without problems", self.problems))
-        return kept
 
 
 def inspect_dataset(
@@ -90,7 +77,7 @@ def inspect_dataset(
       threads: that read and decode (as many as cores when None).
       advance: called with a number of frames as they are done.
     """
-    result = Inspection(dataset)
+    result = Inspection()
     if not dataset.videos:
         result.problems.append(Problem("empty video", "", f"{dataset.root}: no videos ({dataset.layout})"))
     if dataset.layout == "packed":
@@ -122,7 +109,8 @@ def check_for_training(
 ) -> tuple[Dataset, list[Problem]]:
     """The data set as it can be trained on, and the problems of the videos that were left out for it.
 
-    Raises InputError with the list of problems when there are any and `skip_bad` is not set.
+    Raises InputError with the list of problems when there are any and `skip_bad` is not set, when one concerns all of
+    it, or when no video is left.
     """
     found = inspect_dataset(dataset, depth=depth, advance=advance)
     if not found.problems:
@@ -133,7 +121,13 @@ def check_for_training(
             "mend them, or go on without these videos (--skip-bad)"
         )
         raise InputError(listed(begin, found.problems))
-    return found.without_bad_videos(), found.problems
+    if whole := [problem for problem in found.problems if not problem.video]:  # they concern all of it
+        raise InputError(listed(f"{dataset.root}: cannot be used", whole))
+    bad = found.bad_videos
+    kept = dataset.with_videos(video for video in dataset.videos if video.name not in bad)
+    if not kept.videos:
+        raise InputError(listed(f"{dataset.root}: no video is without problems", found.problems))
+    return kept, found.problems
 
 
 def listed(begin: str, problems: Sequence[Problem]) -> str:

@@ -5,7 +5,7 @@ downloads, and of the copies that unsupervised segmentation papers hand around (
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,20 +24,24 @@ class Place:
 
     name: str
     frames: Path
-    masks: Path | None
+    masks: Path
     flows: tuple[Path, ...]
     label: str | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to arrange folders: `recognise(root)`, its `splits(root)`, and the `places(root, split)` of the videos."""
+    """A way to arrange folders: `videos(root)` has the places of the videos, by split. Where it finds any, and what the
+    layout is `told_by` holds, a root is of this layout."""
 
     name: str
     tree: str
-    recognise: Callable[[Path], bool]
-    splits: Callable[[Path], Sequence[str]]
-    places: Callable[[Path, str], Iterable[Place]]
+    videos: Callable[[Path], dict[str, Iterable[Place]]]
+    told_by: Callable[[Path], bool] = lambda root: True
+
+    def recognise(self, root: Path) -> bool:
+        """Whether a folder is of this layout."""
+        return self.told_by(root) and bool(self.videos(root))
 
 
 def visible(folder: Path) -> list[Path]:
@@ -52,10 +56,6 @@ def folders(folder: Path) -> list[Path]:
     return sorted((path for path in visible(folder) if path.is_dir()), key=lambda path: natural_key(path.name))
 
 
-def _has_frames(folder: Path) -> bool:
-    return any(is_picture(path) for path in visible(folder))
-
-
 def _beside(folder: Path, *parts: str) -> tuple[Path, ...]:
     return tuple(folder.joinpath(flow, *parts) for flow in _FLOWS)
 
@@ -66,20 +66,17 @@ def _beside(folder: Path, *parts: str) -> tuple[Path, ...]:
 def _split_trees(frames: str, masks: str, flows: str):
     """`<frames>/<split>/<video>`, and the same below `<masks>` and `<flows>`."""
 
-    def places(root: Path, split: str) -> Iterable[Place]:
+    def places(split: str, root: Path) -> Iterable[Place]:
         videos = folders(root / frames / split)
         # YouTube-Objects in this layout carries its classes in the names of its videos.
         labels = [re.match(rf"({'|'.join(_CLASSES)})(?![a-z])", video.name) for video in videos]
         for video, label in zip(videos, labels, strict=True):
-            flow = root / flows / split / video.name
-            yield Place(
-                video.name, video, root / masks / split / video.name, (flow,), label[1] if all(labels) else None
-            )
+            mask, flow = (root / kind / split / video.name for kind in (masks, flows))
+            yield Place(video.name, video, mask, (flow,), label[1] if all(labels) else None)
 
     return {
-        "recognise": lambda root: bool(folders(root / frames)) and (root / masks).is_dir(),
-        "splits": lambda root: [path.name for path in folders(root / frames)],
-        "places": places,
+        "videos": lambda root: {path.name: places(path.name, root) for path in folders(root / frames)},
+        "told_by": lambda root: (root / masks).is_dir(),
     }
 
 
@@ -99,50 +96,49 @@ def _davis(year: str):
     def quality(root: Path) -> str | None:
         return next((name for name in _QUALITIES if (root / "JPEGImages" / name).is_dir()), None)
 
-    def recognise(root: Path) -> bool:
-        return quality(root) is not None and (_lists_2016(root) if year == "2016" else bool(lists(root)))
+    def told_by(root: Path) -> bool:
+        # DAVIS-2016 is what has its lists, or no lists at all.
+        of_2016 = any((root / "ImageSets" / name).is_dir() for name in ("2016", "480p"))
+        listed = of_2016 or not folders(root / "ImageSets") if year == "2016" else bool(lists(root))
+        return quality(root) is not None and listed
 
-    def places(root: Path, split: str) -> Iterable[Place]:
+    def places(root: Path, listed: Path | None) -> Iterable[Place]:
         size = quality(root) or _QUALITIES[0]
         frames, masks = root / "JPEGImages" / size, root / "Annotations" / size
         if not masks.is_dir() and (root / "Annotations_unsupervised" / size).is_dir():
             masks = root / "Annotations_unsupervised" / size
-        if split == "all":
+        if listed is None:
             names = [path.name for path in folders(frames)]
         else:
             # A line is a sequence's name (2017), or "/JPEGImages/480p/bear/00000.jpg /Annotations/..." (2016).
-            with readable(lists(root)[split]):  # names of folders may be in any encoding
-                text = lists(root)[split].read_text("utf-8-sig", errors="surrogateescape")
+            with readable(listed):  # names of folders may be in any encoding
+                text = listed.read_text("utf-8-sig", errors="surrogateescape")
             lines = [line.split()[0] for line in text.splitlines() if line.strip()]
             names = list(dict.fromkeys(Path(line).parent.name if "/" in line else line for line in lines))
         for name in names:
             yield Place(name, frames / name, masks / name, _beside(root, size, name))
 
-    return {"recognise": recognise, "splits": lambda root: list(lists(root)) or ["all"], "places": places}
+    def videos(root: Path) -> dict[str, Iterable[Place]]:
+        return {split: places(root, listed) for split, listed in (lists(root) or {"all": None}).items()}
 
-
-def _lists_2016(root: Path) -> bool:
-    """Whether a DAVIS tree has the lists of DAVIS-2016, or no lists at all."""
-    return any((root / "ImageSets" / name).is_dir() for name in ("2016", "480p")) or not folders(root / "ImageSets")
+    return {"videos": videos, "told_by": told_by}
 
 
 # --- JPEGImages and Annotations: YouTube-VOS and prepared copies of FBMS, YouTube-Objects and others ------------------
 
 
-def _image_trees(root: Path) -> dict[str, Path]:
-    """The folders that have `JPEGImages`, by split: the root itself is the split "all"."""
-    if (root / "JPEGImages").is_dir():
-        return {"all": root}
-    return {path.name: path for path in folders(root) if (path / "JPEGImages").is_dir()}
+def _image_trees(root: Path) -> dict[str, Iterable[Place]]:
+    """Of the root (split "all") or of the folders in it, which have `JPEGImages`."""
+    trees = {"all": root} if (root / "JPEGImages").is_dir() else {path.name: path for path in folders(root)}
+    return {split: _image_tree(tree, split) for split, tree in trees.items() if (tree / "JPEGImages").is_dir()}
 
 
-def _image_tree_places(root: Path, split: str) -> Iterable[Place]:
-    tree = _image_trees(root)[split]
+def _image_tree(tree: Path, split: str) -> Iterable[Place]:
     masks = tree / "Annotations"
     if not masks.is_dir() and split.endswith("_all_frames"):  # of YouTube-VOS, of which train/ annotates a fifth
-        masks = root / split.removesuffix("_all_frames") / "Annotations"
+        masks = tree.with_name(split.removesuffix("_all_frames")) / "Annotations"
     for video in folders(tree / "JPEGImages"):
-        if _has_frames(video) or not folders(video):
+        if any(map(is_picture, visible(video))) or not folders(video):
             yield Place(video.name, video, masks / video.name, _beside(tree, video.name))
         else:  # JPEGImages/<class>/<video>
             for shot in folders(video):
@@ -153,61 +149,51 @@ def _image_tree_places(root: Path, split: str) -> Iterable[Place]:
 # --- Folders inside each video's folder ------------------------------------------------------------------------------
 
 
-def _video_folders(root: Path, *inner: str) -> dict[str, list[Path]]:
-    """Videos that have the folders `inner`, by split: below the root (split "all"), or one folder further down."""
+def _video_folders(root: Path, inner: str) -> dict[str, list[Path]]:
+    """Videos that have a folder `inner`, by split: below the root (split "all"), or one folder further down."""
 
     def those(parent: Path) -> list[Path]:
-        return [path for path in folders(parent) if all((path / name).is_dir() for name in inner)]
+        return [path for path in folders(parent) if (path / inner).is_dir()]
 
     if videos := those(root):
         return {"all": videos}
     return {path.name: videos for path in folders(root) if (videos := those(path))}
 
 
-def _saliency_places(root: Path, split: str) -> Iterable[Place]:
-    for video in _video_folders(root, "Imgs")[split]:
-        yield Place(video.name, video / "Imgs", video / "GT_object_level", _beside(video))
+def _saliency(root: Path) -> dict[str, Iterable[Place]]:
+    return {
+        split: [Place(video.name, video / "Imgs", video / "GT_object_level", _beside(video)) for video in videos]
+        for split, videos in _video_folders(root, "Imgs").items()
+    }
 
 
-def _visal_splits(root: Path) -> Sequence[str]:
-    return ["all"] if folders(root / "Imgs") else list(_video_folders(root, "Imgs"))
+def _visal(root: Path) -> dict[str, Iterable[Place]]:
+    masks = root / "GT_object_level"
+    videos = folders(root / "Imgs")
+    places = [Place(video.name, video, masks / video.name, _beside(root, video.name)) for video in videos]
+    return {"all": places} if places else _saliency(root)
 
 
-def _visal_places(root: Path, split: str) -> Iterable[Place]:
-    if not folders(root / "Imgs"):
-        yield from _saliency_places(root, split)
-    for video in folders(root / "Imgs"):
-        yield Place(video.name, video, root / "GT_object_level" / video.name, _beside(root, video.name))
+def _fbms(root: Path) -> dict[str, Iterable[Place]]:
+    return {
+        split: [Place(video.name, video, video / "GroundTruth", _beside(video)) for video in videos]
+        for split, videos in _video_folders(root, "GroundTruth").items()
+    }
 
 
-def _fbms_splits(root: Path) -> Sequence[str]:
-    return list(_video_folders(root, "GroundTruth"))
-
-
-def _fbms_places(root: Path, split: str) -> Iterable[Place]:
-    for video in _video_folders(root, "GroundTruth")[split]:
-        yield Place(video.name, video, video / "GroundTruth", _beside(video))
-
-
-def _object_shots(root: Path) -> list[tuple[str, str, Path]]:
-    """Class, name and folder of every shot of YouTube-Objects: `<class>/data/<video>/shots/<shot>`."""
-    videos = ((kind.name, video) for kind in folders(root) for video in folders(kind / "data"))
-    shots = ((kind, video.name, shot) for kind, video in videos for shot in folders(video / "shots"))
-    return [(kind, f"{kind}_{video}_{shot.name}", shot) for kind, video, shot in shots]
-
-
-def _object_classes(root: Path) -> list[tuple[str, str, Path]]:
-    """The same of the copy arranged as `<class>/<video>/JPEGImages`."""
-    videos = ((kind.name, video) for kind in folders(root) for video in folders(kind))
-    return [(kind, f"{kind}_{video.name}", video) for kind, video in videos if (video / "JPEGImages").is_dir()]
-
-
-def _objects_places(root: Path, split: str) -> Iterable[Place]:
-    for label, name, shot in _object_shots(root):
-        frames = shot / "images" if (shot / "images").is_dir() else shot
-        yield Place(name, frames, shot / "labels", _beside(shot), label)
-    for label, name, video in _object_classes(root):
-        yield Place(name, video / "JPEGImages", video / "Annotations", _beside(video), label)
+def _youtube_objects(root: Path) -> dict[str, Iterable[Place]]:
+    places = []
+    for kind in folders(root):
+        for video in folders(kind / "data"):
+            for shot in folders(video / "shots"):
+                frames = shot / "images" if (shot / "images").is_dir() else shot
+                name = f"{kind.name}_{video.name}_{shot.name}"
+                places.append(Place(name, frames, shot / "labels", _beside(shot), kind.name))
+        for video in folders(kind):
+            if (video / "JPEGImages").is_dir():
+                name, masks = f"{kind.name}_{video.name}", video / "Annotations"
+                places.append(Place(name, video / "JPEGImages", masks, _beside(video), kind.name))
+    return {"all": places} if places else {}
 
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -224,43 +210,26 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "youtube-vos",
         "<split>/JPEGImages/<video>, <split>/Annotations/<video>",
-        recognise=lambda root: bool(_image_trees(root)) and not (root / "JPEGImages").is_dir(),
-        splits=lambda root: list(_image_trees(root)),
-        places=_image_tree_places,
+        _image_trees,
+        lambda root: not (root / "JPEGImages").is_dir(),
     ),
     Layout(
         "jpegimages",
         "JPEGImages/<video> or /<class>/<video>, Annotations/...",
-        recognise=lambda root: bool(folders(root / "JPEGImages")),
-        splits=lambda root: list(_image_trees(root)),
-        places=_image_tree_places,
+        _image_trees,
+        lambda root: bool(folders(root / "JPEGImages")),
     ),
     Layout(
         "davsod",
         "<set>/<video>/Imgs, <set>/<video>/GT_object_level",
-        recognise=lambda root: any(name != "all" for name in _video_folders(root, "Imgs")),
-        splits=lambda root: list(_video_folders(root, "Imgs")),
-        places=_saliency_places,
+        _saliency,
+        lambda root: _saliency(root).keys() != {"all"},
     ),
-    Layout(
-        "visal",
-        "<video>/Imgs, <video>/GT_object_level; or Imgs/<video>, GT_object_level/<video>",
-        recognise=lambda root: bool(_visal_splits(root)),
-        splits=_visal_splits,
-        places=_visal_places,
-    ),
+    Layout("visal", "<video>/Imgs, <video>/GT_object_level; or Imgs/<video>, GT_object_level/<video>", _visal),
     Layout(
         "youtube-objects",
         "<class>/data/<video>/shots/<shot>/images, .../labels; or <class>/<video>/JPEGImages, .../Annotations",
-        recognise=lambda root: bool(_object_shots(root) or _object_classes(root)),
-        splits=lambda root: ["all"],
-        places=_objects_places,
+        _youtube_objects,
     ),
-    Layout(
-        "fbms",
-        "<set>/<video>/*.jpg, <set>/<video>/GroundTruth",
-        recognise=lambda root: bool(_fbms_splits(root)),
-        splits=_fbms_splits,
-        places=_fbms_places,
-    ),
+    Layout("fbms", "<set>/<video>/*.jpg, <set>/<video>/GroundTruth", _fbms),
 )

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hmhi_jax.data.layout_rules import LAYOUTS, Place, visible
-from hmhi_jax.data.packing import INDEX, PackedDataset
 from hmhi_jax.data.pictures import is_picture, last_number, natural_key
-from hmhi_jax.data.records import FolderPictures, VideoRecord, is_plain_name
+from hmhi_jax.data.records import INDEX, FolderPictures, PackedDataset, VideoRecord, is_plain_name
 from hmhi_jax.errors import InputError
 
 
@@ -72,7 +71,10 @@ def open_dataset(
         raise InputError(f"{root}: no such folder; expected a data set")
     known = {rule.name: rule for rule in LAYOUTS}
     if layout == "packed" or (layout is None and (root / INDEX).exists()):
-        return _open_packed(root, split, name)
+        packed = PackedDataset(root)
+        if split is not None and packed.details.get("split") not in (None, split):
+            raise InputError(f"{root}: the split {packed.details['split']!r} was packed, asked for is {split!r}")
+        return Dataset(name or packed.name, root, "packed", split, tuple(packed))
     if layout is not None and layout not in known:
         raise InputError(f"layout {layout!r} is not known; expected one of {', '.join([*known, 'packed'])}")
     rule = known[layout] if layout else next((rule for rule in LAYOUTS if rule.recognise(root)), None)
@@ -80,14 +82,14 @@ def open_dataset(
         found = ", ".join(sorted(path.name for path in visible(root))[:8]) or "nothing"
         trees = "".join(f"\n  {rule.name:16} {rule.tree}" for rule in LAYOUTS)
         raise InputError(f"{root}: holds {found}; expected one of these layouts (or name it):{trees}")
-    splits = list(rule.splits(root))
+    splits = rule.videos(root)
     if split is not None and split not in splits:
         raise InputError(
             f"{root}: has no split {split!r} as {rule.name}; expected one of {', '.join(splits) or 'none'}"
         )
     videos: dict[str, VideoRecord] = {}
     for part in splits if split is None else [split]:
-        for place in rule.places(root, part):
+        for place in splits[part]:
             if not is_plain_name(place.name):
                 raise InputError(f"{root}: split {part!r} names {place.name[:60]!r}, expected the name of a folder")
             record = _record(place, Path(flows) if flows else None)
@@ -102,29 +104,20 @@ def open_dataset(
     return Dataset(name or root.resolve().name, root, rule.name, split, tuple(ordered))
 
 
-def _open_packed(root: Path, split: str | None, name: str | None) -> Dataset:
-    packed = PackedDataset(root)
-    if split is not None and packed.details.get("split") not in (None, split):
-        raise InputError(f"{root}: the split {packed.details['split']!r} was packed, asked for is {split!r}")
-    return Dataset(name or packed.name, root, "packed", split, tuple(packed))
-
-
 def _record(place: Place, flows: Path | None) -> VideoRecord:
     frames = _by_stem(place.frames)
     names = tuple(sorted(frames, key=natural_key))
     candidates = (flows / place.name,) if flows else place.flows
     flow_folder = next((folder for folder in candidates if folder.is_dir()), candidates[0])
     flow_files, flow_strays = _match(names, _by_stem(flow_folder))
-    mask_files, mask_strays = ((None,) * len(names), [])
-    if place.masks is not None:
-        mask_files, mask_strays = _match(names, _by_stem(place.masks))
+    mask_files, mask_strays = _match(names, _by_stem(place.masks))
     strays = [*(str(place.masks / file) for file in mask_strays), *(str(flow_folder / file) for file in flow_strays)]
     return VideoRecord(
         name=place.name,
         frame_names=names,
         frames=FolderPictures(str(place.frames), tuple(frames[name] for name in names)),
         flows=FolderPictures(str(flow_folder), flow_files),
-        masks=FolderPictures(str(place.masks or ""), mask_files),
+        masks=FolderPictures(str(place.masks), mask_files),
         label=place.label,
         flow_folder=str(flow_folder),
         strays=tuple(strays),

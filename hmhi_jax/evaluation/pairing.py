@@ -8,7 +8,7 @@ from typing import Literal
 
 from hmhi_jax.data.layout_rules import LAYOUTS, folders
 from hmhi_jax.data.layouts import Dataset, open_dataset
-from hmhi_jax.data.packing import INDEX
+from hmhi_jax.data.records import INDEX
 from hmhi_jax.data.pictures import Picture, is_picture, last_number, natural_key
 from hmhi_jax.errors import InputError, first_of
 
@@ -138,7 +138,7 @@ def _truths(truth: Path | Dataset, frames_dir: Path | None, predictions: dict[st
         return _truths_of(open_dataset(truth))
     layout = next((rule for rule in LAYOUTS if rule.recognise(truth)), None)
     if layout is not None:
-        splits = [_truths_of(open_dataset(truth, layout=layout.name, split=split)) for split in layout.splits(truth)]
+        splits = [_truths_of(open_dataset(truth, layout=layout.name, split=split)) for split in layout.videos(truth)]
         predicted = [found for found in splits if _partner_videos(list(found), predictions)]
         found = {name: annotated for split in predicted or splits for name, annotated in split.items()}
         if any(annotated.frames for annotated in found.values()):

@@ -16,11 +16,10 @@ from jax import lax
 from jaxtyping import Array, Float, Num, UInt8
 
 from hmhi_jax.data.camera import camera_positions
-from hmhi_jax.data.flow import colour_wheel
+from hmhi_jax.data.flow import SMALLEST, check_frame_sizes, colour_wheel
 from hmhi_jax.errors import InputError
 from hmhi_jax.flow_models.raft import RAFT
 
-SMALLEST = 128  # the coarsest correlations are of an eighth of an eighth of the size
 _STRIDE = 8
 
 Pictures = Num[Array, "B H W 3"] | Num[np.ndarray, "B H W 3"]
@@ -114,19 +113,8 @@ def _check(first: Any, second: Any, iterations: int) -> None:
 def check_sizes(first: tuple[int, int], second: tuple[int, int], resized: tuple[int, int] | None = None) -> None:
     """Raises `InputError` for pictures (height, width) of unequal or too small a size; `resized` is what they are
     brought to before, if they are."""
-    if first != second:
-        raise InputError(
-            f"optical flow: frames of {_text(first)} and {_text(second)} (height x width), expected equal sizes"
-        )
-    if min(resized or first) < SMALLEST:
-        raise InputError(
-            f"optical flow: frames are {_text(resized or first)}, expected at least {SMALLEST} pixels each way for "
-            "RAFT; enlarge them, or take the estimator dis"
-        )
-
-
-def _text(size: tuple[int, int]) -> str:
-    return " x ".join(map(str, size))
+    advice = " for RAFT; enlarge them, or take the estimator dis"
+    check_frame_sizes(first, second, SMALLEST["raft"], resized, advice)
 
 
 def without_camera(flow: Float[Array, "B h w 2"], models: Float[Array, "B 3 2"]) -> Float[Array, "B h w 2"]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import jax
 
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.flow_pictures import flow_recipe_of
+from hmhi_jax.data.flow_folder import flow_recipe_of
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.pictures import picture_size, read_picture
 from hmhi_jax.data.records import VideoRecord

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hmhi_jax.complete_files import completed
-from hmhi_jax.data.dataset_packing import PackedForm, pack_dataset
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.inspection import Inspection, check_for_training, inspect_dataset
 from hmhi_jax.data.layouts import Dataset, open_dataset
+from hmhi_jax.data.packing import PackedForm, pack_dataset
 from hmhi_jax.errors import InputError
 from hmhi_jax.progress import frame_progress
 from hmhi_jax.tools.synthetic.datasets import contact_sheet, read_clip, write_pack

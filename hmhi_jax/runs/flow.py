@@ -8,7 +8,7 @@ from typing import Any
 import joblib
 
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.flow_pictures import FlowFormat, make_flow_pictures, missing_flows, read_recipe
+from hmhi_jax.data.flow_folder import FlowFormat, make_flow_pictures, missing_flows, read_recipe
 from hmhi_jax.data.layouts import open_dataset
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.export import ExportedNetwork, is_export

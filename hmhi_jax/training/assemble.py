@@ -18,7 +18,7 @@ from hmhi_jax.data.augmentation import Augmentation
 from hmhi_jax.data.clips import ClipSampling
 from hmhi_jax.data.device_batches import DeviceBatches, batch_shardings
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.flow_pictures import RECIPE_FILE, flow_recipe_of
+from hmhi_jax.data.flow_folder import RECIPE_FILE, flow_recipe_of
 from hmhi_jax.data.inspection import check_for_training
 from hmhi_jax.data.layouts import Dataset, Source, entries_of, open_sources
 from hmhi_jax.data.pipeline import ClipPipeline, PipelineConfig

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from hmhi_jax.cli import app
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.flow_pictures import flow_recipe_of
+from hmhi_jax.data.flow_folder import flow_recipe_of
 from hmhi_jax.data.layouts import open_dataset
 from hmhi_jax.errors import InputError
 

@@ -15,9 +15,9 @@ from made_datasets import cut_off, damage, release_tree
 
 from hmhi_jax.data.augmentation import NONE, Augmentation
 from hmhi_jax.data.clips import ClipSampling
-from hmhi_jax.data.dataset_packing import PackedForm, pack_dataset
 from hmhi_jax.data.layouts import Source, entries_of, open_dataset, open_sources
 from hmhi_jax.data.masks import read_mask
+from hmhi_jax.data.packing import PackedForm, pack_dataset
 from hmhi_jax.data.pictures import PictureError, read_picture
 from hmhi_jax.data.pipeline import BatchLoader, ClipPipeline, PipelineConfig
 from hmhi_jax.errors import InputError

@@ -3,9 +3,9 @@
 import pytest
 from made_datasets import cut_off, damage, every_layout, frame_picture, release_tree, write_picture
 
-from hmhi_jax.data.dataset_packing import pack_dataset
 from hmhi_jax.data.inspection import check_for_training, inspect_dataset
 from hmhi_jax.data.layouts import open_dataset
+from hmhi_jax.data.packing import pack_dataset
 from hmhi_jax.errors import InputError
 
 

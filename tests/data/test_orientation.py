@@ -8,15 +8,14 @@ import pytest
 from made_datasets import HEIGHT, WIDTH, frame_picture, object_mask
 from PIL import Image, ImageOps
 
-from hmhi_jax.data.dataset_packing import PackedForm, pack_dataset
 from hmhi_jax.data.flow import FlowRecipe, flow_picture
-from hmhi_jax.data.flow_folder import FlowFolder
-from hmhi_jax.data.flow_pictures import FlowFormat, make_flow_pictures
+from hmhi_jax.data.flow_folder import FlowFolder, FlowFormat, make_flow_pictures
 from hmhi_jax.data.inspection import inspect_dataset
 from hmhi_jax.data.layouts import open_dataset
 from hmhi_jax.data.masks import read_mask, read_truth
-from hmhi_jax.data.video_files import FrameFolder
+from hmhi_jax.data.packing import PackedForm, pack_dataset
 from hmhi_jax.data.pictures import picture_size, read_picture
+from hmhi_jax.data.video_files import FrameFolder
 from hmhi_jax.evaluation.pictures import read_prediction
 
 RECIPE = FlowRecipe(preset="ultrafast")

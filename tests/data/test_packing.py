@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from made_datasets import every_layout, release_tree
 
-from hmhi_jax.data.dataset_packing import PackedForm, pack_dataset
 from hmhi_jax.data.layouts import open_dataset
 from hmhi_jax.data.masks import read_mask
-from hmhi_jax.data.packing import EncodedVideo, PackedDataset, write_packed
+from hmhi_jax.data.packing import EncodedVideo, PackedForm, pack_dataset, write_packed
 from hmhi_jax.data.pictures import read_picture
+from hmhi_jax.data.records import PackedDataset
 from hmhi_jax.errors import InputError
 
 PLAN = [(f"video{n}", 2 + n) for n in range(5)]

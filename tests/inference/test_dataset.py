@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from small_network import random_variables, small_model
 
-from hmhi_jax.data.dataset_packing import pack_dataset
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.flow_pictures import FlowFormat, make_flow_pictures
+from hmhi_jax.data.flow_folder import FlowFormat, make_flow_pictures
 from hmhi_jax.data.layouts import open_dataset
+from hmhi_jax.data.packing import pack_dataset
 from hmhi_jax.errors import InputError
 from hmhi_jax.evaluation import evaluate
 from hmhi_jax.inference import dataset as dataset_module

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from hmhi_jax.cli import app
 from hmhi_jax.data.flow import FlowRecipe, draw_flow, estimate_flow, flow_picture
-from hmhi_jax.data.flow_pictures import FlowFormat, flow_recipe_of, make_flow_pictures
+from hmhi_jax.data.flow_folder import FlowFormat, flow_recipe_of, make_flow_pictures
 from hmhi_jax.data.layouts import open_dataset
 from hmhi_jax.data.pictures import read_picture
 from hmhi_jax.errors import InputError

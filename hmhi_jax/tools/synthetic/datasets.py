@@ -25,9 +25,9 @@ from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe, flow_to_picture
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.masks import encode_mask, read_mask
-from hmhi_jax.data.packing import EncodedVideo, PackedDataset, write_packed
+from hmhi_jax.data.packing import EncodedVideo, write_packed
 from hmhi_jax.data.pictures import encode_picture, read_picture
-from hmhi_jax.data.records import Pictures, VideoRecord
+from hmhi_jax.data.records import PackedDataset, Pictures, VideoRecord
 from hmhi_jax.errors import InputError
 from hmhi_jax.tools.synthetic.clips import Clip, ClipMaker
 from hmhi_jax.tools.synthetic.pictures import fingerprint
