@@ -1,11 +1,10 @@
 """Which frames of a video make a training clip (docs/model.md 7), and its arrays: only its frames are read, decoded and
 changed, straight into the batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, UInt8
 
 from hmhi_jax.data.augmentation import ClipChange, add_flow_noise, change_colours, flip
 from hmhi_jax.data.flow import NO_MOTION
@@ -70,30 +69,17 @@ def _draw(
     return tuple(drawn + [drawn[-1]] * (sampling.frames - len(drawn)))
 
 
-@dataclass(frozen=True)
-class ClipArrays:
-    """Clips as 8-bit arrays with the axes in front (`*B`: none for one clip).
+def empty_clips(clips: int, frames: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Room for a batch of clips of pictures of `size` = (height, width); the values are arbitrary. By name:
 
-    frames  RGB
-    flows   flow pictures
-    masks   0 or 1; 0 where not known
-    valid   whether the frame's mask is known (sparse ground truth)
+    frames  RGB, uint8 `[B, T, H, W, 3]`
+    flows   flow pictures, uint8 `[B, T, H, W, 3]`
+    masks   0 or 1, uint8 `[B, T, H, W, 1]`; 0 where not known
+    valid   whether the frame's mask is known (sparse ground truth), bool `[B, T]`
     """
-
-    frames: UInt8[np.ndarray, "*B T H W 3"]
-    flows: UInt8[np.ndarray, "*B T H W 3"]
-    masks: UInt8[np.ndarray, "*B T H W 1"]
-    valid: Bool[np.ndarray, "*B T"]
-
-    @classmethod
-    def empty(cls, clips: int, frames: int, size: tuple[int, int]) -> "ClipArrays":
-        """Room for a batch; the values are arbitrary."""
-        pictures = (np.empty((clips, frames, *size, channels), np.uint8) for channels in (3, 3, 1))
-        return cls(*pictures, np.empty((clips, frames), bool))
-
-    def clip(self, number: int) -> "ClipArrays":
-        """One clip of a batch, as views."""
-        return ClipArrays(self.frames[number], self.flows[number], self.masks[number], self.valid[number])
+    channels = {"frames": 3, "flows": 3, "masks": 1}
+    pictures = {name: np.empty((clips, frames, *size, count), np.uint8) for name, count in channels.items()}
+    return pictures | {"valid": np.empty((clips, frames), bool)}
 
 
 def load_clip(
@@ -101,15 +87,15 @@ def load_clip(
     numbers: Sequence[int],
     change: ClipChange,
     reading: str,
-    out: ClipArrays,
+    out: Mapping[str, np.ndarray],
     other: tuple[VideoRecord, Sequence[int]] | None = None,
 ) -> None:
-    """Read the frames `numbers` of a video into `out` (one clip, which also says the size), changed as drawn. Flow
-    pictures are read from the `other` video and its frames, if there is one.
+    """Read the frames `numbers` of a video into `out` (a clip of `empty_clips`, which also says the size), changed as
+    drawn. Flow pictures are read from the `other` video and its frames, if there is one.
 
     Raises PictureError naming the first picture that cannot be read.
     """
-    size = out.frames.shape[1:3]
+    size = out["frames"].shape[1:3]
     decoded: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {}  # a short video repeats its last frame
     moved, moments = other or (video, numbers)
     for place, number in enumerate(numbers):
@@ -123,7 +109,7 @@ def load_clip(
             frame = change_colours(frame, colours)
         if change.flow_noise:
             flow = add_flow_noise(flow, change.flow_noise, place)
-        for picture, kept in ((frame, out.frames), (flow, out.flows), (mask, out.masks)):
+        for picture, kept in ((frame, out["frames"]), (flow, out["flows"]), (mask, out["masks"])):
             if picture is None:
                 kept[place] = 0
             elif change.flips[place]:
@@ -131,8 +117,8 @@ def load_clip(
             else:
                 kept[place] = picture
         if change.still[place]:
-            out.flows[place] = NO_MOTION
-        out.valid[place] = mask is not None
+            out["flows"][place] = NO_MOTION
+        out["valid"][place] = mask is not None
 
 
 def _there(video: VideoRecord, number: int, kind: str) -> Picture:

@@ -1,9 +1,9 @@
 """Batches on their way to the devices: uint8 over the wire, a few ahead, normalised there."""
 
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
@@ -62,63 +62,47 @@ class DeviceBatches(Iterator[DeviceBatch]):
     `waited` is how many seconds `next` waited in all. Close it, or use it in a `with` statement.
     """
 
-    def __init__(self, pipeline: ClipPipeline, shardings: Mapping[str, Sharding] | None = None, depth: int = 2):
+    def __init__(self, pipeline: ClipPipeline, shardings: Mapping[str, Sharding] | None = None, depth: int = 3):
         """`shardings`: of frames, flows, masks and valid, see `batch_shardings`; None: all on the default device."""
         self.pipeline = pipeline
         self.waited = 0.0
         self._shardings = shardings
         self._depth = depth
         self._next_step = pipeline.step
-        self._thread: threading.Thread | None = None
-        self._over: Exception | None = None
-        self._held: DeviceBatch | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="device-batches")
+        self._made: deque[Future[DeviceBatch]] = deque()
+        self._over: Exception | None = None  # why no more is made
 
     def __next__(self) -> DeviceBatch:
         self.wait_for_next()
-        item, self._held = self._held, None
-        self._next_step = item.step + 1
-        return item
+        batch = self._made.popleft().result()
+        self._next_step = batch.step + 1
+        self.start_prefetch()
+        return batch
 
     def wait_for_next(self) -> None:
         """Return when the next batch is there, or raise what keeps it from being read."""
-        if self._over is not None:
-            raise self._over
-        if self._held is not None:
-            return
         self.start_prefetch()
         start = time.perf_counter()
-        item = self._ready.get()
-        self.waited += time.perf_counter() - start
-        if isinstance(item, Exception):
-            self._halt()
-            self._over = item
-            raise item
-        self._held = item
+        try:
+            self._made[0].result()
+        finally:
+            self.waited += time.perf_counter() - start
 
     def start_prefetch(self) -> None:
         """Begin to fill; the first `next` does it otherwise."""
-        if self._thread is None:
-            self._ready: queue.Queue[DeviceBatch | Exception] = queue.Queue(self._depth)
-            self._stopping = threading.Event()
-            arguments = (self._ready, self._stopping)
-            self._thread = threading.Thread(target=self._fill, args=arguments, name="device-batches", daemon=True)
-            self._thread.start()
+        while len(self._made) < self._depth:
+            self._made.append(self._pool.submit(self._make))
 
-    def _fill(self, ready: "queue.Queue[DeviceBatch | Exception]", stopping: threading.Event) -> None:
-        while not stopping.is_set():
-            step = self.pipeline.step
-            try:
-                item = self._put(step, next(self.pipeline))
-            except Exception as error:  # handed to the loop, where it belongs
-                item = error
-            while not stopping.is_set():
-                try:
-                    ready.put(item, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-            if isinstance(item, Exception):
-                return
+    def _make(self) -> DeviceBatch:
+        if self._over is not None:
+            raise self._over
+        step = self.pipeline.step
+        try:
+            return self._put(step, next(self.pipeline))
+        except Exception as error:
+            self._over = error
+            raise
 
     def _put(self, step: int, batch: dict[str, Any]) -> DeviceBatch:
         arrays = {}
@@ -149,11 +133,10 @@ class DeviceBatches(Iterator[DeviceBatch]):
         self.pipeline.close()
 
     def _halt(self) -> None:
-        if self._thread is not None:
-            self._stopping.set()
-            self._thread.join()
-            self._thread = None
-        self._held = None
+        for batch in self._made:
+            batch.cancel()
+        wait(self._made)
+        self._made.clear()
 
     def __enter__(self) -> "DeviceBatches":
         return self

@@ -23,10 +23,9 @@ from absl import flags
 from jaxtyping import Int
 
 from hmhi_jax.data.augmentation import Augmentation, draw_change
-from hmhi_jax.data.clips import ClipArrays, ClipSampling, load_clip, sample_clip
+from hmhi_jax.data.clips import ClipSampling, empty_clips, load_clip, sample_clip
 from hmhi_jax.data.layouts import Entry
 from hmhi_jax.data.pictures import PICTURE_READINGS, PictureError
-from hmhi_jax.data.records import VideoRecord
 from hmhi_jax.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -101,12 +100,13 @@ class BatchLoader:
     def __call__(self, step: int) -> dict[str, Any]:
         """The batch of a step; see `ClipPipeline`. Besides, "skipped": one line for each clip that was replaced."""
         local = self.config.batch_size // self.shards
-        arrays = ClipArrays.empty(local, self.config.sampling.frames, self.size(step))
+        arrays = empty_clips(local, self.config.sampling.frames, self.size(step))
+        clips = [{name: values[i] for name, values in arrays.items()} for i in range(local)]
         first = step * self.config.batch_size + self.shard * local
         skipped: list[str] = []
-        videos, numbers = zip(*(self._load(first + i, arrays.clip(i), skipped) for i in range(local)), strict=True)
-        batch = {"video": np.array(videos), "index": np.array(numbers, np.int32), "skipped": skipped}
-        return vars(arrays) | batch
+        loaded = [self._load(position, clip, skipped) for position, clip in enumerate(clips, first)]
+        videos, numbers = zip(*loaded, strict=True)
+        return arrays | {"video": np.array(videos), "index": np.array(numbers, np.int32), "skipped": skipped}
 
     def size(self, step: int) -> tuple[int, int]:
         """(height, width) of a step's batch."""
@@ -117,16 +117,20 @@ class BatchLoader:
         epoch, offset = divmod(position, len(self.entries))
         return self.entries[_permutation(len(self.entries), self.config.seed, epoch)[offset]]
 
-    def _load(self, position: int, out: ClipArrays, skipped: list[str]) -> tuple[str, tuple[int, ...]]:
+    def _load(self, position: int, out: dict[str, np.ndarray], skipped: list[str]) -> tuple[str, tuple[int, ...]]:
+        sampling, augmentation = self.config.sampling, self.config.augmentation
+        entry = self.entry(position)
         for attempt in range(_ATTEMPTS):
-            if attempt == 0:
-                entry = self.entry(position)
-            else:
-                entry = self.entries[self._rng(_SUBSTITUTE, position, attempt).integers(len(self.entries))]
+            if attempt:
+                entry = self._any_entry(self._rng(_SUBSTITUTE, position, attempt))
             rng = self._rng(_CLIP, position, attempt)
-            numbers = sample_clip(rng, entry.video, self.config.sampling)
-            change = draw_change(rng, self.config.augmentation, len(numbers))
-            other = self._other(position, attempt) if change.other_flow else None
+            numbers = sample_clip(rng, entry.video, sampling)
+            change = draw_change(rng, augmentation, len(numbers))
+            other = None  # any video of the mixture and frames of it, whose flow a clip gets; by chance the clip's own
+            if change.other_flow:
+                rng = self._rng(_OTHER, position, attempt)
+                video = self._any_entry(rng).video
+                other = video, sample_clip(rng, video, sampling)
             try:
                 load_clip(entry.video, numbers, change, self.config.reading, out, other)
             except PictureError as error:
@@ -137,11 +141,8 @@ class BatchLoader:
                 return entry.name, numbers
         raise PictureError(f"{_ATTEMPTS} clips in a row cannot be read, the last one because of: {skipped[-1]}")
 
-    def _other(self, position: int, attempt: int) -> tuple[VideoRecord, tuple[int, ...]]:
-        """Any video of the mixture and frames of it, whose flow a clip gets; by chance the clip's own."""
-        rng = self._rng(_OTHER, position, attempt)
-        video = self.entries[rng.integers(len(self.entries))].video
-        return video, sample_clip(rng, video, self.config.sampling)
+    def _any_entry(self, rng: np.random.Generator) -> Entry:
+        return self.entries[rng.integers(len(self.entries))]
 
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, *stream])
