@@ -24,7 +24,7 @@ from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.data.packing import PackedForm, pack_dataset
 from hmhi_jax.data.pictures import picture_size, read_picture
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.pictures import read_prediction
+from hmhi_jax.evaluation.frame_scores import read_prediction
 from hmhi_jax.inference.stream_state import StreamState
 from hmhi_jax.interop.conversion import write_torch_checkpoint
 from hmhi_jax.interop.identify import identify

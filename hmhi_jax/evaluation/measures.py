@@ -54,16 +54,13 @@ def _disk(radius: int) -> UInt8[np.ndarray, "diameter diameter"]:
     return (x * x + y * y <= radius * radius).astype(np.uint8)
 
 
-def boundary_f(
-    prediction: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"], tolerance: float = BOUNDARY_TOLERANCE
-) -> float:
+def boundary_f(prediction: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> float:
     """Contour accuracy F: harmonic mean of the precision and recall of boundary pixels.
 
-    A boundary pixel is right if the other mask has one within the tolerance: `ceil(tolerance * diagonal)` pixels, or
-    `tolerance` pixels where it is 1 or more. Without any boundary in either mask F is 1, with one in only one of them
-    0.
+    A boundary pixel is right if the other mask has one within `ceil(BOUNDARY_TOLERANCE * diagonal)` pixels. Without any
+    boundary in either mask F is 1, with one in only one of them 0.
     """
-    radius = ceil(tolerance if tolerance >= 1 else tolerance * hypot(*prediction.shape))
+    radius = ceil(BOUNDARY_TOLERANCE * hypot(*prediction.shape))
     predicted, true = boundary_map(prediction), boundary_map(truth)
     predicted_count, true_count = np.count_nonzero(predicted), np.count_nonzero(true)
     if predicted_count == 0 or true_count == 0:
@@ -185,13 +182,8 @@ def e_curve(histogram: Int[np.ndarray, "2 256"]) -> Float[np.ndarray, "256"]:
     return total / max(pixels - 1, 1)
 
 
-def s_measure(histograms: Int[np.ndarray, "4 2 256"], shape: tuple[int, int], centre: tuple[int, int]) -> float:
-    """Structure measure: half object score, half region score, not below 0.
-
-    Args:
-        histograms: of `quadrant_histograms`.
-        shape: height and width of the frame.
-        centre: row and column of the truth's centroid.
+def s_measure(histograms: Int[np.ndarray, "4 2 256"]) -> float:
+    """Structure measure of a frame's `quadrant_histograms`: half object score, half region score, not below 0.
 
     As in the release, a truth covering less than 1e-4 of the picture counts as empty (1 - mean of the prediction),
     and one covering all of it gives the mean of the prediction.
@@ -206,9 +198,7 @@ def s_measure(histograms: Int[np.ndarray, "4 2 256"], shape: tuple[int, int], ce
         return mean
     inside, outside = _object_score(histogram[1]), _object_score(histogram[0, ::-1])
     object_score = share * inside + (1 - share) * outside
-    (height, width), (row, column) = shape, centre
-    areas = row * column, row * (width - column), (height - row) * column, (height - row) * (width - column)
-    region_score = sum(area * _similarity(part) for area, part in zip(areas, histograms, strict=True)) / pixels
+    region_score = sum(int(quadrant.sum()) * _similarity(quadrant) for quadrant in histograms) / pixels
     return max(ALPHA * object_score + (1 - ALPHA) * region_score, 0.0)
 
 

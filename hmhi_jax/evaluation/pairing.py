@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from hmhi_jax.data.layout_rules import LAYOUTS, folders
 from hmhi_jax.data.layouts import Dataset, open_dataset
-from hmhi_jax.data.records import INDEX
 from hmhi_jax.data.pictures import Picture, is_picture, last_number, natural_key
+from hmhi_jax.data.records import INDEX
 from hmhi_jax.errors import InputError, first_of
 
 # Where masks lie below a folder that is no whole data set, and the frames that go with them.
@@ -43,27 +43,20 @@ class FramePair:
 
     frame: str
     truth: Picture
-    prediction: Path | None
+    prediction: Path | None = None
     picture: Picture | None = None
 
 
 @dataclass(frozen=True)
 class VideoPair:
-    """A video's annotated frames in order, its class if known, and the names of predicted frames without annotation."""
+    """A video's annotated frames in order, its class if known, the names of all its frames where a data set says them,
+    and those of predicted frames without annotation."""
 
     video: str
     frames: tuple[FramePair, ...]
     label: str | None = None
-    unannotated: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Truths:
-    """A video's annotations: frame names with the mask and, if known, the RGB frame; and all its frames' names."""
-
-    frames: tuple[tuple[str, Picture, Picture | None], ...]
     every_frame: tuple[str, ...] = ()
-    label: str | None = None
+    unannotated: tuple[str, ...] = ()
 
 
 def pair_folders(
@@ -116,10 +109,9 @@ def pair_folders(
             remarks.append(Remark("gap", name, None, "has no annotated frame"))
         elif name not in partners:
             remarks.append(Remark("gap", name, None, f"has no predictions in {pred_dir}"))
-            frames = tuple(FramePair(frame, mask, None, picture) for frame, mask, picture in annotated.frames)
-            pairs.append(VideoPair(name, frames, annotated.label))
+            pairs.append(annotated)
         else:
-            pair, more = _pair_frames(name, annotated, predictions[partners[name]])
+            pair, more = _pair_frames(annotated, predictions[partners[name]])
             pairs.append(pair)
             remarks += more
     if videos is None:
@@ -128,8 +120,8 @@ def pair_folders(
     return pairs, remarks
 
 
-def _truths(truth: Path | Dataset, frames_dir: Path | None, predictions: dict[str, list[Path]]) -> dict[str, _Truths]:
-    """Annotations by video, from a data set or from folders of masks."""
+def _truths(truth: Path | Dataset, frames_dir: Path | None, predictions: dict[str, list[Path]]) -> dict[str, VideoPair]:
+    """Annotated videos, without predictions, from a data set or from folders of masks."""
     if isinstance(truth, Dataset):
         return _truths_of(truth)
     if not truth.is_dir():
@@ -148,19 +140,21 @@ def _truths(truth: Path | Dataset, frames_dir: Path | None, predictions: dict[st
     found = {}
     for video, paths in _videos_below(masks).items():
         pictures = {path.stem: path for path in _pictures_in(frames_dir / video)} if frames_dir else {}
-        found[video] = _Truths(tuple((path.stem, path, pictures.get(path.stem)) for path in paths))
+        frames = tuple(FramePair(path.stem, path, picture=pictures.get(path.stem)) for path in paths)
+        found[video] = VideoPair(video, frames)
     return found
 
 
-def _truths_of(dataset: Dataset) -> dict[str, _Truths]:
-    return {
-        video.name: _Truths(
-            tuple((video.frame_names[i], m, video.frames[i]) for i in video.annotated if (m := video.masks[i])),
-            video.frame_names,
-            video.label,
+def _truths_of(dataset: Dataset) -> dict[str, VideoPair]:
+    found = {}
+    for video in dataset.videos:
+        frames = tuple(
+            FramePair(video.frame_names[i], mask, picture=video.frames[i])
+            for i, mask in enumerate(video.masks)
+            if mask is not None
         )
-        for video in dataset.videos
-    }
+        found[video.name] = VideoPair(video.name, frames, video.label, video.frame_names)
+    return found
 
 
 def _frames_beside(masks: Path) -> Path | None:
@@ -249,9 +243,9 @@ def _shift(frames: Sequence[str], predictions: Sequence[str]) -> int:
     return shifts.pop() if len(shifts) == 1 else 0
 
 
-def _pair_frames(video: str, annotated: _Truths, predictions: list[Path]) -> tuple[VideoPair, list[Remark]]:
-    remarks = []
-    names = [frame for frame, _, _ in annotated.frames]
+def _pair_frames(annotated: VideoPair, predictions: list[Path]) -> tuple[VideoPair, list[Remark]]:
+    video, remarks = annotated.video, []
+    names = [pair.frame for pair in annotated.frames]
     by_name = {path.stem: path for path in predictions}
     matched = {name: by_name.get(name) for name in names}
     if not any(matched.values()):
@@ -278,7 +272,7 @@ def _pair_frames(video: str, annotated: _Truths, predictions: list[Path]) -> tup
     else:
         remarks += [Remark("gap", video, name, "has no prediction") for name in missing]
     # Where the data set is known, its frames without annotation are expected to be predicted.
-    used, known = set(matched.values()), set(annotated.every_frame)
-    unannotated = tuple(path.stem for path in predictions if path not in used and path.stem not in known)
-    frames = tuple(FramePair(name, mask, matched[name], picture) for name, mask, picture in annotated.frames)
-    return VideoPair(video, frames, annotated.label, unannotated), remarks
+    known = {*matched.values(), *annotated.every_frame}
+    unannotated = tuple(path.stem for path in predictions if path not in known and path.stem not in known)
+    frames = tuple(replace(pair, prediction=matched[pair.frame]) for pair in annotated.frames)
+    return replace(annotated, frames=frames, unannotated=unannotated), remarks

@@ -125,17 +125,9 @@ def find_protocol(protocol: str | Protocol, kind: Literal["uvos", "vsod"] | None
     return found
 
 
-_NAMES = {"JF": "J&F", "MAE": "MAE", "S": "S", "max_F": "max F", "max_E": "max E"}
-
-
 def display_name(figure: str) -> str:
     """`J_mean` is J, `J_recall` "J recall", `sod_mean_F` "sod mean F": the prefix stays, it marks other definitions."""
-    if figure in _NAMES:
-        return _NAMES[figure]
-    words = figure.split("_")
-    if words[0] == "sod":
-        return " ".join(words)
-    words[0] = _NAMES.get(words[0], words[0])
+    words = figure.replace("JF", "J&F").split("_")
     if words[1:] == ["mean"]:
         return words[0]
     if words[1:] == ["class", "mean"]:

@@ -1,13 +1,16 @@
 """What an evaluation returns: figures of a data set, its classes, its videos and their frames, by one protocol."""
 
+import itertools
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from hmhi_jax.evaluation.frame_scores import FrameScore
 from hmhi_jax.evaluation.measures import decay, recall
 from hmhi_jax.evaluation.pairing import FramePair, Remark, VideoPair
 from hmhi_jax.evaluation.protocols import Protocol
@@ -78,7 +81,7 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dump`; NaN becomes null."""
-        return {
+        return _plain({
             "protocol": self.protocol.name,
             "reading": self.reading,
             "predictions": self.predictions,
@@ -86,21 +89,21 @@ class Scores:
             "complete": self.complete,
             "videos_scored": len(self.videos),
             "frames_scored": self.frame_count,
-            "figures": _plain(self.figures),
-            "classes": {name: _plain(figures) for name, figures in self.classes.items()},
-            "curves": {name: _plain(curve) for name, curve in self.curves.items()},
+            "figures": self.figures,
+            "classes": self.classes,
+            "curves": self.curves,
             "videos": {
                 name: {
-                    **_plain(video.figures),
+                    **video.figures,
                     "frames": video.frames,
                     "counted": list(video.counted),
-                    "per_frame": {measure: _plain(values) for measure, values in video.per_frame.items()},
-                    **({"curves": {c: _plain(values) for c, values in video.curves.items()}} if video.curves else {}),
+                    "per_frame": video.per_frame,
+                    **({"curves": video.curves} if video.curves else {}),
                 }
                 for name, video in self.videos.items()
             },
             "remarks": [{"kind": r.kind, "video": r.video, "frame": r.frame, "text": r.text} for r in self.remarks],
-        }
+        })  # fmt: skip
 
     def __str__(self) -> str:
         figures = ", ".join(
@@ -124,34 +127,32 @@ def dump_json(value: Any) -> str:
     """JSON with one line per video or other third-level entry: readable, and not a line per number."""
 
     def lines(value: Any, depth: int) -> str:
-        if isinstance(value, dict) and value and depth < 4:
-            pad = " " * (depth + 1)
-            inner = ",\n".join(f"{pad}{json.dumps(key)}: {lines(item, depth + 1)}" for key, item in value.items())
-            return "{\n" + inner + "\n" + " " * depth + "}"
-        if isinstance(value, list) and value and isinstance(value[0], dict) and depth < 4:
-            pad = " " * (depth + 1)
-            return "[\n" + ",\n".join(pad + lines(item, depth + 1) for item in value) + "\n" + " " * depth + "]"
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        if value and depth < 4 and isinstance(value, dict):
+            (begin, end), inner = "{}", [f"{json.dumps(key)}: {lines(item, depth + 1)}" for key, item in value.items()]
+        elif value and depth < 4 and isinstance(value, list) and isinstance(value[0], dict):
+            (begin, end), inner = "[]", [lines(item, depth + 1) for item in value]
+        else:
+            return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        margin = "\n" + " " * depth
+        return begin + ",".join(f"{margin} {line}" for line in inner) + margin + end
 
     return lines(value, 0) + "\n"
 
 
-def score_video(
-    pair: VideoPair,
-    per_frame: dict[str, Float[np.ndarray, " T"]],
-    curves: dict[str, Float[np.ndarray, "T 256"]],
-    protocol: Protocol,
-) -> VideoScores | None:
-    """Aggregate a video's frames as the protocol says; None where no frame that counts was scored."""
-    select = protocol.select(len(pair.frames))
-    counted = np.zeros(len(pair.frames), bool)
-    counted[select.start : select.stop] = True
-    first = next(iter(per_frame.values()))
-    scored = counted & ~np.isnan(first)
+def score_video(pair: VideoPair, scores: Sequence[FrameScore | None], protocol: Protocol) -> VideoScores | None:
+    """Aggregate the scores of a video's annotated frames (None: not scored) as the protocol says; None where no frame
+    that counts was scored."""
+    known = next(score for score in scores if score is not None)
+    per_frame = {
+        name: np.array([score.values[name] if score else np.nan for score in scores], np.float64)
+        for name in known.values
+        if (name in ("J", "F")) == (protocol.kind == "uvos")
+    }
+    counted = protocol.select(len(scores))
+    scored = np.array([i in counted and score is not None for i, score in enumerate(scores)])
     if not scored.any():
         return None
     figures: dict[str, float] = {}
-    mean_curves = {curve: values[scored].astype(np.float64).mean(axis=0) for curve, values in curves.items()}
     for measure, values in per_frame.items():
         mean = float(values[scored].mean())
         if protocol.kind == "uvos":
@@ -159,12 +160,18 @@ def score_video(
             figures |= {f"{measure}_mean": mean, f"{measure}_recall": recall(inner), f"{measure}_decay": decay(inner)}
         else:
             figures[measure] = mean
+    curves = {}
     if protocol.kind == "uvos":
         figures["JF_mean"] = (figures["J_mean"] + figures["F_mean"]) / 2
-        per_frame = per_frame | {"JF": (per_frame["J"] + per_frame["F"]) / 2}
-    for curve, values in mean_curves.items():
-        figures[f"max_{curve}"] = float(values.max())
-    return VideoScores(pair.video, figures, pair.frames, per_frame, tuple(counted.tolist()), pair.label, mean_curves)
+        per_frame["JF"] = (per_frame["J"] + per_frame["F"]) / 2
+    else:
+        for curve in known.curves:
+            of_frames = [score.curves[curve] for score in itertools.compress(scores, scored) if score]
+            curves[curve] = np.stack(of_frames).astype(np.float64).mean(axis=0)
+            figures[f"max_{curve}"] = float(curves[curve].max())
+    return VideoScores(
+        pair.video, figures, pair.frames, per_frame, tuple(i in counted for i in range(len(scores))), pair.label, curves
+    )
 
 
 def score_data_set(

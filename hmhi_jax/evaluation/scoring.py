@@ -5,18 +5,18 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from hmhi_jax.data.layouts import Dataset
 from hmhi_jax.data.masks import EVERYWHERE, VoidLabel
 from hmhi_jax.data.pictures import natural_key
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.frame_scores import FrameResult, Measures, score_all
+from hmhi_jax.evaluation.frame_scores import FOREGROUND_ABOVE, READINGS, FrameResult, Measure, score_all
 from hmhi_jax.evaluation.pairing import Remark, VideoPair, pair_folders
-from hmhi_jax.evaluation.pictures import FOREGROUND_ABOVE, READINGS
 from hmhi_jax.evaluation.protocols import Protocol, find_protocol
 from hmhi_jax.evaluation.scores import Scores, score_data_set, score_video
 from hmhi_jax.progress import frame_progress
+
+Results = dict[str, list[FrameResult | None]]
+"""Of every annotated frame of every video; None without prediction."""
 
 
 def evaluate_uvos(
@@ -109,19 +109,26 @@ def evaluate(
     for reading in readings:
         if reading not in READINGS:
             raise InputError(f"reading: {reading!r} is not known; choose {' or '.join(READINGS)}")
-    kinds = {protocol.kind for protocol in chosen}
-    measures = Measures("uvos" in kinds, "vsod" in kinds, "vsod" in kinds and extra)
+    measures: set[Measure] = {protocol.kind for protocol in chosen}
+    if extra and "vsod" in measures:
+        measures.add("extra")
     pred_dir = Path(pred_dir)
     truth = gt_dir if isinstance(gt_dir, Dataset) else Path(gt_dir)
     place = str(truth.root if isinstance(truth, Dataset) else truth)
     pairs, remarks = pair_folders(pred_dir, truth, videos, Path(frames_dir) if frames_dir else None)
     if strict:
         _refuse(remarks)
-    files = [(frame.prediction, frame.truth) for pair in pairs for frame in pair.frames if frame.prediction is not None]
-    results: list[FrameResult | None] = [None] * len(files)
+    results: Results = {pair.video: [None] * len(pair.frames) for pair in pairs}
+    places, files = [], []
+    for pair in pairs:
+        for number, frame in enumerate(pair.frames):
+            if frame.prediction is not None:
+                places.append((pair.video, number))
+                files.append((frame.prediction, frame.truth))
     with frame_progress("scoring", len(files)) if progress else contextlib.nullcontext() as advance:
-        for index, result in score_all(files, tuple(readings), measures, void_label, workers):
-            results[index] = result
+        for index, result in score_all(files, tuple(readings), frozenset(measures), void_label, workers):
+            video, number = places[index]
+            results[video][number] = result
             if advance:
                 advance(1)
     remarks = remarks + _remarks_of_results(pairs, results)
@@ -138,80 +145,58 @@ def _refuse(remarks: list[Remark]) -> None:
         raise InputError(f"{remarks[0]}{more}; mend it, or leave `strict` off to score the rest and list the gaps")
 
 
-def _results_by_frame(pairs: list[VideoPair], results: list[FrameResult | None]) -> dict[str, list[FrameResult | None]]:
-    """Results of every annotated frame of every video; None without prediction."""
-    remaining = iter(results)
-    return {
-        pair.video: [None if frame.prediction is None else next(remaining) for frame in pair.frames] for pair in pairs
-    }
-
-
-def _remarks_of_results(pairs: list[VideoPair], results: list[FrameResult | None]) -> list[Remark]:
+def _remarks_of_results(pairs: list[VideoPair], results: Results) -> list[Remark]:
     remarks = []
-    by_frame = _results_by_frame(pairs, results)
+
+    def rule(text: str, video: str = "") -> None:
+        remarks.append(Remark("rule", video, None, text))
+
     for pair in pairs:
         resized = []
-        for frame, result in zip(pair.frames, by_frame[pair.video], strict=True):
-            if result is None:
-                continue
-            if result.problem:
+        for frame, result in zip(pair.frames, results[pair.video], strict=True):
+            if result and result.problem:
                 remarks.append(Remark("gap", pair.video, frame.frame, result.problem, broken=True))
-            elif result.resized_from:
+            elif result and result.resized_from:
                 resized.append((frame, result.resized_from, result.shape))
         if resized:
-            (frame, (height, width), (true_height, true_width)), count = resized[0], len(resized)
-            text = (
-                f"{count} predictions, first {frame.frame}, of {width}x{height} pixels scaled bilinearly to the "
-                f"truth's {true_width}x{true_height}"
+            frame, (height, width), (true_height, true_width) = resized[0]
+            rule(
+                f"{len(resized)} predictions, first {frame.frame}, of {width}x{height} pixels scaled bilinearly to the "
+                f"truth's {true_width}x{true_height}",
+                pair.video,
             )
-            remarks.append(Remark("rule", pair.video, None, text))
-    scored = [result for result in results if result and not result.problem]
-    for rule, count in collections.Counter(result.rule for result in scored if result.rule).items():
-        remarks.append(Remark("rule", "", None, f"{count} of {len(scored)} predictions are {rule}"))
+    scored = [result for found in results.values() for result in found if result and not result.problem]
+    for text, count in collections.Counter(result.rule for result in scored if result.rule).items():
+        rule(f"{count} of {len(scored)} predictions are {text}")
     for doubt, count in collections.Counter(result.doubt for result in scored if result.doubt).items():
-        if doubt == EVERYWHERE and 2 * count <= len(scored):  # a few objects fill the picture
-            continue
-        remarks.append(Remark("rule", "", None, f"{count} of {len(scored)} ground truths are {doubt}"))
+        if doubt != EVERYWHERE or 2 * count > len(scored):  # a few objects fill the picture
+            rule(f"{count} of {len(scored)} ground truths are {doubt}")
     if scored and not any(result.has_object for result in scored):
-        remarks.append(Remark("rule", "", None, "no ground truth has any object; are they masks, of 0 and 255?"))
+        rule("no ground truth has any object; are they masks, of 0 and 255?")
     if 2 * (count := sum(result.inverted for result in scored)) > len(scored):
-        text = f"{count} of {len(scored)} predictions fit where they are black; are they inverted?"
-        remarks.append(Remark("rule", "", None, text))
+        rule(f"{count} of {len(scored)} predictions fit where they are black; are they inverted?")
     brightest = max((result.brightest for result in scored), default=255)
     if brightest <= FOREGROUND_ABOVE:
-        text = (
+        rule(
             f"no prediction has a value above {brightest}, and what is not above {FOREGROUND_ABOVE} reads as an empty "
             "mask; save label pictures as 0 and 255 or with a palette, read faint probabilities as `release`"
         )
-        remarks.append(Remark("rule", "", None, text))
     elif scored and not any(score.values.get("J", 1) for result in scored for score in result.scores.values()):
-        text = "no prediction has a pixel in common with its ground truth; are they masks, of the same frames?"
-        remarks.append(Remark("rule", "", None, text))
+        rule("no prediction has a pixel in common with its ground truth; are they masks, of the same frames?")
     return remarks
 
 
 def _aggregate(
-    pairs: list[VideoPair], results: list[FrameResult | None], protocol: Protocol, reading: str, remarks: list[Remark],
+    pairs: list[VideoPair], results: Results, protocol: Protocol, reading: str, remarks: list[Remark],
     predictions: str, truth: str,
 ) -> Scores:  # fmt: skip
-    by_frame = _results_by_frame(pairs, results)
     remarks = list(remarks)
     videos = {}
     for pair in pairs:
-        scores = [result.scores.get(reading) if result else None for result in by_frame[pair.video]]
-        known = next((score for score in scores if score is not None), None)
-        if known is None:
+        scores = [result.scores.get(reading) if result else None for result in results[pair.video]]
+        if not any(scores):
             continue
-        names = [name for name in known.values if (name in ("J", "F")) == (protocol.kind == "uvos")]
-        per_frame = {
-            name: np.array([score.values[name] if score else np.nan for score in scores], np.float64) for name in names
-        }
-        curves = {}
-        if protocol.kind == "vsod":
-            blank = np.full(256, np.nan, np.float32)
-            for curve, name in (("F", "f_curve"), ("E", "e_curve")):
-                curves[curve] = np.stack([getattr(score, name) if score else blank for score in scores])
-        video = score_video(pair, per_frame, curves, protocol)
+        video = score_video(pair, scores, protocol)
         if video is None:
             text = f"{len(pair.frames)} annotated frames, none of which counts in {protocol.name}"
             remarks.append(Remark("gap", pair.video, None, text))

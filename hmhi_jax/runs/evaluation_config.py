@@ -7,7 +7,7 @@ from ml_collections import ConfigDict, config_dict
 
 from hmhi_jax.data.preprocessing import checked_size
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.pictures import READINGS
+from hmhi_jax.evaluation.frame_scores import READINGS
 
 _MOST = 1024  # of lanes, of frames of a chunk, of processes
 SET_FIELDS = ("path", "root", "name", "split", "layout", "flows", "protocol", "videos")

@@ -9,7 +9,7 @@ from PIL import Image
 from hmhi_jax.data.masks import EVERYWHERE, read_mask, read_truth
 from hmhi_jax.data.pictures import PictureError
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.pictures import read_prediction, understand_prediction
+from hmhi_jax.evaluation.frame_scores import read_prediction, understand_prediction
 
 LABELS = np.zeros((12, 18), np.uint8)
 LABELS[2:8, 4:12] = 1

@@ -16,7 +16,7 @@ from hmhi_jax.data.masks import read_mask, read_truth
 from hmhi_jax.data.packing import PackedForm, pack_dataset
 from hmhi_jax.data.pictures import picture_size, read_picture
 from hmhi_jax.data.video_files import FrameFolder
-from hmhi_jax.evaluation.pictures import read_prediction
+from hmhi_jax.evaluation.frame_scores import read_prediction
 
 RECIPE = FlowRecipe(preset="ultrafast")
 LYING = (3, 6)  # upside down, and on its side

@@ -75,7 +75,7 @@ def pixel_s_measure(prediction, truth):
 def measures(prediction, truth):
     histograms = saliency.quadrant_histograms(prediction, truth)
     whole = histograms.sum(axis=0)
-    s = saliency.s_measure(histograms, truth.shape, saliency.centroid(truth))
+    s = saliency.s_measure(histograms)
     return saliency.mean_absolute_error(whole), saliency.f_curve(whole), saliency.e_curve(whole), s
 
 

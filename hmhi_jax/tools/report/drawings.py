@@ -18,8 +18,8 @@ from PIL import Image
 from hmhi_jax.data.masks import VoidLabel, read_truth
 from hmhi_jax.data.pictures import Picture, PictureError, read_picture
 from hmhi_jax.errors import InputError
+from hmhi_jax.evaluation.frame_scores import FOREGROUND_ABOVE, read_as, read_prediction, resize_prediction
 from hmhi_jax.evaluation.pairing import FramePair
-from hmhi_jax.evaluation.pictures import FOREGROUND_ABOVE, read_as, read_prediction, resize_prediction
 from hmhi_jax.evaluation.scores import VideoScores
 from hmhi_jax.tools.pages import data_address
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hmhi_jax.evaluation.pictures import READINGS
+from hmhi_jax.evaluation.frame_scores import READINGS
 from hmhi_jax.evaluation.protocols import better, lower_is_better
 from hmhi_jax.evaluation.scores import Scores, VideoScores
 from hmhi_jax.tools import pages

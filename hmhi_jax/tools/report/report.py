@@ -16,7 +16,7 @@ import hmhi_jax
 from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.masks import VoidLabel
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.pictures import READINGS
+from hmhi_jax.evaluation.frame_scores import READINGS
 from hmhi_jax.evaluation.protocols import display_name
 from hmhi_jax.evaluation.scores import dump_json
 from hmhi_jax.evaluation.scoring import evaluate

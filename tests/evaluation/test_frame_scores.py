@@ -6,7 +6,7 @@ from made_datasets import save
 
 from hmhi_jax.data.masks import read_truth
 from hmhi_jax.errors import InputError
-from hmhi_jax.evaluation.pictures import read_as, read_prediction, resize_prediction, understand_prediction
+from hmhi_jax.evaluation.frame_scores import read_as, read_prediction, resize_prediction, understand_prediction
 
 LABELS = np.zeros((6, 9), np.uint8)
 LABELS[1:4, 2:6] = 1
