@@ -100,8 +100,8 @@ def load_clip(
     moved, moments = other or (video, numbers)
     for place, number in enumerate(numbers):
         if number not in decoded:
-            frame = read_picture(_there(video, number, "frames"), size, reading, change.window)
-            flow = read_picture(_there(moved, moments[place], "flows"), size, reading, change.window)
+            frame = read_picture(video.frames[number], size, reading, change.window)
+            flow = read_picture(_flow(moved, moments[place]), size, reading, change.window)
             mask = video.masks[number]
             decoded[number] = frame, flow, None if mask is None else read_mask(mask, size, change.window)
         frame, flow, mask = decoded[number]
@@ -121,11 +121,10 @@ def load_clip(
         out["valid"][place] = mask is not None
 
 
-def _there(video: VideoRecord, number: int, kind: str) -> Picture:
-    picture = getattr(video, kind)[number]
-    if picture is None:
-        raise PictureError(
-            f"{video.flow_folder or video.name}: no flow picture for frame {video.frame_names[number]}; "
-            "make it with `hmhi flow`"
-        )
-    return picture
+def _flow(video: VideoRecord, number: int) -> Picture:
+    if (picture := video.flows[number]) is not None:
+        return picture
+    raise PictureError(
+        f"{video.flow_folder or video.name}: no flow picture for frame {video.frame_names[number]}; "
+        "make it with `hmhi flow`"
+    )

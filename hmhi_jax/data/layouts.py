@@ -139,23 +139,17 @@ def _match(names: Sequence[str], files: dict[str, str]) -> tuple[tuple[str | Non
     return matched, [file for file in files.values() if file not in used]
 
 
-_PREFERRED = (".ppm", ".jpg")  # of pictures with one name: colour PPM (FBMS), then JPEG
+_RANKS = {".ppm": 0, ".jpg": 1}  # of pictures with one name: colour PPM (FBMS), then JPEG
 
 
 def _by_stem(folder: Path) -> dict[str, str]:
     """Picture files of a folder by name without suffix; FBMS' pictures of probabilities are none."""
+    names = sorted(path.name for path in visible(folder) if is_picture(path))
     files: dict[str, str] = {}
-    for name in sorted(path.name for path in visible(folder)):
-        stem, suffix = os.path.splitext(name)
-        if not is_picture(name) or name.startswith("PROB") or "_PROB" in name:
-            continue
-        if stem not in files or _rank(suffix) < _rank(os.path.splitext(files[stem])[1]):
-            files[stem] = name
+    for name in sorted(names, key=lambda name: _RANKS.get(os.path.splitext(name)[1].lower(), 2)):
+        if not name.startswith("PROB") and "_PROB" not in name:
+            files.setdefault(os.path.splitext(name)[0], name)
     return files
-
-
-def _rank(suffix: str) -> int:
-    return _PREFERRED.index(suffix.lower()) if suffix.lower() in _PREFERRED else len(_PREFERRED)
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,6 @@ class BatchLoader:
     shards: int = 1
 
     def __post_init__(self) -> None:
-        if not self.entries:
-            raise InputError("data pipeline: no video to train on")
         if self.config.batch_size % self.shards:
             raise InputError(
                 f"data pipeline: batch_size is {self.config.batch_size}, expected a multiple of the {self.shards} "
