@@ -3,7 +3,7 @@ is already there, looked up by its frames' names."""
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,31 +172,52 @@ def _refuse_read_only(folder: Path) -> None:
 
 
 def _make(turn: tuple[_Task, FlowEstimator], format: FlowFormat) -> list[str]:
-    """Make the flow pictures of a task, all in one call; where that fails, each by itself, to tell which ones cannot be
-    made. Runs in a process, or in a thread for a flow network."""
+    """Make the flow pictures of a task. Runs in a process, or in a thread for a flow network."""
     (video, numbers), estimator = turn
+    # A network takes all pairs in one call; a search needs no more frames at hand than it compares.
+    at_once = 1 if isinstance(estimator, DenseInverseSearch) else len(numbers)
     problems: list[str] = []
-    frames: dict[int, np.ndarray] = {}
-    unread: dict[int, str] = {}
-    wanted = [(number, *neighbours_of(number, len(video), estimator.recipe)) for number in numbers]
-    for number in sorted({number for each in wanted for number in each if number is not None}):
-        try:
-            frames[number] = read_picture(video.frames[number])
-        except PictureError as error:
-            unread[number] = str(error)
+    frames: dict[int, np.ndarray | PictureError] = {}
+    for start in range(0, len(numbers), at_once):
+        some = numbers[start : start + at_once]
+        wanted = [(number, *neighbours_of(number, len(video), estimator.recipe)) for number in some]
+        needed = sorted({number for each in wanted for number in each if number is not None})
+        frames = {number: frames[number] if number in frames else _read(video, number) for number in needed}
+        problems += _make_some(video, wanted, frames, estimator, format)
+    return problems
+
+
+def _read(video: VideoRecord, number: int) -> np.ndarray | PictureError:
+    try:
+        return read_picture(video.frames[number])
+    except PictureError as error:
+        return error
+
+
+def _make_some(
+    video: VideoRecord,
+    wanted: Sequence[tuple[int, int, int | None]],
+    frames: Mapping[int, np.ndarray | PictureError],
+    estimator: FlowEstimator,
+    format: FlowFormat,
+) -> list[str]:
+    """All in one call; where that fails, each by itself, to tell which ones cannot be made."""
+    unread = {number: found for number, found in frames.items() if isinstance(found, PictureError)}
+    pictures = {number: found for number, found in frames.items() if number not in unread}
+    problems: list[str] = []
     possible = []
     for each in wanted:
-        if reasons := [unread[number] for number in each if number in unread]:
-            problems.append(reasons[0])
+        if errors := [unread[number] for number in each if number in unread]:
+            problems.append(str(errors[0]))
         else:
             possible.append(each)
     try:
-        made = list(zip(possible, estimator.pictures(frames, possible), strict=True))
+        made = list(zip(possible, estimator.pictures(pictures, possible), strict=True))
     except InputError:
         made = []
         for each in possible:
             try:
-                made += [(each, picture) for picture in estimator.pictures(frames, [each])]
+                made += [(each, picture) for picture in estimator.pictures(pictures, [each])]
             except InputError as error:
                 problems.append(f"{video.frames[each[0]]}: {error}")
     for (number, *_), picture in made:
