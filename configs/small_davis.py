@@ -54,11 +54,9 @@ def get_config(stage: str = "short") -> ConfigDict:
 
 
 def _on_a_cpu() -> ConfigDict:
-    """`small_synthetic.on_a_cpu` with DAVIS, at a larger scale: windows of 192 x 352 that hold six tenths of a picture
-    of 256 x 448 on average."""
+    """`small_synthetic.on_a_cpu` with DAVIS."""
     c = small_synthetic.on_a_cpu()
     c.data.sources = ({"path": "davis", "name": "davis", "repeats": 18, "without": HELD_OUT}, {"path": "train"})
-    c.data.sizes = ((192, 352),)
     c.data.crop = (0.35, 0.85)
     c.steps = 2000
     return c

@@ -11,12 +11,12 @@
 Two stages, both with the whole memory: `short`, clips of six frames; `long`, clips of twelve, in which the memory is
 worth more. Where a GPU trains faster than clips are read, let the machine's cores render fresh ones meanwhile:
 `short-rendered` and `long-rendered` need no `data/train` (`--config.data.workers` is the number of processes).
-On a CPU: `--config.data.batch_size=4 --config.steps=4000`, overnight. Or from the shipped weights, in an hour of a
-core:
+On a CPU: `--config.data.batch_size=4 --config.steps=4000`, overnight. Or from the shipped weights, in less than two
+hours of a core:
 
-    hmhi synthesise data/train --preset photographic --clips 350 --height 288 --width 512
+    hmhi synthesise data/train --preset photographic --clips 950 --height 288 --width 512
     python train.py --config configs/small_synthetic.py:cpu --workdir runs/small --config.data.root=data
-    hmhi convert runs/small small.safetensors --input-size 192 352 --dtype float16
+    hmhi convert runs/small small.safetensors --input-size 256 448 --memory-frames 3 --dtype float16
 
 The first block of the encoder is fixed, the rest learns at a fifth of the rate. A quarter of the later frames lose
 their flow, some clips have none at all, some have another video's, some noise over it: the flow is not to be trusted
@@ -77,16 +77,18 @@ def small(*, long: bool) -> ConfigDict:
 
 def on_a_cpu() -> ConfigDict:
     """The shipped weights trained on: two clips of five frames a step, at the scale that the network sees at use:
-    windows of 160 x 288 that hold seven tenths of a picture of 192 x 352 on average. The encoder is fixed up to
-    stride 8."""
+    windows of 192 x 352 that hold six tenths of a picture of 256 x 448 on average. The encoder is fixed up to
+    stride 8. What is shipped are the averaged weights after 1,000 steps; those at the end were no better
+    (docs/weights.md)."""
     c = small(long=False)
     c.init_from = "small"
     c.data.sources = ({"path": "train"},)
-    c.data.sizes = ((160, 288),)
+    c.data.sizes = ((192, 352),)
+    c.data.crop = (0.35, 0.9)
     c.data.frames = 5
     c.data.batch_size = 2
     c.data.threads = 1
-    c.steps = 1500
+    c.steps = 2500
     c.optimiser.learning_rate = 2e-4
     c.optimiser.warmup_steps = 30
     c.optimiser.frozen = ("^encoder/(stem|stage1|stage2)",)
