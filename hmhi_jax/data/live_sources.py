@@ -102,7 +102,10 @@ class Camera(LiveVideo):
             raise
         if self._first is None:
             raise InputError(f"{source}: sends no frames that decode{of_pipe}")
-        self._begin(self._first, stream, ffmpeg.Clock(stream, live=True), self._reader.sound)
+        try:
+            self._begin(self._first, stream, ffmpeg.Clock(stream, live=True), self._reader.sound)
+        finally:
+            self._reader.begun.set()
 
     def frames(self, start: int = 0) -> Iterator[Frame]:
         if self._first is None or start:
@@ -130,13 +133,14 @@ class _Reader:
     nobody waits for it, not even the end of the process.
 
     sound     what is kept of the source's sound, once `next` has given something
+    begun     set by whoever has a first frame and needs the stream no more; until then it is not closed
     ended     set by whoever wants no more
     cut_off   whether the source broke off, once `next` has given None, and `expected`, how many frames it promised;
               `losses` is what is said of those that did not decode
     """
 
     def __init__(self, given: str, opening: float, between: float) -> None:
-        self.ended = threading.Event()
+        self.begun, self.ended = threading.Event(), threading.Event()
         self.cut_off, self.expected, self.losses = False, 0, ""
         self._given, self._timeout = given, (opening + 5, between + 5)  # nobody waits for FFmpeg's own
         self._items: queue.Queue[Any] = queue.Queue(1)
@@ -167,7 +171,7 @@ class _Reader:
                 self.sound = LiveSound(container)
                 self._put(stream)
                 decoder = ffmpeg.Decoder(stream, sound=self.sound)
-                for frame in decoder.frames():
+                for frame in self._until_begun(decoder.frames()):
                     self._put(frame)
                     if self.ended.is_set():
                         return
@@ -177,6 +181,17 @@ class _Reader:
             self._put(None)
         except BaseException as error:
             self._put(error)
+
+    def _until_begun(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """`frames`; where there is a first one, the end, or an error, is only met when the stream is not looked at."""
+        given = False
+        try:
+            for frame in frames:
+                yield frame
+                given = True
+        finally:
+            while given and not self.ended.is_set() and not self.begun.wait(0.1):
+                pass
 
     def _put(self, item: Any) -> None:
         while not self.ended.is_set():

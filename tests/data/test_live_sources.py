@@ -4,12 +4,14 @@ import os
 import re
 import socket
 import threading
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 from small_videos import moving_square, pictures_of, write_at, write_video
 
+from hmhi_jax.data import ffmpeg
 from hmhi_jax.data.live_sources import Camera
 from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.data.video_files import VideoFile
@@ -122,6 +124,18 @@ def test_frames_may_come_with_exif(tmp_path):
     (shown,) = pictures_of(video)
     assert video.size == (80, 48)
     assert np.abs(shown.astype(int) - np.rot90(picture, -1)).mean() < 12
+
+
+def test_what_ends_at_once_is_not_closed_while_it_is_looked_at(tmp_path, monkeypatch):
+    Image.fromarray(moving_square(1)[0]).save(tmp_path / "frame.jpg")
+    clock = ffmpeg.Clock
+
+    def late(stream, live):
+        time.sleep(0.5)  # in which its one frame is read, and its end
+        return clock(stream, live)
+
+    monkeypatch.setattr(ffmpeg, "Clock", late)
+    assert len(pictures_of(Camera(f"file://{tmp_path}/frame.jpg"))) == 1
 
 
 def test_a_source_is_ended_while_it_is_waited_for(silent_server):
