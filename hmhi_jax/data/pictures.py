@@ -256,10 +256,6 @@ def picture_size(picture: Picture, *, ends: bool = True, mask: bool = False) -> 
             return turn.size(image.size[::-1])
 
 
-def _opened(picture: Picture) -> io.BufferedIOBase:
-    return picture.open("rb") if isinstance(picture, Path) else io.BytesIO(picture.read_bytes())
-
-
 def _last_bytes(file: io.BufferedIOBase) -> bytes:
     """The last 4 KiB, without zeros, which an interrupted copy or a full disk leaves; some cameras append a little of
     their own to what belongs there."""
