@@ -39,10 +39,6 @@ class Layout:
     videos: Callable[[Path], dict[str, Iterable[Place]]]
     told_by: Callable[[Path], bool] = lambda root: True
 
-    def recognise(self, root: Path) -> bool:
-        """Whether a folder is of this layout."""
-        return self.told_by(root) and bool(self.videos(root))
-
 
 def visible(folder: Path) -> list[Path]:
     """What is in a folder, in any order, hidden files left out; nothing when it is missing."""
@@ -233,3 +229,11 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout("fbms", "<set>/<video>/*.jpg, <set>/<video>/GroundTruth", _fbms),
 )
+
+
+def recognise(root: Path) -> tuple[Layout | None, dict[str, Iterable[Place]]]:
+    """The layout of a folder, and the places of its videos by split; None and nothing where it is of none."""
+    for layout in LAYOUTS:
+        if layout.told_by(root) and (videos := layout.videos(root)):
+            return layout, videos
+    return None, {}

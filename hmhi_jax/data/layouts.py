@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hmhi_jax.data.layout_rules import LAYOUTS, Place, visible
+from hmhi_jax.data.layout_rules import LAYOUTS, Place, recognise, visible
 from hmhi_jax.data.pictures import is_picture, last_number, natural_key
 from hmhi_jax.data.records import INDEX, FolderPictures, PackedDataset, VideoRecord, is_plain_name
 from hmhi_jax.errors import InputError
@@ -77,12 +77,14 @@ def open_dataset(
         return Dataset(name or packed.name, root, "packed", split, tuple(packed))
     if layout is not None and layout not in known:
         raise InputError(f"layout {layout!r} is not known; expected one of {', '.join([*known, 'packed'])}")
-    rule = known[layout] if layout else next((rule for rule in LAYOUTS if rule.recognise(root)), None)
+    if layout is not None:
+        rule, splits = known[layout], known[layout].videos(root)
+    else:
+        rule, splits = recognise(root)
     if rule is None:
         found = ", ".join(sorted(path.name for path in visible(root))[:8]) or "nothing"
         trees = "".join(f"\n  {rule.name:16} {rule.tree}" for rule in LAYOUTS)
         raise InputError(f"{root}: holds {found}; expected one of these layouts (or name it):{trees}")
-    splits = rule.videos(root)
     if split is not None and split not in splits:
         raise InputError(
             f"{root}: has no split {split!r} as {rule.name}; expected one of {', '.join(splits) or 'none'}"

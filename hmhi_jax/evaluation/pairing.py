@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from hmhi_jax.data.layout_rules import LAYOUTS, folders
+from hmhi_jax.data.layout_rules import folders, recognise
 from hmhi_jax.data.layouts import Dataset, open_dataset
 from hmhi_jax.data.pictures import Picture, is_picture, last_number, natural_key
 from hmhi_jax.data.records import INDEX
@@ -128,9 +128,9 @@ def _truths(truth: Path | Dataset, frames_dir: Path | None, predictions: dict[st
         raise InputError(f"{truth}: there is no such folder; give the folder that holds the ground truth of all videos")
     if (truth / INDEX).exists():
         return _truths_of(open_dataset(truth))
-    layout = next((rule for rule in LAYOUTS if rule.recognise(truth)), None)
+    layout, names = recognise(truth)
     if layout is not None:
-        splits = [_truths_of(open_dataset(truth, layout=layout.name, split=split)) for split in layout.videos(truth)]
+        splits = [_truths_of(open_dataset(truth, layout=layout.name, split=name)) for name in names]
         predicted = [found for found in splits if _partner_videos(list(found), predictions)]
         found = {name: annotated for split in predicted or splits for name, annotated in split.items()}
         if any(annotated.frames for annotated in found.values()):
