@@ -91,6 +91,8 @@ class DeviceBatches(Iterator[DeviceBatch]):
 
     def start_prefetch(self) -> None:
         """Begin to fill; the first `next` does it otherwise."""
+        if self._over is not None and not self._made:
+            raise self._over
         while len(self._made) < self._depth:
             self._made.append(self._pool.submit(self._make))
 
@@ -130,6 +132,7 @@ class DeviceBatches(Iterator[DeviceBatch]):
         """Stop the thread, and the pipeline's threads and workers."""
         self._halt()
         self._over = ValueError("these batches were closed")
+        self._pool.shutdown()
         self.pipeline.close()
 
     def _halt(self) -> None:
