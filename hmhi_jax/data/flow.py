@@ -89,18 +89,24 @@ class FlowRecipe:
 
     @classmethod
     def from_json(cls, text: str) -> "FlowRecipe":
-        """Read a recipe written by `to_json`. Fields left out keep their defaults; unknown ones are an `InputError`."""
+        """Read a recipe written by `to_json`. Raises `InputError` as `from_fields` does."""
         try:
             fields = json.loads(text)
         except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"flow recipe: not JSON ({error}): {str(text)[:80]!r}") from error
+        return cls.from_fields(fields)
+
+    @classmethod
+    def from_fields(cls, fields: Any) -> "FlowRecipe":
+        """The recipe of `fields`, as JSON has them. Those left out keep their defaults; unknown ones are an
+        `InputError`."""
         if not isinstance(fields, dict):
-            raise InputError(f"flow recipe: expected a JSON object, found {text[:80]!r}")
+            raise InputError(f"flow recipe: expected a JSON object, found {str(fields)[:80]!r}")
         known = {field.name: field.default for field in dataclasses.fields(cls)}
         if unknown := sorted(fields.keys() - known):
             raise InputError(f"flow recipe: unknown field {unknown[0]!r}, expected {', '.join(known)}")
-        if isinstance(fields.get("size"), list):
-            fields["size"] = tuple(fields["size"])
+        size = fields.get("size")
+        fields = fields | {"size": tuple(size) if isinstance(size, list) else size}
         _check_recipe(known | fields)
         return cls(**fields)
 

@@ -115,7 +115,7 @@ def write_export(
         "batch": batch,
         "platforms": list(platforms),
         "parameters": "inside" if parameters_inside else "beside",
-        "flow": json.loads(flow_recipe.to_json()),
+        "flow": flow_recipe.fields(),
         "jax": jax.__version__,
     }
     with completed(folder, advice="make room, or choose another folder") as partial:
@@ -176,7 +176,7 @@ class ExportedNetwork:
             self.header = json.loads((self.folder / HEADER).read_text())
             self.input_size = checked_size(self.header["input_size"])
             check_switches({name: value for name, value in self.header["model"].items() if name != "dtype"})
-            self.flow_recipe = FlowRecipe.from_json(json.dumps(self.header["flow"]))
+            self.flow_recipe = FlowRecipe.from_fields(self.header["flow"])
             if self.header["format"] != FORMAT:
                 raise ValueError(f"format {self.header['format']}, expected {FORMAT}")
             contents = {name: (self.folder / f"{name}.stablehlo").read_bytes() for name in PROGRAMS}

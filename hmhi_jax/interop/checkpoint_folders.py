@@ -126,7 +126,7 @@ def _header_of_run(record: Path) -> dict[str, Any]:
         if sizes := config.get("data", {}).get("sizes"):
             header["input_size"] = sizes[-1]
         if "flow_recipe" in run:
-            header["flow"] = json.loads(FlowRecipe.from_json(run["flow_recipe"]).to_json())
+            header["flow"] = FlowRecipe.from_json(run["flow_recipe"]).fields()
     except (InputError, AttributeError, LookupError, TypeError) as error:
         raise InputError(f"{record}: is no record of a training run ({error})") from error
     return header

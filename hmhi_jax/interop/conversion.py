@@ -1,7 +1,6 @@
 """From recognised weights to a file of another kind; among them PyTorch's `.pth`, written without PyTorch so that
 `torch.load(weights_only=True)` and the release read it."""
 
-import json
 import os
 import struct
 import zipfile
@@ -143,14 +142,14 @@ def header_of(
     model = dict(found.model_arguments)
     if memory_frames is not None:
         model["memory_frames"] = memory_frames
-    recipe = flow_recipe or (FlowRecipe.from_json(json.dumps(known["flow"])) if "flow" in known else FlowRecipe())
+    recipe = flow_recipe or (FlowRecipe.from_fields(known["flow"]) if "flow" in known else FlowRecipe())
     extra = dict(known.get("extra", {}))
     if not found.source.ours:
         extra |= {"converted_from": found.source.path.name, "publisher": found.publisher}
     if not found.whole:
         extra["part"] = "encoder"
     size = input_size or tuple(known.get("input_size", (512, 512)))
-    return {"model": model, "input_size": list(size), "flow": json.loads(recipe.to_json()), "extra": extra}
+    return {"model": model, "input_size": list(size), "flow": recipe.fields(), "extra": extra}
 
 
 def write_weights(

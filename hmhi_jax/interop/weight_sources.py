@@ -231,7 +231,7 @@ def _checked_header(path: Path, header: Any) -> dict[str, Any]:
         if "input_size" in header:
             checked_size(header["input_size"])
         if "flow" in header:
-            FlowRecipe.from_json(json.dumps(header["flow"]))
+            FlowRecipe.from_fields(header["flow"])
     except (TypeError, ValueError, InputError) as error:
         raise InputError(f"{path}: its metadata 'hmhi': {error}") from error
     return header

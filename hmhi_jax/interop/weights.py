@@ -125,7 +125,7 @@ def save_weights(
     header = {
         "model": dict(model_arguments),
         "input_size": list(input_size),
-        "flow": json.loads(flow_recipe.to_json()),
+        "flow": flow_recipe.fields(),
         "extra": dict(extra or {}),
     }
     write_arrays(Path(path), "safetensors", stored(leaves_by_path(dict(variables)), dtype), header)
@@ -172,5 +172,5 @@ def load_weights(name_or_path: str | Path) -> Weights:
     except KeyError as error:
         raise unusable_header(path, error) from error
     arrays = {name: as_float32(array) for name, array in source.entries.items()}
-    recipe = FlowRecipe.from_json(json.dumps(flow))
+    recipe = FlowRecipe.from_fields(flow)
     return Weights(dict(model), arrays, tuple(size), recipe, dict(source.header.get("extra", {})), path)

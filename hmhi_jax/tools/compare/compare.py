@@ -100,7 +100,7 @@ def compare(
                 "backbone": arguments["backbone"],
                 "memory_frames": model.memory_frames,
                 "weights": checkpoint.name if checkpoint else f"recipe, seed {seed}",
-                "flow": json.loads(recipe.to_json()),
+                "flow": recipe.fields(),
                 "tolerance": tolerance,
             }
             good = (report_training if train else report_inference)(folder, facts, *sides, pictures, weights)
@@ -124,7 +124,7 @@ def _weights(
     if memory_frames is not None:
         arguments["memory_frames"] = memory_frames
     header = found.source.header
-    stored = FlowRecipe.from_json(json.dumps(header["flow"])) if "flow" in header else FlowRecipe()
+    stored = FlowRecipe.from_fields(header["flow"]) if "flow" in header else FlowRecipe()
     return arguments, variables_of(found), recipe or stored
 
 

@@ -79,7 +79,7 @@ class Settings:
         if unknown := sorted(set(fields) - {field.name for field in dataclasses.fields(cls)}):
             raise InputError(f"synthetic settings: unknown name {unknown[0]!r}")
         if "recipe" in fields:
-            fields["recipe"] = FlowRecipe.from_json(json.dumps(fields["recipe"]))
+            fields["recipe"] = FlowRecipe.from_fields(fields["recipe"])
         if "size" in fields:
             fields["size"] = tuple(fields["size"])
         return cls(**fields)
