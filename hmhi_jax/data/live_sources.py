@@ -202,8 +202,10 @@ class _Reader:
 
 def _camera_device(source: str) -> tuple[str, str | None]:
     """What FFmpeg calls a camera on this system, and by which of its formats it is read."""
-    if not source.isdigit():  # a URL, a pipe, or a device of Linux
-        return source, "v4l2" if os.path.exists(source) and not _is_pipe(source) else None
+    if os.path.exists(source):  # a pipe, or a device of Linux
+        return source, None if _is_pipe(source) else "v4l2"
+    if not source.isdigit():
+        return source, None
     if sys.platform == "darwin":
         return source, "avfoundation"
     if sys.platform == "win32":
