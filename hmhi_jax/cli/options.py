@@ -106,6 +106,7 @@ def parse_config_flags(arguments: list[str]) -> list[str]:
     from absl import app, flags
 
     app.define_help_flags()
+    flags.FLAGS.verbosity = -1  # unless given: of Orbax and JAX warnings alone, not every step of a checkpoint
     given = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
     given += [value for option, value in itertools.pairwise(arguments) if option == "--config"]
     try:

@@ -78,7 +78,6 @@ class Checkpoints:
             policies.append(managers.BestN(get_metric_fn=quality, n=keep_best, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=managers.AnyPreservationPolicy(policies),
-            best_fn=quality if best_metric else None,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
@@ -95,10 +94,10 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best(self) -> tuple[int, float] | None:
-        """Step and value of the best checkpoint so far, None before the first evaluation."""
-        step = self._manager.best_step() if self._best_metric else None
-        metrics = None if step is None else self._manager.metrics(step)
-        return (step, metrics[self._best_metric]) if metrics and self._best_metric in metrics else None
+        """Step and value of the best checkpoint so far, None before the first evaluation; of equal ones the later."""
+        evaluations = {step: self._manager.metrics(step) or {} for step in self.steps()}
+        values = {step: found[self._best_metric] for step, found in evaluations.items() if self._best_metric in found}
+        return max(values.items(), key=lambda entry: (self._sign * entry[1], entry[0]), default=None)
 
     def is_best(self, figures: Mapping[str, float] | None) -> bool:
         """Whether an evaluation is better than all before it; asked once for each, before it is recorded."""
