@@ -64,7 +64,7 @@ def valid_files(folder: Path) -> dict[str, list[Path]]:
     write_torch_checkpoint(folder / "few.pth", {"network": few, "epoch": 3, "optimizer": {"lr": 0.1}})
     legacy = Path(__file__).parent / "interop" / "data" / "legacy.pth"
     (folder / "legacy.pth").write_bytes(legacy.read_bytes())
-    state = StreamState(5, {"deep.keys": np.zeros((2, 3), np.float32)}, frames[0], SIZE)
+    state = StreamState(5, {"deep.keys": np.zeros((2, 3), np.float32)}, frames[0], SIZE, np.ones((2, 9), np.float32))
     state.save(folder / "state.safetensors", {"areas": np.zeros(5, np.float32)}, {"names": ["0"]})
     pack_dataset(open_dataset(release_tree(folder / "tree", 1, 3)), folder / "packed", PackedForm(None))
     return {

@@ -97,8 +97,8 @@ def segment(
         bool | None,
         Option(
             "--refine/--no-refine",
-            help="Let masks keep to the edges of the frames. Default: where frames have at least 2.5 times the "
-            "network's pixels.",
+            help="Let masks keep to the edges of the frames and to the colours that the object has had so far. "
+            "Default: where frames have at least 1.75 times the network's pixels.",
         ),
     ] = None,
     soft: Annotated[bool, Option("--soft", help="Also write 8-bit probabilities, `soft/<frame>.png`.")] = False,

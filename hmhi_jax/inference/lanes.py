@@ -29,12 +29,15 @@ from hmhi_jax.models import Memory
 class Result(Prepared):
     """A frame with what the network says of it.
 
-    logits  float32 `[h, w]` at the network's size, on the accelerator if there is one
-    state   brings the memory after this frame to the host, at the frames where one was due
+    logits            float32 `[h, w]` at the network's size, on the accelerator if there is one
+    state             brings the memory after this frame to the host, at the frames where one was due
+    logits_by_colour  the logits, moved by what the frame's colours say (`colours.Colours`), where its mask is to be
+                      refined
     """
 
     logits: Float[np.ndarray | Array, "h w"]
     state: Callable[[], StreamState] | None = None
+    logits_by_colour: Float[np.ndarray, "h w"] | None = None
 
 
 _Sent = tuple[int, list[Array], Memory | None]  # the lane, all lanes' logits by frame, the lane's memory if one is due

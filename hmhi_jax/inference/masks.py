@@ -30,10 +30,11 @@ _BAND = 48  # rows of a frame at a time: what is needed in between stays in the 
 
 
 def read_result(result: Result, reading: Reading, threshold: float = 0.5) -> UInt8[np.ndarray, "H W"]:
-    """As `read_logits`, of a frame's result: of its refined logits where it has a guide."""
+    """As `read_logits`, of a frame's result: of its logits moved by its colours and refined where it has a guide."""
     logits = result.logits
     if result.guide is not None:
-        logits = refine(np.asarray(logits), result.picture, result.guide)
+        by_colour = logits if result.logits_by_colour is None else result.logits_by_colour
+        logits = refine(np.asarray(by_colour), result.picture, result.guide)
     return read_logits(logits, result.size, reading, threshold)
 
 

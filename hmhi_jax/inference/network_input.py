@@ -23,7 +23,7 @@ from hmhi_jax.inference.pipeline import StageTimes
 # Where flow pictures come from: an estimator's recipe; a flow network; an iterator of pictures in step with the frames;
 # or a function of a frame's name and (height, width), such as a `FlowFolder`.
 FlowOf = FlowRecipe | LearnedFlow | Iterator[np.ndarray] | Callable[[str, tuple[int, int]], np.ndarray]
-WORTH, LARGEST = 2.5, 1920  # see `guide_of`
+WORTH, LARGEST = 1.75, 1920  # see `guide_of`
 
 
 @dataclasses.dataclass(frozen=True)

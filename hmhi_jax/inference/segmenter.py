@@ -22,6 +22,7 @@ from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.preprocessing import STRIDE, checked_size
 from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.colours import Colours
 from hmhi_jax.inference.export import ExportedNetwork, is_export
 from hmhi_jax.inference.lanes import Lanes, Result
 from hmhi_jax.inference.learned_flow import LearnedFlow, flow_source
@@ -204,8 +205,8 @@ class VideoSegmenter:
             state_every: make `.state` available every so many frames (rounded up to whole chunks), not only at the end.
             detect_cuts: look for changes of shot, where the memory is emptied and no flow is estimated across. Whoever
                 knows them calls `cut` of what is returned.
-            refine: let masks keep to the edges of the frames (`masks.refine`); None does where frames have at least
-                2.5 times the network's pixels.
+            refine: let masks keep to the edges of the frames (`masks.refine`) and to the colours that the object has
+                had so far (`colours.Colours`); None does where frames have at least 1.75 times the network's pixels.
 
         Returns:
             An iterator of uint8 `[H, W]` with a `state`.
@@ -271,10 +272,11 @@ class VideoSegmenter:
             prepare, flow_of=flow_of, network_size=self.network_size, keep=keep, times=times,
             state_every=self.whole_chunks(state_every), detect_cuts=detect_cuts, refine=refine,
         )  # fmt: skip
+        colours = Colours(state and state.colours)
         if pipeline is None:
-            return lanes.results(map(prepare_window, seen), state, times, read_ahead=False)
+            return colours.follow(lanes.results(map(prepare_window, seen), state, times, read_ahead=False), times)
         prepared = pipeline.ahead(pipeline.map(prepare_window, seen, WORKERS), lanes.chunk)
-        return pipeline.ahead(lanes.results(prepared, state, times), lanes.chunk)
+        return colours.follow(pipeline.ahead(lanes.results(prepared, state, times), lanes.chunk), times)
 
     def whole_chunks(self, frames: int | None) -> int | None:
         """A number of frames, rounded up to whole chunks: a stream goes on exactly only from between two chunks."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from hmhi_jax.data.preprocessing import checked_size
 from hmhi_jax.errors import InputError
@@ -23,12 +23,14 @@ class StreamState:
     memory        leaves of the network's `Memory` by their paths
     previous      the last frame, uint8 `[H, W, 3]`: should only one more follow, its flow goes back to this one
     network_size  (height, width) the network runs at
+    colours       what was counted of the video's colours, where masks are refined, see `colours.Colours`
     """
 
     frames: int
     memory: dict[str, np.ndarray]
     previous: UInt8[np.ndarray, "H W 3"] | None
     network_size: tuple[int, int]
+    colours: Float32[np.ndarray, "2 bins"] | None = None
 
     @classmethod
     def of(
@@ -63,6 +65,8 @@ class StreamState:
         arrays |= {f"extra/{name}": np.ascontiguousarray(array) for name, array in (extra or {}).items()}
         if self.previous is not None:
             arrays["previous"] = np.ascontiguousarray(self.previous)
+        if self.colours is not None:
+            arrays["colours"] = self.colours
         header = {"frames": self.frames, "network_size": list(self.network_size), "note": note or {}}
         data = save(arrays, metadata={"hmhi_stream": json.dumps(header)})
         path = Path(path)
@@ -86,7 +90,8 @@ class StreamState:
                 {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
                 for prefix in ("memory/", "extra/")
             )
-            state = cls(header["frames"], memory, arrays.get("previous"), checked_size(list(header["network_size"])))
+            size = checked_size(list(header["network_size"]))
+            state = cls(header["frames"], memory, arrays.get("previous"), size, arrays.get("colours"))
             state._check()
             note = dict(header["note"])
         except (
@@ -103,7 +108,7 @@ class StreamState:
             raise ValueError(f"{str(self.frames)[:40]} frames, of which its memory counts {written}")
         if self.previous is not None and (self.previous.dtype != np.uint8 or self.previous.shape[2:] != (3,)):
             raise ValueError(f"its last frame is {self.previous.dtype} {self.previous.shape}")
-        if broken := not_finite(self.memory):
+        if broken := not_finite(self.memory | ({} if self.colours is None else {"colours": self.colours})):
             raise ValueError(f"{broken[0]} is not finite")
 
 

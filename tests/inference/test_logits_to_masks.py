@@ -71,8 +71,8 @@ def test_a_boundary_goes_to_the_edge_beside_it(shift):
 
 def test_frames_that_guide():
     frame = np.zeros((100, 201, 3), np.uint8)
-    assert guide_of(frame, (50, 160), None) is frame
-    assert guide_of(frame, (50, 161), None) is None
-    assert guide_of(frame, (50, 161), True) is frame
+    assert guide_of(frame, (50, 229), None) is frame
+    assert guide_of(frame, (50, 230), None) is None
+    assert guide_of(frame, (50, 230), True) is frame
     assert guide_of(frame, (10, 10), False) is None
     assert guide_of(np.zeros((40, 3840, 3), np.uint8), (8, 8), None).shape == (20, 1920, 3)

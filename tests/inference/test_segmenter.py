@@ -17,6 +17,7 @@ from hmhi_jax.data.flow import FlowRecipe, flow_picture
 from hmhi_jax.data.preprocessing import normalise, resize_picture
 from hmhi_jax.data.video import Frame
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.colours import Colours
 from hmhi_jax.inference.masks import read_logits, refine
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline
 from hmhi_jax.inference.segmenter import VideoSegmenter, auto_size
@@ -102,13 +103,14 @@ def test_threshold_and_probability_of_known_logits():
 
 def test_masks_are_refined_where_frames_are_large(segmenter):
     pictures = moving_square(3, (128, 160))  # five times the network's pixels
-    plain, refined = [], []
+    plain, refined, colours = [], [], Colours()
     with Pipeline() as pipeline:  # as `stream` does it: chunks of another length may differ in their last bits
         results = list(segmenter.results([Frame(t, str(t), x) for t, x in enumerate(pictures)], pipeline=pipeline))
     for result, picture in zip(results, pictures, strict=True):
         assert result.guide is None
         plain.append(read_logits(result.logits, result.size, "plain"))
-        logits = refine(np.asarray(result.logits), resize_picture(picture, SIZE), picture)
+        small = resize_picture(picture, SIZE)
+        logits = refine(colours(np.asarray(result.logits), small), small, picture)
         refined.append(read_logits(logits, result.size, "plain"))
     assert np.abs(np.stack(plain).astype(int) - refined).mean() > 1
     np.testing.assert_array_equal(list(segmenter.stream(pictures, soft=True)), refined)
