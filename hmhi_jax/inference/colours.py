@@ -33,10 +33,11 @@ class Colours:
 
     def __init__(self, counts: Counts | None = None) -> None:
         """Go on from the `counts` of an earlier one, else from nothing. Raises `InputError` if they are none."""
-        if counts is not None and (counts.shape, counts.dtype) != ((2, _BINS), np.float32):
-            found = f"{counts.dtype} {counts.shape}, expected float32 {(2, _BINS)}"
+        empty = np.zeros((2, _BINS), np.float32)
+        self.counts = empty if counts is None else counts
+        if (self.counts.shape, self.counts.dtype) != (empty.shape, empty.dtype) or (self.counts < 0).any():
+            found = f"{self.counts.dtype} {self.counts.shape}, expected counts, {empty.dtype} {empty.shape}"
             raise InputError(f"saved memory: its colours are {found}; start over")
-        self.counts = np.zeros((2, _BINS), np.float32) if counts is None else counts
 
     def follow(self, results: Iterable[Result], times: StageTimes) -> Iterator[Result]:
         """The results, in order; those whose masks are to be refined with `logits_by_colour`, and with `colours` in

@@ -112,9 +112,12 @@ def test_colours_of_something_else_are_refused(segmenter, frames):
     list(stream := segmenter.stream(frames[:2], refine=True))
     state = stream.state
     assert state.colours is not None
-    other = StreamState(state.frames, state.memory, state.previous, state.network_size, state.colours[:, :7])
-    with pytest.raises(InputError, match=r"saved memory: its colours are float32 \(2, 7\), expected float32 \(2, "):
-        segmenter.stream(frames[2:], refine=True, state=other).__next__()
+    for colours, shape in ((state.colours[:, :7], r"\(2, 7\)"), (-state.colours - 1, r"\(2, 65536\)")):
+        other = StreamState(state.frames, state.memory, state.previous, state.network_size, colours)
+        with pytest.raises(
+            InputError, match=rf"saved memory: its colours are float32 {shape}, expected counts, float32"
+        ):
+            next(segmenter.stream(frames[2:], refine=True, state=other))
 
 
 def test_masks_that_are_not_refined_have_no_colours(segmenter, frames):
