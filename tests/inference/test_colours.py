@@ -114,9 +114,7 @@ def test_colours_of_something_else_are_refused(segmenter, frames):
     assert state.colours is not None
     for colours, shape in ((state.colours[:, :7], r"\(2, 7\)"), (-state.colours - 1, r"\(2, 65536\)")):
         other = StreamState(state.frames, state.memory, state.previous, state.network_size, colours)
-        with pytest.raises(
-            InputError, match=rf"saved memory: its colours are float32 {shape}, expected counts, float32"
-        ):
+        with pytest.raises(InputError, match=rf"its colours are float32 {shape}, expected counts, float32"):
             next(segmenter.stream(frames[2:], refine=True, state=other))
 
 
