@@ -4,6 +4,7 @@ frame's (docs/model.md 8), then nothing there, clean-up and objects, what they r
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ _Map = Float[np.ndarray, "h w"]
 
 # Of the guided filter:
 RADIUS = 8  # of a window, in pixels of the network: 17 x 17
+HALVED = 2**16  # pixels of the network from which on half of its size each way is fine enough, with windows of 9 x 9
 STEADINESS = 1e-4 * 255**2  # colours (0 to 255) that vary less than this variance within a window explain nothing
 LIMIT = 6.0  # logits beyond count as this much: certainty is no measure of a boundary's place
 _BAND = 48  # rows of a frame at a time: what is needed in between stays in the processor's cache
@@ -83,12 +85,17 @@ def refine(
     """Logits at the size of `frame`, float32, that keep to its edges; `small` is the frame at the size of `logits`, the
     network's. A guided filter enlarges them (He et al., ECCV 2010, in the fast form of He and Sun, 2015).
 
-    In every window of the frame at the network's size the logits are fitted by a linear function of its colours. The
-    functions, averaged over all windows that a pixel lies in and enlarged, are applied to the frame at its own size: so
-    a boundary that the network drew a little beside an edge goes to the edge, and parts finer than the network's grid
-    follow the frame's colours.
+    In every window of the frame at the network's size, or at half of it, the logits are fitted by a linear function of
+    its colours. The functions, averaged over all windows that a pixel lies in and enlarged, are applied to the frame at
+    its own size: so a boundary that the network drew a little beside an edge goes to the edge, and parts finer than the
+    network's grid follow the frame's colours.
     """
-    functions = _linear_functions(np.clip(logits, -LIMIT, LIMIT), cv2.split(small.astype(np.float32)))
+    logits, colours = np.clip(logits, -LIMIT, LIMIT), small.astype(np.float32)
+    if halved := logits.size >= HALVED:
+        logits, colours = (
+            cv2.resize(each, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for each in (logits, colours)
+        )
+    functions = _linear_functions(logits, cv2.split(colours), RADIUS // 2 if halved else RADIUS)
     (height, width), rows = frame.shape[:2], len(logits)
     # Bilinear with half-pixel centres; rows first, so that a band of the frame needs nothing but its own rows.
     places = np.clip((np.arange(height) + 0.5) * rows / height - 0.5, 0, rows - 1)
@@ -109,17 +116,23 @@ def refine(
     return refined
 
 
-def _linear_functions(logits: _Map, colours: tuple[_Map, ...]) -> list[_Map]:
+def _linear_functions(logits: _Map, colours: Sequence[_Map], radius: int) -> list[_Map]:
     """The slopes of three colours and the offset of the function at every pixel, the mean of those of all windows."""
-    means = [_mean(colour) for colour in colours]
-    mean = _mean(logits)
+    side = 2 * radius + 1
+
+    def over_window(values: _Map) -> _Map:
+        """The mean around every pixel; beyond the border the picture is mirrored."""
+        return cv2.blur(values, (side, side))
+
+    means = [over_window(colour) for colour in colours]
+    mean = over_window(logits)
 
     def covariance(i: int, j: int) -> _Map:
-        return _mean(colours[i] * colours[j]) - means[i] * means[j]
+        return over_window(colours[i] * colours[j]) - means[i] * means[j]
 
     rr, gg, bb = (covariance(i, i) + np.float32(STEADINESS) for i in range(3))
     rg, rb, gb = covariance(0, 1), covariance(0, 2), covariance(1, 2)
-    r, g, b = (_mean(colour * logits) - own * mean for colour, own in zip(colours, means, strict=True))
+    r, g, b = (over_window(colour * logits) - own * mean for colour, own in zip(colours, means, strict=True))
     # The three equations of every window, [[rr rg rb] [rg gg gb] [rb gb bb]] slopes = [r g b], by elimination.
     by_r, by_r_too = rg / rr, rb / rr
     gg, gb, bb = gg - by_r * rg, gb - by_r * rb, bb - by_r_too * rb
@@ -130,13 +143,7 @@ def _linear_functions(logits: _Map, colours: tuple[_Map, ...]) -> list[_Map]:
     slope_r = (r - rg * slope_g - rb * slope_b) / rr
     slopes = [slope_r, slope_g, slope_b]
     offset = mean - sum(slope * own for slope, own in zip(slopes, means, strict=True))
-    return [_mean(each) for each in (*slopes, offset)]
-
-
-def _mean(values: _Map) -> _Map:
-    """Over the window around every pixel; beyond the border the picture is mirrored."""
-    side = 2 * RADIUS + 1
-    return cv2.blur(values, (side, side))
+    return [over_window(each) for each in (*slopes, offset)]
 
 
 @dataclasses.dataclass(frozen=True)
