@@ -22,8 +22,8 @@ def network() -> HMHINet:
     return build_model(**ARGUMENTS)
 
 
-def save_network(path: Path, recipe: FlowRecipe | None = None) -> Path:
-    save_weights(path, random_variables(network()), ARGUMENTS, SIZE, recipe or FlowRecipe())
+def save_network(path: Path, recipe: FlowRecipe | None = None, every: int = 1) -> Path:
+    save_weights(path, random_variables(network()), ARGUMENTS, SIZE, recipe or FlowRecipe(), every=every)
     return path
 
 

@@ -44,7 +44,7 @@ def _check_outside(out: Path, inputs: list[str]) -> None:
 
 @grouped(
     What_is_segmented="start end max_frames cuts shard frame_rate rate timeout",
-    How="weights size network_size_ flow flow_weights flow_iterations memory_frames dtype backbone chunk devices",
+    How="weights size network_size_ flow flow_weights flow_iterations memory_frames every dtype backbone chunk devices",
     Masks="threshold refine min_area fill_holes grow feather steady objects nothing",
     What_is_written="out soft overlay cutout matte rgba exr palette coco youtube_vis start_number padding prefix",
     Going_on="save_every resume overwrite",
@@ -151,6 +151,15 @@ def segment(
     ] = None,
     memory_frames: Annotated[
         int | None, Option(help="Frames the memory holds. Default: what the weights say.", callback=_few_enough)
+    ] = None,
+    every: Annotated[
+        int | None,
+        Option(
+            metavar="N",
+            help="Let the network look at every N-th frame only; masks are carried along the motion to those between. "
+            "1: at all of them. Default: what the weights say (small: 3).",
+            callback=expected("a number of frames, from 1 to 16", lambda frames: 1 <= frames <= 16),
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
@@ -286,8 +295,8 @@ def segment(
     """Segment the salient moving object of videos.
 
     Writes `masks/<frame>.png` (0 and 255, at the video's size), overlay.mp4, sheet.png to look at, and summary.json.
-    Started again after an interruption, it skips what is finished and goes on where it stopped. A camera (one frame
-    late, since flow needs the next frame) runs until Ctrl-C.
+    Started again after an interruption, it skips what is finished and goes on where it stopped. A camera runs
+    until Ctrl-C, its masks late by as many frames as --every says (flow needs the next frame).
     """
     doing("starting")
     from hmhi_jax.inference.clean_up import CleanUp
@@ -314,8 +323,8 @@ def segment(
     try:
         code = run(
             inputs, out, weights=weights, flow=flow, flow_weights=flow_weights, flow_iterations=flow_iterations,
-            size=size, network_size=sides, threshold=threshold, refine=refine,
-            soft=soft, overlay=overlay, outputs=outputs, memory_frames=memory_frames, dtype=dtype, backbone=backbone,
+            size=size, network_size=sides, threshold=threshold, refine=refine, soft=soft, overlay=overlay,
+            outputs=outputs, memory_frames=memory_frames, every=every, dtype=dtype, backbone=backbone,
             max_frames=max_frames, frame_rate=frame_rate, chunk=chunk, devices=devices, save_every=save_every,
             resume=resume, overwrite=overwrite, sources=sources,
             clean_up=CleanUp(min_area, fill_holes, grow, feather, steady), objects=objects, nothing=nothing,

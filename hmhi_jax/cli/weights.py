@@ -43,6 +43,10 @@ def convert(
         Option(help="Height and width the weights were trained for (512 512).", callback=sides_of_input),
     ] = None,
     flow: FlowRecipeOption = None,
+    every: Annotated[
+        int | None,
+        Option(min=1, max=16, help="At every so many frames of a video the network is to look, unless told (1)."),
+    ] = None,
 ) -> None:
     """Convert weights: the release's checkpoints, ImageNet encoders under the names people have them, RAFT's, and ours.
 
@@ -53,7 +57,7 @@ def convert(
 
     fits = runs.convert(
         source, target, check=check, names=names, dtype=dtype, backbone=backbone, memory_frames=memory_frames,
-        input_size=input_size, flow=flow,
+        input_size=input_size, flow=flow, every=every,
     )  # fmt: skip
     raise typer.Exit(0 if fits else 1)
 

@@ -10,6 +10,7 @@ from hmhi_jax.errors import InputError
 from hmhi_jax.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 STRIDE = 32  # the network's coarsest map
+MOST_EVERY = 16  # of `checked_every`
 MOST_PIXELS = 2**24  # of the network's input, half of 8K video; its maps take some 400 bytes a pixel on a CPU
 
 
@@ -30,6 +31,14 @@ def checked_size(size: object) -> tuple[int, int]:
             "such as 4096 x 4096"
         )
     return height, width
+
+
+def checked_every(every: object) -> int:
+    """A person's or a file's word that the network looks at every so many frames, if it is a number from 1 to 16, else
+    an `InputError`."""
+    if type(every) is not int or not 1 <= every <= MOST_EVERY:
+        raise InputError(f"every is {str(every)[:60]}, expected a number of frames, from 1 to {MOST_EVERY}")
+    return every
 
 
 def resize_picture(picture: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:

@@ -2,6 +2,7 @@
 which labels of objects are carried from frame to frame too. Needs no network."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 
 import cv2
@@ -62,6 +63,22 @@ class CleanUp:
         return cv2.GaussianBlur(cleaned, (0, 0), self.feather / 2) if self.feather else cleaned
 
 
+def carry(there: np.ndarray, flow: Float[np.ndarray, "h w 2"], interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
+    """What `there`, of another frame and at any size `[H, W]`, is in the frame whose `flow` leads to that one; 0 where
+    it was out of view."""
+    height, width = there.shape[:2]
+    if flow.shape[:2] != (height, width):
+        scale = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
+        flow = cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR) * scale
+    return cv2.remap(there, _grid(height, width) + flow, None, interpolation, borderMode=cv2.BORDER_CONSTANT)
+
+
+@functools.lru_cache(maxsize=2)
+def _grid(height: int, width: int) -> Float[np.ndarray, "h w 2"]:
+    """The place of every pixel, (column, row)."""
+    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class Motion:
     """From a frame back to the one before it.
@@ -77,12 +94,7 @@ class Motion:
 
     def carry(self, before: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
         """What `before`, of the frame before and at any size `[H, W]`, is in this frame; 0 where it was out of view."""
-        height, width = before.shape[:2]
-        scale = np.array([width / self.flow.shape[1], height / self.flow.shape[0]], np.float32)
-        places = cv2.resize(self.flow, (width, height), interpolation=cv2.INTER_LINEAR) * scale
-        places[..., 0] += np.arange(width, dtype=np.float32)
-        places[..., 1] += np.arange(height, dtype=np.float32)[:, None]
-        return cv2.remap(before, places, None, interpolation, borderMode=cv2.BORDER_CONSTANT)
+        return carry(before, self.flow, interpolation)
 
 
 class Follower:

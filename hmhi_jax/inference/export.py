@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, UInt8
 
 from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.preprocessing import checked_size
+from hmhi_jax.data.preprocessing import checked_every, checked_size
 from hmhi_jax.errors import InputError, reason_of
 from hmhi_jax.inference.network import Functions, functions_of
 from hmhi_jax.interop.shapes import not_finite
@@ -83,6 +83,7 @@ def write_export(
     *,
     size: tuple[int, int],
     flow_recipe: FlowRecipe,
+    every: int = 1,
     batch: int = 1,
     platforms: Sequence[str] = PLATFORMS,
     parameters_inside: bool = True,
@@ -95,6 +96,7 @@ def write_export(
         variables: the network's variables.
         size: (height, width) of the programs' inputs, multiples of 32.
         flow_recipe: how flow pictures must be made for these weights.
+        every: at every so many frames of a video the network looks, unless it is told otherwise.
         batch: videos that go through together.
         platforms: out of cpu, cuda, rocm, tpu; one file serves all of them.
         parameters_inside: as constants of each program, or once beside them.
@@ -116,6 +118,7 @@ def write_export(
         "platforms": list(platforms),
         "parameters": "inside" if parameters_inside else "beside",
         "flow": flow_recipe.fields(),
+        "every": every,
         "jax": jax.__version__,
     }
     with completed(folder, advice="make room, or choose another folder") as partial:
@@ -164,7 +167,7 @@ class ExportedNetwork:
 
     Attributes:
         header: the contents of export.json.
-        input_size, flow_recipe: what frames and flow pictures must be.
+        input_size, flow_recipe, every: what frames and flow pictures must be, and at how many of them to look.
         variables: what its functions take first; empty where parameters are inside.
         functions: what a `Network` runs.
     """
@@ -177,6 +180,7 @@ class ExportedNetwork:
             self.input_size = checked_size(self.header["input_size"])
             check_switches({name: value for name, value in self.header["model"].items() if name != "dtype"})
             self.flow_recipe = FlowRecipe.from_fields(self.header["flow"])
+            self.every = checked_every(self.header.get("every", 1))
             if self.header["format"] != FORMAT:
                 raise ValueError(f"format {self.header['format']}, expected {FORMAT}")
             contents = {name: (self.folder / f"{name}.stablehlo").read_bytes() for name in PROGRAMS}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.network import Network
@@ -29,12 +29,14 @@ from hmhi_jax.models import Memory
 class Result(Prepared):
     """A frame with what the network says of it.
 
+    flow              also where the network did not look at the frame: that of the key frame before it
     logits            float32 `[h, w]` at the network's size, on the accelerator if there is one
     state             brings the memory after this frame to the host, at the frames where one was due
     logits_by_colour  the logits, moved by what the frame's colours say (`colours.Colours`), where its mask is to be
                       refined
     """
 
+    flow: UInt8[np.ndarray, "h w 3"] = field(kw_only=False)
     logits: Float[np.ndarray | Array, "h w"]
     state: Callable[[], StreamState] | None = None
     logits_by_colour: Float[np.ndarray, "h w"] | None = None
@@ -70,9 +72,16 @@ class Lanes:
         self._memory: Memory | None = None
 
     def results(
-        self, prepared: Iterable[Prepared], state: StreamState | None, times: StageTimes, read_ahead: bool = True
+        self,
+        prepared: Iterable[Prepared],
+        state: StreamState | None,
+        times: StageTimes,
+        *,
+        every: int = 1,
+        read_ahead: bool = True,
     ) -> Iterator[Result]:
-        """One result per frame of a video, in order; with `state`, going on from there.
+        """One result per frame of a video, in order; with `state`, going on from there. The frames may be key frames
+        alone: those whose number is a multiple of `every`, and some others.
 
         While the device works at a chunk, the next one is collected and sent off, unless `read_ahead` is off or the
         chunk is the first: the first masks do not wait for the second chunk.
@@ -80,7 +89,7 @@ class Lanes:
         pending: Iterator[Result] = iter(())
         begun = False
         with contextlib.ExitStack() as lane_held:
-            for batch in _batches(prepared, self.chunk):
+            for batch in _batches(prepared, self.chunk, every):
                 if not begun:
                     before = state and self._restored(state, batch[0].picture.shape[:2])
                     lane = lane_held.enter_context(self._lane())
@@ -178,22 +187,22 @@ class Lanes:
             fresh[lane], counts[lane] = chunk.fresh, len(chunk.frames)
             if chunk.before is not None:
                 self._memory = self.network.with_memory(self._memory, lane, chunk.before)
-        wanted = [lane for lane, chunk in chunks.items() if chunk.frames[-1].remember is not None]
+        wanted = [lane for lane, chunk in chunks.items() if chunk.frames[-1].keep_memory]
         memory, self._memory = self._memory, None  # it is used up, also where what follows fails
         self._memory, logits, memories = self.network.run(memory, *pictures, fresh, counts, wanted)
         return logits, memories
 
 
-def _batches(items: Iterable[Prepared], size: int) -> Iterator[list[Prepared]]:
-    """Up to `size` frames each, ending at the same frames wherever a stream begins: so it goes on exactly. A new shot
-    begins a batch."""
+def _batches(items: Iterable[Prepared], size: int, every: int) -> Iterator[list[Prepared]]:
+    """Up to `size` frames each, of at most `size` times `every` numbers that begin at a multiple of that: so a stream
+    goes on exactly from there. A new shot begins a batch."""
     batch: list[Prepared] = []
     for item in items:
-        if item.begins_shot and batch:
+        if batch and (item.begins_shot or item.index // (size * every) != batch[0].index // (size * every)):
             yield batch
             batch = []
         batch.append(item)
-        if (item.index + 1) % size == 0:
+        if len(batch) == size or (item.index + 1) % (size * every) == 0:
             yield batch
             batch = []
     if batch:

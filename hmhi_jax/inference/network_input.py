@@ -1,4 +1,5 @@
-"""From frames to what the network takes: each frame with its flow picture, both at the network's size."""
+"""From frames to what the network takes: each frame with its flow picture, both at the network's size; and the motion
+along which what it says is carried to frames that it does not look at."""
 
 import dataclasses
 import functools
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from hmhi_jax.data.flow import FlowRecipe, neighbours
 from hmhi_jax.data.preprocessing import resize_picture
@@ -31,22 +32,28 @@ class Prepared:
     """A frame as the network takes it.
 
     index, name, size   of the frame; size is (height, width)
-    picture, flow       uint8 `[h, w, 3]` at the network's size
+    picture             uint8 `[h, w, 3]` at the network's size
+    flow                likewise, its flow picture; None where the network does not look at it
     kept                what the caller wanted to keep of the frame
-    remember            the frame itself where the memory after it is wanted, else None
+    remember            the frame itself where the state after it is wanted, else None
     begins_shot         whether a new shot begins with it, so that the memory is to be emptied before
     guide               the frame, at most 1920 pixels a side, where its mask is to be refined, else None
+    motion              the optical flow to the next frame, float32 (right, down) in pixels of the network's size; None
+                        at the end of a shot, and where the network looks at all frames
+    keep_memory         whether the memory after it is wanted: for the state after it, or after a frame that follows
     """
 
     index: int
     name: str
     size: tuple[int, int]
     picture: UInt8[np.ndarray, "h w 3"]
-    flow: UInt8[np.ndarray, "h w 3"]
+    flow: UInt8[np.ndarray, "h w 3"] | None
     kept: Any = None
     remember: UInt8[np.ndarray, "H W 3"] | None = None
     begins_shot: bool = False
     guide: UInt8[np.ndarray, "H2 W2 3"] | None = None
+    motion: Float32[np.ndarray, "h w 2"] | None = None
+    keep_memory: bool = False
 
 
 class _Picture:
@@ -129,6 +136,8 @@ def prepare(
     flow_of: FlowOf,
     *,
     network_size: Callable[[tuple[int, int]], tuple[int, int]],
+    every: int = 1,
+    first: int = 0,
     keep: Callable[[Frame], Any] | None = None,
     state_every: int | None = None,
     detect_cuts: bool = False,
@@ -137,10 +146,15 @@ def prepare(
 ) -> Prepared:
     """Draw the flow of a window's frame and bring both pictures to the network's size; `refine` as for `guide_of`.
 
-    At a change of shot, known or with `detect_cuts` seen, flow is estimated as at a video's beginning and end.
+    The network looks at frames whose number is a multiple of `every`, at number `first` and at the first and the last
+    of a shot; of others no flow picture is drawn. `state_every` is a multiple of `every`. At a change of shot, known or
+    with `detect_cuts` seen, flow is estimated as at a video's beginning and end.
     """
     frame = window.frame.frame
-    due = window.after is None or bool(state_every and (frame.index + 1) % state_every == 0)
+    is_last = window.after is None
+    due = is_last or bool(state_every and (frame.index + 1) % state_every == 0)
+    # The next frame that is a multiple of `every` begins what follows the state.
+    before_due = bool(state_every and (frame.index // every + 1) * every % state_every == 0)
     with times.measure("cuts"):
         begins_shot = window.frame.begins_shot(window.before, detect_cuts)
         if begins_shot:
@@ -153,10 +167,15 @@ def prepare(
         picture = window.frame.at(size)
         kept = keep(frame) if keep else None
     with times.measure("flow"):
-        flow = resize_picture(_flow(window, flow_of), size)
-    remember = frame.picture if due else None
-    guide = guide_of(frame.picture, size, refine)
-    return Prepared(frame.index, frame.name, frame_size, picture, flow, kept, remember, begins_shot, guide)
+        flow = motion = None
+        if not (window.before and window.after and frame.index % every and frame.index != first):
+            flow = resize_picture(_flow(window, flow_of), size)
+        if window.after and every > 1:
+            motion = _motion(picture, _alike(window.frame, window.after).at(size))
+    return Prepared(
+        frame.index, frame.name, frame_size, picture, flow, kept, frame.picture if due else None, begins_shot,
+        guide_of(frame.picture, size, refine), motion, is_last or before_due,
+    )  # fmt: skip
 
 
 def guide_of(
@@ -183,13 +202,28 @@ def _flow(window: Window, flow_of: FlowOf) -> UInt8[np.ndarray, "h w 3"]:
         return flow_of(frame.name, frame.picture.shape[:2])
     recipe = flow_of if isinstance(flow_of, FlowRecipe) else flow_of.recipe
     neighbour, opposite = neighbours(window.before, window.frame, window.after, recipe)
-    if neighbour.frame.picture.shape != frame.picture.shape:
-        raise InputError(
-            f"frame {neighbour.frame.name}: is {neighbour.frame.picture.shape}, expected {frame.picture.shape} as "
-            f"frame {frame.name}"
-        )
     size = recipe.size
-    return picture_from(flow_of, window.frame.at(size), neighbour.at(size), opposite and opposite.at(size))
+    alike = _alike(window.frame, neighbour).at(size)
+    return picture_from(flow_of, window.frame.at(size), alike, opposite and opposite.at(size))
+
+
+def _alike(picture: _Picture, neighbour: _Picture) -> _Picture:
+    """The neighbour, if it is of the same size."""
+    frame, other = picture.frame, neighbour.frame
+    if other.picture.shape != frame.picture.shape:
+        raise InputError(
+            f"frame {other.name}: is {other.picture.shape}, expected {frame.picture.shape} as frame {frame.name}"
+        )
+    return neighbour
+
+
+def _motion(one: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 2"]:
+    """Flow without the refinement and the fine steps that pictures of it need: as good to carry masks along, in a third
+    of the time."""
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    search.setFinestScale(1)
+    search.setVariationalRefinementIterations(0)
+    return search.calc(*(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (one, other)), None)
 
 
 def _in_step(flows: Iterator[Any]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:

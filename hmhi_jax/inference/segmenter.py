@@ -19,11 +19,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.preprocessing import STRIDE, checked_size
+from hmhi_jax.data.preprocessing import STRIDE, checked_every, checked_size
 from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.colours import Colours
 from hmhi_jax.inference.export import ExportedNetwork, is_export
+from hmhi_jax.inference.key_frames import KeyFrames
 from hmhi_jax.inference.lanes import Lanes, Result
 from hmhi_jax.inference.learned_flow import LearnedFlow, flow_source
 from hmhi_jax.inference.masks import read_result
@@ -52,6 +53,7 @@ class VideoSegmenter:
         input_size: tuple[int, int] | None = None,
         flow_recipe: FlowRecipe = FlowRecipe(),  # noqa: B008 - frozen
         flow_network: LearnedFlow | None = None,
+        every: int = 1,
         chunk: int | None = None,
         device: jax.Device | None = None,
     ) -> None:
@@ -66,6 +68,8 @@ class VideoSegmenter:
             input_size: (height, width) the weights were trained for; None takes `size`.
             flow_recipe: how the weights want flow pictures made.
             flow_network: makes them instead, by its own recipe.
+            every: the network looks at every so many frames, at most 16, see `key_frames`; and at all frames of live
+                streams.
             chunk: frames computed at a time, at most 1024; None takes 1 on CPU and 8 elsewhere.
             device: where to compute; None takes JAX's default.
         """
@@ -77,6 +81,7 @@ class VideoSegmenter:
         self.flow_recipe = flow_recipe
         self.flow_network = flow_network
         self._finding_flow = threading.Lock()
+        self.every = checked_every(every)
         self.size = size if size == "auto" else checked_size(size)
         if input_size is None and isinstance(self.size, str):
             input_size = (512, 512)
@@ -97,6 +102,7 @@ class VideoSegmenter:
         size: tuple[int, int] | int | str | None = None,
         memory_frames: int | None = None,
         dtype: str | None = None,
+        every: int | None = None,
         chunk: int | None = None,
         device: jax.Device | None = None,
         backbone: str | None = None,
@@ -111,6 +117,7 @@ class VideoSegmenter:
                 were trained for.
             memory_frames: capacity of the memory; None takes what the weights say.
             dtype: compute type, one of `DTYPES`; None takes float32, or what an export has. Parameters stay float32.
+            every: see `VideoSegmenter`; None takes what the weights say.
             chunk, device: see `VideoSegmenter`.
             backbone: refuse weights of any other.
             flow_weights: estimate flow by the flow network of these weights, see `LearnedFlow.load`.
@@ -136,7 +143,7 @@ class VideoSegmenter:
             model, variables, functions=functions, size=weights.input_size if size is None else size,
             input_size=weights.input_size, flow_recipe=recipe,
             flow_network=LearnedFlow.load(flow_weights, recipe, device=device) if flow_weights else None,
-            chunk=chunk, device=device,
+            every=weights.every if every is None else every, chunk=chunk, device=device,
         )  # fmt: skip
 
     def to(self, device: jax.Device) -> "VideoSegmenter":
@@ -198,11 +205,12 @@ class VideoSegmenter:
             flows: flow pictures in step with the frames, instead of estimating flow as the weights' recipe says.
             soft: give probabilities, uint8 0 to 255, instead of masks, uint8 0 or 255.
             threshold: probability above which a pixel is foreground.
-            live: for a camera. Each mask comes as soon as the frame after it is there; nothing more is read ahead and
-                no threads are started. Otherwise up to 4 chunks and a dozen frames are read ahead, so that reading,
-                flow and the network work at the same time.
+            live: for a camera. The network looks at every frame, and each mask comes as soon as the frame after it is
+                there; nothing more is read ahead and no threads are started. Otherwise up to 4 chunks and a dozen
+                frames are read ahead, so that reading, flow and the network work at the same time.
             state: go on from there; `frames` then begins with the frame `state.frames`.
-            state_every: make `.state` available every so many frames (rounded up to whole chunks), not only at the end.
+            state_every: make `.state` available every so many frames (rounded up, see `whole_chunks`), not only at the
+                end.
             detect_cuts: look for changes of shot, where the memory is emptied and no flow is estimated across. Whoever
                 knows them calls `cut` of what is returned.
             refine: let masks keep to the edges of the frames (`masks.refine`) and to the colours that the object has
@@ -254,7 +262,8 @@ class VideoSegmenter:
     ) -> Iterator[Result]:
         """What `stream` is made of: one `Result` per frame, for callers who write pictures of their own.
 
-        Flow and the network run in threads of `pipeline`; without one, everything happens in turn, frame by frame.
+        Flow and the network run in threads of `pipeline`; without one, everything happens in turn, frame by frame, and
+        the network looks at all of them.
         `flow_of` is a recipe, a flow network, an iterator of flow pictures, or a function of (frame name, frame size)
         such as a `FlowFolder`; None takes `flow_source`. `keep` is called once per frame, in a thread. `refine` is that
         of `stream`, for `masks.read_result`. Times are added to `times` by stage. `lanes` are those that are shared
@@ -263,24 +272,29 @@ class VideoSegmenter:
         times = times or StageTimes()
         flow_of = self.flow_source() if flow_of is None else flow_of
         lanes = lanes or Lanes(self.network, self.chunk if pipeline else 1)
+        every = self.every if pipeline else 1
 
         def begin(frame_size: tuple[int, int]) -> None:
             lanes.network.compile_ahead(self.network_size(frame_size), lanes.chunk)
 
         seen = windows(frames, flow_of, state.previous if state else None, begin)
         prepare_window = functools.partial(
-            prepare, flow_of=flow_of, network_size=self.network_size, keep=keep, times=times,
-            state_every=self.whole_chunks(state_every), detect_cuts=detect_cuts, refine=refine,
+            prepare, flow_of=flow_of, network_size=self.network_size, every=every, first=state.frames if state else 0,
+            keep=keep, times=times, state_every=self.whole_chunks(state_every), detect_cuts=detect_cuts, refine=refine,
         )  # fmt: skip
         colours = Colours(state and state.colours)
         if pipeline is None:
             return colours.follow(lanes.results(map(prepare_window, seen), state, times, read_ahead=False), times)
-        prepared = pipeline.ahead(pipeline.map(prepare_window, seen, WORKERS), lanes.chunk)
-        return colours.follow(pipeline.ahead(lanes.results(prepared, state, times), lanes.chunk), times)
+        prepared = pipeline.ahead(pipeline.map(prepare_window, seen, WORKERS), lanes.chunk * every)
+        key_frames = KeyFrames()
+        keys = pipeline.ahead(lanes.results(key_frames.keys(prepared), state, times, every=every), lanes.chunk)
+        return colours.follow(key_frames.results(keys, times), times)
 
     def whole_chunks(self, frames: int | None) -> int | None:
-        """A number of frames, rounded up to whole chunks: a stream goes on exactly only from between two chunks."""
-        return frames and math.ceil(frames / self.chunk) * self.chunk
+        """A number of frames, rounded up to whole chunks of frames that the network looks at: a stream goes on exactly
+        only from between two of them."""
+        chunk = self.chunk * self.every
+        return frames and math.ceil(frames / chunk) * chunk
 
 
 class MaskStream(Iterator[np.ndarray]):

@@ -157,6 +157,7 @@ def segment_video(
             "frame_size": list(video.size),
             "frame_rate": float(video.frame_rate),
             "network_size": list(segmenter.network_size(video.size)),
+            "every": segmenter.every,
             "notes": list(video.notes),
             "cuts": progress.cuts,
             **({"flow_difference": flow.difference} if flow and flow.difference else {}),

@@ -133,10 +133,11 @@ def header_of(
     memory_frames: int | None = None,
     input_size: tuple[int, int] | None = None,
     flow_recipe: FlowRecipe | None = None,
+    every: int | None = None,
 ) -> dict[str, Any]:
     """What our files say about themselves: what the source said, else the release's defaults, else what is given.
 
-    Keys: `model`, `input_size`, `flow`, `extra`; see `weights`.
+    Keys: `model`, `input_size`, `flow`, `every`, `extra`; see `weights`.
     """
     known = found.source.header
     model = dict(found.model_arguments)
@@ -149,7 +150,8 @@ def header_of(
     if not found.whole:
         extra["part"] = "encoder"
     size = input_size or tuple(known.get("input_size", (512, 512)))
-    return {"model": model, "input_size": list(size), "flow": recipe.fields(), "extra": extra}
+    every = known.get("every", 1) if every is None else every
+    return {"model": model, "input_size": list(size), "flow": recipe.fields(), "every": every, "extra": extra}
 
 
 def write_weights(

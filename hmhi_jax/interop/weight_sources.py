@@ -15,7 +15,7 @@ import numpy as np
 
 from hmhi_jax.complete_files import readable
 from hmhi_jax.data.flow import FlowRecipe
-from hmhi_jax.data.preprocessing import checked_size
+from hmhi_jax.data.preprocessing import checked_every, checked_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.interop.shapes import leaves_by_path
 from hmhi_jax.interop.torch_checkpoint import read_torch_checkpoint
@@ -232,6 +232,7 @@ def _checked_header(path: Path, header: Any) -> dict[str, Any]:
             checked_size(header["input_size"])
         if "flow" in header:
             FlowRecipe.from_fields(header["flow"])
+        checked_every(header.get("every", 1))
     except (TypeError, ValueError, InputError) as error:
         raise InputError(f"{path}: its metadata 'hmhi': {error}") from error
     return header

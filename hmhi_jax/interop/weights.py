@@ -6,8 +6,9 @@
 A file of ours is a `.safetensors` that also says which network, input size and flow its weights belong to.
 Arrays are named by their path in the variables, joined with '/' ("params/encoder/..."). The file's metadata has one
 entry, `hmhi`, a JSON object: `model` (keyword arguments of `build_model`), `input_size` ([height, width] the weights
-were trained for), `flow` (a `FlowRecipe`) and `extra` (whatever the writer wants to keep, such as scores). In memory
-arrays are float32, but for what counts (steps, flags).
+were trained for), `flow` (a `FlowRecipe`), perhaps `every` (at every so many frames of a video the network looks best)
+and `extra` (whatever the writer wants to keep, such as scores). In memory arrays are float32, but for what counts
+(steps, flags).
 """
 
 import dataclasses
@@ -66,6 +67,7 @@ class Weights:
     flow_recipe      how flow pictures must be made for these weights
     extra            anything else the writer kept
     path             the file
+    every            at every so many frames of a video the network looks, unless it is told otherwise
     """
 
     model_arguments: dict[str, Any]
@@ -74,6 +76,7 @@ class Weights:
     flow_recipe: FlowRecipe
     extra: dict[str, Any]
     path: Path
+    every: int = 1
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -115,6 +118,7 @@ def save_weights(
     flow_recipe: FlowRecipe,
     extra: Mapping[str, Any] | None = None,
     *,
+    every: int = 1,
     dtype: str = "float32",
 ) -> None:
     """Write `variables` (nested dicts of arrays) and what belongs to them, under a temporary name first.
@@ -126,6 +130,7 @@ def save_weights(
         "model": dict(model_arguments),
         "input_size": list(input_size),
         "flow": flow_recipe.fields(),
+        "every": every,
         "extra": dict(extra or {}),
     }
     write_arrays(Path(path), "safetensors", stored(leaves_by_path(dict(variables)), dtype), header)
@@ -173,4 +178,5 @@ def load_weights(name_or_path: str | Path) -> Weights:
         raise unusable_header(path, error) from error
     arrays = {name: as_float32(array) for name, array in source.entries.items()}
     recipe = FlowRecipe.from_fields(flow)
-    return Weights(dict(model), arrays, tuple(size), recipe, dict(source.header.get("extra", {})), path)
+    every, extra = source.header.get("every", 1), dict(source.header.get("extra", {}))
+    return Weights(dict(model), arrays, tuple(size), recipe, extra, path, every)

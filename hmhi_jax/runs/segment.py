@@ -60,6 +60,7 @@ def run(
     outputs: Outputs,
     memory_frames: int | None,
     dtype: str | None,
+    every: int | None,
     backbone: str | None,
     max_frames: int | None,
     frame_rate: float | None,
@@ -102,6 +103,7 @@ def run(
         "size": size,
         "memory_frames": memory_frames,
         "dtype": dtype or (None if exported else "float32"),
+        "every": every,
         "threshold": threshold,
         "refine": refine,
         "soft": soft,
@@ -135,8 +137,8 @@ def run(
     doing("reading weights")
     any_live = any(video.live for video, _ in tasks)
     segmenter = VideoSegmenter.load(
-        source, size=network_size, memory_frames=memory_frames, dtype=dtype, chunk=1 if any_live else chunk,
-        backbone=backbone,
+        source, size=network_size, memory_frames=memory_frames, dtype=dtype, every=every,
+        chunk=1 if any_live else chunk, backbone=backbone,
     )  # fmt: skip
     if not tasks:
         return exit_code

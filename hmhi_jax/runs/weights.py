@@ -28,6 +28,7 @@ def convert(
     memory_frames: int | None,
     input_size: tuple[int, int] | None,
     flow: str | None,
+    every: int | None,
 ) -> bool:
     """Do what `hmhi convert` was asked for; the arguments are its options. Returns whether the weights fit."""
     if check:
@@ -40,7 +41,7 @@ def convert(
     weights = read_source(find_flow_weights(source) if not source.exists() and is_flow_name(source) else source)
     found = flow_network = identify_flow(weights) if backbone is None else None
     if found:
-        options = {"--memory-frames": memory_frames, "--input-size": input_size, "--flow": flow}
+        options = {"--memory-frames": memory_frames, "--input-size": input_size, "--flow": flow, "--every": every}
         if given := [option for option, value in options.items() if value is not None]:
             raise InputError(f"{given[0]}: is for networks of segmentation, but {source} is {found.network}'s")
         what = f"optical flow: {found.network}"
@@ -64,7 +65,7 @@ def convert(
     if found.source.ours and found.whole and recipe is None and "flow" not in found.source.header:
         assumed = "raw DIS flow is assumed; if the network saw other pictures, say how they were made with --flow"
         print(f"warning   {found.source.path} does not say how its flow pictures were made: {assumed}")
-    header = header_of(found, memory_frames=memory_frames, input_size=input_size, flow_recipe=recipe)
+    header = header_of(found, memory_frames=memory_frames, input_size=input_size, flow_recipe=recipe, every=every)
     write_weights(found, target, header, torch_names=names == "torch", dtype=dtype)
     print(f"wrote     {target}: {json.dumps(header['model'])}")
     return True
@@ -118,7 +119,7 @@ def export(
     arguments = {**found.model_arguments, "dtype": dtype, "memory_frames": model.memory_frames}
     write_export(
         folder, arguments, found.fit(model), size=checked_size(size or found.input_size), flow_recipe=found.flow_recipe,
-        batch=batch, platforms=platforms, parameters_inside=not beside,
+        every=found.every, batch=batch, platforms=platforms, parameters_inside=not beside,
     )  # fmt: skip
     total = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
     print(f"{folder}: encode, start and step for {', '.join(platforms)}, {total:.0f} MiB")

@@ -210,6 +210,7 @@ def test_a_live_source(tmp_path, hmhi, weights, clip):
         (["clip.mp4", "--flow", "flow"], r"flow: holds 3 flow pictures, expected one for each of about 12 frames"),
         (["clip.mp4", "--dtype", "int8"], "--dtype int8: expected float32, tensorfloat32 or bfloat16"),
         (["clip.mp4", "--save-every", "-1"], "--save-every -1"),
+        (["clip.mp4", "--every", "0"], "--every 0: expected a number of frames, from 1 to 16"),
         (["clip.mp4", "--weights", "nobody"], "weights 'nobody': no such file, folder or shipped name"),
         (["clip.mp4", "--weights", "nothing"], r"nothing: the folder holds no weights\.safetensors"),
         (["clip.mp4", "--weights", "text.mp4"], "text.mp4: is no readable safetensors file"),

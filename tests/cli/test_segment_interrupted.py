@@ -63,13 +63,13 @@ def wait_for(condition, process):
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
-def test_killed_and_started_again(tmp_path, hmhi, weights, kind):
+@pytest.mark.parametrize(("kind", "every"), [(signal.SIGKILL, 1), (signal.SIGKILL, 3), (signal.SIGINT, 1)])
+def test_killed_and_started_again(tmp_path, hmhi, weights, kind, every):
     """Masks as if nothing had happened, no half file, and the second start does not begin from the beginning."""
     frames = 150
     clip = write_video(tmp_path / "long.mp4", moving_square(frames))
     out = tmp_path / "out"
-    command = (clip, "-o", out, "--weights", weights, "--save-every", 20)
+    command = (clip, "-o", out, "--weights", weights, "--every", every, "--save-every", 20)
     process = start(*command)
     wait_for(lambda: len(list((out / "masks").glob("*"))) > 65, process)
     process.send_signal(kind)
@@ -88,6 +88,7 @@ def test_killed_and_started_again(tmp_path, hmhi, weights, kind):
     summary = json.loads((out / "summary.json").read_text())
     assert 40 <= summary["resumed_at"] < frames
     assert summary["frames"] == len(summary["area"]) == frames
+    assert summary["every"] == every
     assert frames_of(out / "overlay.mp4") == frames
     assert not (out / ".unfinished").exists()
 

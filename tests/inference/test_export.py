@@ -125,13 +125,14 @@ def test_command_and_its_errors(network, tmp_path):
     from hmhi_jax.cli import app
 
     weights = tmp_path / "small.safetensors"
-    save_weights(weights, network[1], ARGUMENTS, SIZE, FlowRecipe())
+    save_weights(weights, network[1], ARGUMENTS, SIZE, FlowRecipe(), every=2)
     runner = CliRunner()
     folder = tmp_path / "net"
     done = runner.invoke(app, ["export", str(folder), "--weights", str(weights), "--platforms", "cpu", "--beside"])
     assert done.exit_code == 0, done.output
     assert "encode, start and step for cpu" in done.output
     assert ExportedNetwork(folder).header["model"]["backbone"] == "mit_b0"
+    assert ExportedNetwork(folder).every == 2
     again = runner.invoke(app, ["export", str(folder), "--weights", str(weights), "--platforms", "gpu"])
     assert isinstance(again.exception, InputError)
     assert "expected names out of cpu, cuda, rocm, tpu" in str(again.exception)
@@ -146,6 +147,7 @@ def test_command_and_its_errors(network, tmp_path):
         ("model", {"memory_frames": 10**9}, "memory_frames is 1000000000, expected"),
         ("model", [], "no attribute"),
         ("flow", {"camera": "tripod"}, "camera is 'tripod'"),
+        ("every", 17, "every is 17, expected"),
     ):
         (folder / "export.json").write_text(json.dumps(header | {name: value}))
         with pytest.raises(InputError, match=f"no readable export.*{reason}"):

@@ -93,7 +93,7 @@ def test_there_and_back(release, tmp_path, target):
 
 def test_our_file_says_what_it_is(release, tmp_path):
     path, state = release
-    convert(path, tmp_path / "w.safetensors", "--memory-frames", 5, "--input-size", 96, 160)
+    convert(path, tmp_path / "w.safetensors", "--memory-frames", 5, "--input-size", 96, 160, "--every", 3)
     weights = load_weights(tmp_path / "w.safetensors")
     assert weights.model_arguments["memory_frames"] == 5
     assert weights.input_size == (96, 160)
@@ -105,8 +105,9 @@ def test_our_file_says_what_it_is(release, tmp_path):
     convert(tmp_path / "w.safetensors", tmp_path / "orbax")
     convert(tmp_path / "orbax", tmp_path / "again.safetensors")
     again = load_weights(tmp_path / "again.safetensors")
-    assert (again.model_arguments, again.input_size, again.extra) == (
-        weights.model_arguments, weights.input_size, weights.extra,
+    assert weights.every == 3
+    assert (again.model_arguments, again.input_size, again.every, again.extra) == (
+        weights.model_arguments, weights.input_size, weights.every, weights.extra,
     )  # fmt: skip
 
 

@@ -38,13 +38,13 @@ def same(first, second) -> bool:
 
 def test_round_trip_is_exact(tmp_path, variables):
     path = tmp_path / "new folder" / "net.safetensors"
-    save_weights(path, variables, {**ARGUMENTS, "dtype": jnp.bfloat16}, (96, 160), RECIPE, {"J": 0.61})
+    save_weights(path, variables, {**ARGUMENTS, "dtype": jnp.bfloat16}, (96, 160), RECIPE, {"J": 0.61}, every=2)
     weights = load_weights(path)
     assert same(weights.variables, variables)
     assert weights.model_arguments == {**ARGUMENTS, "dtype": "bfloat16"}
     assert weights.input_size == (96, 160)
     assert weights.flow_recipe == RECIPE
-    assert weights.extra == {"J": 0.61}
+    assert (weights.extra, weights.every) == ({"J": 0.61}, 2)
     assert [p.name for p in path.parent.iterdir()] == ["net.safetensors"]
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it
@@ -134,6 +134,8 @@ def test_weights_of_another_backbone(variables):
         (lambda arrays, header: header.update(input_size=[100, 64]), "network size is 100 x 64 "),
         (lambda arrays, header: header.update(input_size=[64.0, True]), "network size is 64.0 x True "),
         (lambda arrays, header: header.update(input_size=[1 << 20, 1 << 20]), "at most 16 megapixels"),
+        (lambda arrays, header: header.update(every=0), "every is 0, expected a number of frames, from 1 to 16"),
+        (lambda arrays, header: header.update(every="3"), "every is 3, expected"),
         (lambda arrays, header: header["model"].update(memory_frames=10**9), "from 1 to 1000"),
         (lambda arrays, header: header["model"].update(memory_frames=-1), "memory_frames is -1"),
         (lambda arrays, header: header["model"].update(top_k=2**31), "top_k is 2147483648, expected"),
