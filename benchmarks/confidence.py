@@ -32,6 +32,7 @@ from hmhi_jax.data.video import Frame
 from hmhi_jax.evaluation.measures import jaccard
 from hmhi_jax.inference.confidence import Calibration, Lately, calibration_file, frame_measures
 from hmhi_jax.inference.masks import read_logits
+from hmhi_jax.inference.pipeline import Pipeline
 from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.interop.weight_places import find_weights
 from hmhi_jax.tools.synthetic.clips import ClipMaker
@@ -60,14 +61,15 @@ class Clips:
         wanted = [(t, *neighbours_of(t, len(frames), recipe)) for t in range(len(frames))]
         flows = DenseInverseSearch(recipe).pictures(dict(enumerate(frames)), wanted)
         numbered = (Frame(t, str(t), frame) for t, frame in enumerate(frames))
-        for result in segmenter.results(numbered, pipeline=None, flow_of=iter(flows)):
-            truth = masks[result.index] > 0
-            found = read_logits(result.logits, result.size, "mask") > 0
-            self.clip.append(clip)
-            self.kind.append(kind)
-            self.measures.append(frame_measures(np.asarray(result.logits), result.flow))
-            self.there.append(bool(truth.any()))
-            self.region.append(jaccard(found, truth) if truth.any() else 0.0)
+        with Pipeline() as pipeline:
+            for result in segmenter.results(numbered, pipeline=pipeline, flow_of=iter(flows)):
+                truth = masks[result.index] > 0
+                found = read_logits(result.logits, result.size, "mask") > 0
+                self.clip.append(clip)
+                self.kind.append(kind)
+                self.measures.append(frame_measures(np.asarray(result.logits), result.flow))
+                self.there.append(bool(truth.any()))
+                self.region.append(jaccard(found, truth) if truth.any() else 0.0)
 
 
 def lately(clip: np.ndarray, log_odds: np.ndarray) -> np.ndarray:

@@ -285,7 +285,7 @@ class VideoSegmenter:
         colours = Colours(state and state.colours)
         if pipeline is None:
             return colours.follow(lanes.results(map(prepare_window, seen), state, times, read_ahead=False), times)
-        prepared = pipeline.ahead(pipeline.map(prepare_window, seen, WORKERS), lanes.chunk * every)
+        prepared = pipeline.ahead(pipeline.map(prepare_window, seen, WORKERS), lanes.chunk)
         key_frames = KeyFrames()
         keys = pipeline.ahead(lanes.results(key_frames.keys(prepared), state, times, every=every), lanes.chunk)
         return colours.follow(key_frames.results(keys, times), times)
