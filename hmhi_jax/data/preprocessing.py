@@ -36,9 +36,9 @@ def checked_size(size: object) -> tuple[int, int]:
 def checked_every(every: object) -> int:
     """A person's or a file's word that the network looks at every so many frames, if it is a number from 1 to 16, else
     an `InputError`."""
-    if type(every) is not int or not 1 <= every <= MOST_EVERY:
+    if isinstance(every, bool) or not isinstance(every, Integral) or not 1 <= every <= MOST_EVERY:
         raise InputError(f"every is {str(every)[:60]}, expected a number of frames, from 1 to {MOST_EVERY}")
-    return every
+    return int(every)
 
 
 def resize_picture(picture: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
