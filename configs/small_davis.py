@@ -13,7 +13,7 @@ Without a GPU, from the shipped weights, which know the made-up clips already (3
     hmhi pack data/DAVIS data/davis --split train --size 288 512 --quality 90 --codec webp
     hmhi synthesise data/train --preset photographic --clips 350 --height 288 --width 512
     python train.py --config configs/small_davis.py:cpu --workdir runs/small_davis --config.data.root=data
-    hmhi convert runs/small_davis small_davis.safetensors --input-size 288 512 --dtype float16
+    hmhi convert runs/small_davis small_davis.safetensors --input-size 288 512 --every 3 --dtype float16
 
 The 30 training videos of DAVIS-2016 (CC BY-NC 4.0) as often as made-up clips (`data/train` of the first stage;
 `short-rendered`, `long-rendered`: rendered meanwhile). Five of the 30 are held out: settings and steps are chosen on

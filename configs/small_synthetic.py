@@ -16,7 +16,8 @@ hours of a core:
 
     hmhi synthesise data/train --preset photographic --clips 950 --height 288 --width 512
     python train.py --config configs/small_synthetic.py:cpu --workdir runs/small --config.data.root=data
-    hmhi convert runs/small small.safetensors --input-size 256 448 --memory-frames 3 --dtype float16
+    hmhi convert runs/small small.safetensors --input-size 256 448 --memory-frames 3 --every 3 \
+        --dtype float16
 
 The first block of the encoder is fixed, the rest learns at a fifth of the rate. A quarter of the later frames lose
 their flow, some clips have none at all, some have another video's, some noise over it: the flow is not to be trusted
