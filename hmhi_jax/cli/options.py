@@ -58,6 +58,7 @@ def at_least(least: int) -> OptionCheck:
 
 
 side_of_input = expected("a multiple of 32", lambda side: side >= 32 and side % 32 == 0)
+frames_between_looks = expected("a number of frames, from 1 to 16", lambda frames: 1 <= frames <= 16)
 sides_of_input = expected("two multiples of 32", lambda sides: all(side >= 32 and side % 32 == 0 for side in sides))
 
 

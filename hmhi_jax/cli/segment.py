@@ -15,6 +15,7 @@ from hmhi_jax.cli.options import (
     WeightsOption,
     at_least,
     expected,
+    frames_between_looks,
     grouped,
     network_size,
     one_of,
@@ -158,7 +159,7 @@ def segment(
             metavar="N",
             help="Let the network look at every N-th frame only; masks are carried along the motion to those between. "
             "1: at all of them. Default: what the weights say (small: 3).",
-            callback=expected("a number of frames, from 1 to 16", lambda frames: 1 <= frames <= 16),
+            callback=frames_between_looks,
         ),
     ] = None,
     dtype: Annotated[

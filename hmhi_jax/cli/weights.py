@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from hmhi_jax.cli.options import COMPUTE_DTYPES, FlowRecipeOption, MemoryOption, expected, one_of, sides_of_input
+from hmhi_jax.cli.options import (
+    COMPUTE_DTYPES,
+    FlowRecipeOption,
+    MemoryOption,
+    expected,
+    frames_between_looks,
+    one_of,
+    sides_of_input,
+)
 
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -45,7 +53,10 @@ def convert(
     flow: FlowRecipeOption = None,
     every: Annotated[
         int | None,
-        Option(min=1, max=16, help="At every so many frames of a video the network is to look, unless told (1)."),
+        Option(
+            help="At every so many frames of a video the network is to look, unless told (1).",
+            callback=frames_between_looks,
+        ),
     ] = None,
 ) -> None:
     """Convert weights: the release's checkpoints, ImageNet encoders under the names people have them, RAFT's, and ours.

@@ -168,7 +168,8 @@ def prepare(
         kept = keep(frame) if keep else None
     with times.measure("flow"):
         flow = motion = None
-        if not (window.before and window.after and frame.index % every and frame.index != first):
+        at_an_end = window.before is None or window.after is None
+        if at_an_end or frame.index == first or frame.index % every == 0:
             flow = resize_picture(_flow(window, flow_of), size)
         if window.after and every > 1:
             motion = _motion(picture, _alike(window.frame, window.after).at(size))

@@ -8,12 +8,12 @@ import pytest
 from small_network import random_variables
 from small_videos import SIZE, moving_square, network, save_network
 
-from hmhi_jax.data.flow import flow_picture
+from hmhi_jax.data.flow import FlowRecipe, flow_picture
 from hmhi_jax.data.video import Frame
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.key_frames import KeyFrames
 from hmhi_jax.inference.lanes import Result
-from hmhi_jax.inference.network_input import FlowRecipe, prepare, windows
+from hmhi_jax.inference.network_input import prepare, windows
 from hmhi_jax.inference.pipeline import Pipeline, StageTimes
 from hmhi_jax.inference.segmenter import VideoSegmenter
 from hmhi_jax.inference.stream_state import StreamState
