@@ -157,8 +157,8 @@ def segment(
         int | None,
         Option(
             metavar="N",
-            help="Let the network look at every N-th frame only; masks are carried along the motion to those between. "
-            "1: at all of them. Default: what the weights say (small: 3).",
+            help="Let the network look at every N-th frame only, and at fewer where little changes; masks are carried "
+            "along the motion to those between. 1: at all of them. Default: what the weights say (small: 3).",
             callback=frames_between_looks,
         ),
     ] = None,
@@ -297,7 +297,7 @@ def segment(
 
     Writes `masks/<frame>.png` (0 and 255, at the video's size), overlay.mp4, sheet.png to look at, and summary.json.
     Started again after an interruption, it skips what is finished and goes on where it stopped. A camera runs
-    until Ctrl-C, its masks late by as many frames as --every says (flow needs the next frame).
+    until Ctrl-C, its masks late by a frame, or with --every by up to 16 (flow needs the next frame).
     """
     doing("starting")
     from hmhi_jax.inference.clean_up import CleanUp

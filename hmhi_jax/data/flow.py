@@ -256,7 +256,7 @@ def _shorter(one: Float[np.ndarray, "h w 2"], other: Float[np.ndarray, "h w 2"])
 def _draw(flow: Float[np.ndarray, "h w 2"], recipe: FlowRecipe) -> UInt8[np.ndarray, "h w 3"]:
     if recipe.normalisation == "max":
         return flow_to_picture(flow)
-    lengths = np.hypot(*flow[known_flow(flow)].T)
+    lengths = np.hypot(flow[..., 0], flow[..., 1])[known_flow(flow)]
     radius = float(np.percentile(lengths, 99)) if lengths.size else 0.0
     return flow_to_picture(flow, radius=max(radius, recipe.least_motion * float(np.hypot(*flow.shape[:2]))))
 

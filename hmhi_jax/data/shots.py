@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from hmhi_jax.data.preprocessing import halved
+
 _SIZE = (64, 96)  # (height, width) at which pictures are compared; noise is averaged away, moving things are still seen
 _DETAIL = 4.0  # deviation in pixels of what counts as detail; light that changes at large scale does not
 _NOISE = 4.0  # variance of detail, in grey levels, below which there is nothing to compare
@@ -26,10 +28,7 @@ class Look(NamedTuple):
 def look_of(picture: UInt8[np.ndarray, "H W 3"]) -> Look:
     """What `likeness` compares of a picture."""
     height, width = _SIZE
-    small = np.ascontiguousarray(picture)
-    while small.shape[0] >= 4 * height and small.shape[1] >= 4 * width:  # halves are a fifth of the work
-        small = cv2.resize(small, (small.shape[1] // 2, small.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    small = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(halved(picture, (2 * height, 2 * width)), (width, height), interpolation=cv2.INTER_AREA)
     return Look(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), small, _detail(small))
 
 

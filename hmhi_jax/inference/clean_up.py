@@ -63,14 +63,19 @@ class CleanUp:
         return cv2.GaussianBlur(cleaned, (0, 0), self.feather / 2) if self.feather else cleaned
 
 
-def carry(there: np.ndarray, flow: Float[np.ndarray, "h w 2"], interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
-    """What `there`, of another frame and at any size `[H, W]`, is in the frame whose `flow` leads to that one; 0 where
-    it was out of view."""
+def carry(
+    there: np.ndarray,
+    flow: Float[np.ndarray, "h w 2"],
+    interpolation: int = cv2.INTER_LINEAR,
+    border: int = cv2.BORDER_CONSTANT,
+) -> np.ndarray:
+    """What `there`, of another frame and at any size `[H, W]`, is in the frame whose `flow` leads to that one. Where it
+    was out of view it is 0, or what another of OpenCV's borders makes of it."""
     height, width = there.shape[:2]
     if flow.shape[:2] != (height, width):
         scale = np.array([width / flow.shape[1], height / flow.shape[0]], np.float32)
         flow = cv2.resize(flow, (width, height), interpolation=cv2.INTER_LINEAR) * scale
-    return cv2.remap(there, _grid(height, width) + flow, None, interpolation, borderMode=cv2.BORDER_CONSTANT)
+    return cv2.remap(there, _grid(height, width) + flow, None, interpolation, borderMode=border)
 
 
 @functools.lru_cache(maxsize=2)

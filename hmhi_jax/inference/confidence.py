@@ -36,7 +36,8 @@ def frame_measures(logits: Float[np.ndarray, "h w"], flow: UInt8[np.ndarray, "h 
     """
     clipped = np.clip(logits, -10, 10)
     probability = 1 / (1 + np.exp(-clipped))
-    moving = 1 - cv2.resize(flow, logits.shape[::-1], interpolation=cv2.INTER_AREA).min(-1) / np.float32(255)
+    channels = cv2.split(cv2.resize(flow, logits.shape[::-1], interpolation=cv2.INTER_AREA))
+    moving = 1 - np.minimum.reduce(channels) / np.float32(255)
     inside, outside = float(probability.sum()) + 1e-3, float((1 - probability).sum()) + 1e-3
     return np.array([
         np.percentile(clipped, 99.5),

@@ -20,7 +20,7 @@ from jaxtyping import Float32, UInt8
 
 from hmhi_jax.inference.clean_up import carry
 from hmhi_jax.inference.lanes import Result
-from hmhi_jax.inference.network_input import Prepared
+from hmhi_jax.inference.network_input import Prepared, difference
 from hmhi_jax.inference.pipeline import StageTimes
 from hmhi_jax.inference.stream_state import StreamState
 
@@ -30,14 +30,23 @@ _LIMIT = 8.0  # logits beyond count as this much: certainty a few frames away is
 
 
 class _Side(NamedTuple):
-    """What a key frame, on one side of a frame, says of it: logits, and the key frame's picture, both carried there."""
+    """A key frame, seen from a frame on one side of it: what it says, its picture, and the flow that leads there, None
+    from itself."""
 
     logits: Float32[np.ndarray, "h w"]
     picture: UInt8[np.ndarray, "h w 3"]
+    flow: Float32[np.ndarray, "h w 2"] | None = None
 
-    def carried(self, flow: Float32[np.ndarray, "h w 2"]) -> "_Side":
-        """To a neighbouring frame, from which `flow` leads back to this one."""
-        return _Side(carry(self.logits, flow), carry(self.picture, flow))
+    def further(self, flow: Float32[np.ndarray, "h w 2"]) -> "_Side":
+        """From a neighbouring frame, from which `flow` leads to this one. Flows are added up, and not logits carried
+        again and again, which would blur them."""
+        if self.flow is not None:
+            flow = flow + carry(self.flow, flow, border=cv2.BORDER_REPLICATE)
+        return self._replace(flow=flow)
+
+    def carried(self) -> tuple[Float32[np.ndarray, "h w"], UInt8[np.ndarray, "h w 3"]]:
+        """The logits and the picture."""
+        return carry(self.logits, self.flow), carry(self.picture, self.flow)
 
 
 class KeyFrames:
@@ -74,11 +83,11 @@ def _carried_between(before: Result, frames: list[Prepared], after: Result) -> I
     one, other = (_Side(np.clip(np.asarray(key.logits), -_LIMIT, _LIMIT), key.picture) for key in (before, after))
     from_after = []
     for frame in reversed(frames):
-        other = other.carried(frame.motion)
+        other = other.further(frame.motion)
         from_after.append(other)
     for frame, motion in zip(frames, [before.motion, *(frame.motion for frame in frames)], strict=False):
         # Back to the frame before: against that one's motion, which is nearly the same a step back along it.
-        one = one.carried(-carry(motion, -motion))
+        one = one.further(-carry(motion, -motion))
         logits = _agreed(one, from_after.pop(), frame.picture)
         state = functools.partial(_state_after, frame, before.state) if frame.remember is not None else None
         yield Result(**(vars(frame) | {"flow": before.flow}), logits=logits, state=state)
@@ -91,12 +100,8 @@ def _state_after(frame: Prepared, make: Callable[[], StreamState]) -> StreamStat
 
 def _agreed(one: _Side, other: _Side, picture: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
     """The logits of a frame with this picture, by what both sides say of it."""
-    differences = [_difference(side.picture, picture) for side in (one, other)]
+    said, pictures = zip(one.carried(), other.carried(), strict=True)
+    differences = [difference(each, picture) for each in pictures]
     beliefs = [cv2.exp(each / np.float32(-_BELIEVED)) for each in differences]
-    logits = (beliefs[0] * one.logits + beliefs[1] * other.logits) / (beliefs[0] + beliefs[1])
+    logits = (beliefs[0] * said[0] + beliefs[1] * said[1]) / (beliefs[0] + beliefs[1])
     return logits * cv2.exp(np.minimum(*differences) / np.float32(-_SAID))
-
-
-def _difference(one: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
-    """Levels by which two pictures differ at every pixel, a mean over colours."""
-    return cv2.transform(cv2.absdiff(one, other).astype(np.float32), np.full((1, 3), 1 / 3, np.float32))

@@ -183,7 +183,7 @@ class Lanes:
         fresh, counts = np.zeros(lanes, bool), np.zeros(lanes, np.int32)
         for lane, chunk in chunks.items():
             for t, item in enumerate(chunk.frames):
-                pictures[:, lane, t] = item.picture, item.flow
+                pictures[:, lane, t] = item.network_input
             fresh[lane], counts[lane] = chunk.fresh, len(chunk.frames)
             if chunk.before is not None:
                 self._memory = self.network.with_memory(self._memory, lane, chunk.before)

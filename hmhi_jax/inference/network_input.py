@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from hmhi_jax.data.flow import FlowRecipe, neighbours
-from hmhi_jax.data.preprocessing import resize_picture
+from hmhi_jax.data.preprocessing import MOST_EVERY, resize_picture, resize_roughly
 from hmhi_jax.data.shots import Look, changes_shot, look_of
 from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.clean_up import carry
 from hmhi_jax.inference.learned_flow import LearnedFlow, picture_from
 from hmhi_jax.inference.pipeline import StageTimes
 
@@ -25,6 +26,7 @@ from hmhi_jax.inference.pipeline import StageTimes
 # or a function of a frame's name and (height, width), such as a `FlowFolder`.
 FlowOf = FlowRecipe | LearnedFlow | Iterator[np.ndarray] | Callable[[str, tuple[int, int]], np.ndarray]
 WORTH, LARGEST = 1.75, 1920  # see `guide_of`
+CALM = 10.0  # levels (0 to 255), see `_looked_at`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Prepared:
     """A frame as the network takes it.
 
     index, name, size   of the frame; size is (height, width)
-    picture             uint8 `[h, w, 3]` at the network's size
+    picture             uint8 `[h, w, 3]` at the network's size; as the network takes it, where that looks at all frames
     flow                likewise, its flow picture; None where the network does not look at it
     kept                what the caller wanted to keep of the frame
     remember            the frame itself where the state after it is wanted, else None
@@ -41,6 +43,7 @@ class Prepared:
     motion              the optical flow to the next frame, float32 (right, down) in pixels of the network's size; None
                         at the end of a shot, and where the network looks at all frames
     keep_memory         whether the memory after it is wanted: for the state after it, or after a frame that follows
+    seen                the frame as the network takes it, where that looks at some frames only, and at this one
     """
 
     index: int
@@ -54,6 +57,12 @@ class Prepared:
     guide: UInt8[np.ndarray, "H2 W2 3"] | None = None
     motion: Float32[np.ndarray, "h w 2"] | None = None
     keep_memory: bool = False
+    seen: UInt8[np.ndarray, "h w 3"] | None = None
+
+    @property
+    def network_input(self) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"] | None]:
+        """The frame and its flow picture."""
+        return self.picture if self.seen is None else self.seen, self.flow
 
 
 class _Picture:
@@ -62,18 +71,19 @@ class _Picture:
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
-        self._resized: dict[tuple[int, int], np.ndarray] = {}
+        self._resized: dict[tuple[tuple[int, int], bool], np.ndarray] = {}
         self._changes: bool | None = None
         self._lock = threading.Lock()
 
-    def at(self, size: tuple[int, int] | None) -> UInt8[np.ndarray, "h w 3"]:
+    def at(self, size: tuple[int, int] | None, roughly: bool = False) -> UInt8[np.ndarray, "h w 3"]:
         """At (height, width); None is its own size."""
         if size is None:
             return self.frame.picture
+        key = size, roughly
         with self._lock:
-            if size not in self._resized:
-                self._resized[size] = resize_picture(self.frame.picture, size)
-            return self._resized[size]
+            if key not in self._resized:
+                self._resized[key] = (resize_roughly if roughly else resize_picture)(self.frame.picture, size)
+            return self._resized[key]
 
     def begins_shot(self, before: "_Picture | None", detect: bool) -> bool:
         """Whether it is known to begin a new shot or, with `detect`, seen to after the picture `before` it."""
@@ -146,15 +156,17 @@ def prepare(
 ) -> Prepared:
     """Draw the flow of a window's frame and bring both pictures to the network's size; `refine` as for `guide_of`.
 
-    The network looks at frames whose number is a multiple of `every`, at number `first` and at the first and the last
-    of a shot; of others no flow picture is drawn. `state_every` is a multiple of `every`. At a change of shot, known or
-    with `detect_cuts` seen, flow is estimated as at a video's beginning and end.
+    The network looks at frames whose number is a multiple of `every`, if enough changes (see `_looked_at`), at number
+    `first`, and at the first and the last of a shot. Of others no flow picture is drawn. `state_every` is a multiple of
+    `longest_gap(every)`. At a change of shot, known or with `detect_cuts` seen, flow is estimated as at a video's
+    beginning and end.
     """
     frame = window.frame.frame
     is_last = window.after is None
     due = is_last or bool(state_every and (frame.index + 1) % state_every == 0)
-    # The next frame that is a multiple of `every` begins what follows the state.
-    before_due = bool(state_every and (frame.index // every + 1) * every % state_every == 0)
+    # The next frame that is surely looked at begins what follows the state.
+    gap = longest_gap(every)
+    before_due = bool(state_every and (frame.index // gap + 1) * gap % state_every == 0)
     with times.measure("cuts"):
         begins_shot = window.frame.begins_shot(window.before, detect_cuts)
         if begins_shot:
@@ -163,19 +175,23 @@ def prepare(
             window = window._replace(after=None)
     frame_size = frame.picture.shape[:2]
     size = network_size(frame_size)
+    roughly = every > 1
     with times.measure("resize"):
-        picture = window.frame.at(size)
+        picture = window.frame.at(size, roughly)
         kept = keep(frame) if keep else None
     with times.measure("flow"):
-        flow = motion = None
-        at_an_end = window.before is None or window.after is None
-        if at_an_end or frame.index == first or frame.index % every == 0:
+        flow = motion = seen = None
+        looked_at = not roughly or frame.index == first or window.before is None or window.after is None
+        if window.after and roughly:
+            following = _alike(window.frame, window.after).at(size, roughly)
+            motion = _motion(picture, following)
+            looked_at = looked_at or _looked_at(frame.index, every, lambda: _change(picture, following, motion))
+        if looked_at:
             flow = resize_picture(_flow(window, flow_of), size)
-        if window.after and every > 1:
-            motion = _motion(picture, _alike(window.frame, window.after).at(size))
+            seen = window.frame.at(size) if roughly else None
     return Prepared(
         frame.index, frame.name, frame_size, picture, flow, kept, frame.picture if due else None, begins_shot,
-        guide_of(frame.picture, size, refine), motion, is_last or before_due,
+        guide_of(frame.picture, size, refine), motion, is_last or before_due, seen,
     )  # fmt: skip
 
 
@@ -225,6 +241,40 @@ def _motion(one: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"]) 
     search.setFinestScale(1)
     search.setVariationalRefinementIterations(0)
     return search.calc(*(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (one, other)), None)
+
+
+def longest_gap(every: int) -> int:
+    """From a frame that the network looks at to the next, at most: `every`, doubled up to `MOST_EVERY`; but a network
+    that looks at every frame does at every frame."""
+    return every << int(math.log2(MOST_EVERY // every)) if every > 1 else 1
+
+
+def _looked_at(index: int, every: int, change: Callable[[], float]) -> bool:
+    """Whether the network looks at a frame within a shot, which changes so much to the next.
+
+    It does at multiples of `every`. Where little changes, at every second of them; where less does, by the root of two,
+    since errors add up as in a random walk, at every fourth; and so on, up to the longest gap. That depends on two
+    frames alone: nothing has to be remembered.
+    """
+    multiple, rest = divmod(index, every)
+    if rest or index % longest_gap(every) == 0:
+        return not rest
+    power = multiple & -multiple  # of two: without this frame there is none for twice as many multiples
+    return change() >= CALM / math.sqrt(power)
+
+
+def _change(
+    one: UInt8[np.ndarray, "h w 3"], following: UInt8[np.ndarray, "h w 3"], motion: Float32[np.ndarray, "h w 2"]
+) -> float:
+    """Levels by which a picture and the following one, carried along the motion, differ around a pixel: as many as are
+    reached at a hundredth of all."""
+    differences = cv2.blur(difference(one, carry(following, motion, border=cv2.BORDER_REPLICATE)), (9, 9))
+    return float(np.percentile(differences, 99))
+
+
+def difference(one: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
+    """Levels by which two pictures differ at every pixel, a mean over colours."""
+    return cv2.transform(cv2.absdiff(one, other).astype(np.float32), np.full((1, 3), 1 / 3, np.float32))
 
 
 def _in_step(flows: Iterator[Any]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:

@@ -29,7 +29,7 @@ from hmhi_jax.inference.lanes import Lanes, Result
 from hmhi_jax.inference.learned_flow import LearnedFlow, flow_source
 from hmhi_jax.inference.masks import read_result
 from hmhi_jax.inference.network import Functions, Network, chunk_of, functions_of, lanes_of
-from hmhi_jax.inference.network_input import FlowOf, prepare, windows
+from hmhi_jax.inference.network_input import FlowOf, longest_gap, prepare, windows
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
 from hmhi_jax.inference.stream_state import StreamState
 from hmhi_jax.interop.weights import Weights, load_weights
@@ -290,9 +290,9 @@ class VideoSegmenter:
         return colours.follow(key_frames.results(keys, times), times)
 
     def whole_chunks(self, frames: int | None) -> int | None:
-        """A number of frames, rounded up to whole chunks of frames that the network looks at: a stream goes on exactly
-        only from between two of them."""
-        chunk = self.chunk * self.every
+        """A number of frames, rounded up to whole chunks, which begin with a frame that the network surely looks at: a
+        stream goes on exactly only from between two of them."""
+        chunk = self.chunk * longest_gap(self.every)
         return frames and math.ceil(frames / chunk) * chunk
 
 

@@ -62,19 +62,21 @@ def disc_before_a_wall(count):
     return pictures, places
 
 
-def carried(pictures, said, every):
-    """Logits of all frames, where the network says `said` of those that it is asked about."""
-    times = StageTimes()
-    seen = windows(numbered(pictures), FlowRecipe(), None)
-    prepared = [
-        prepare(window, FlowRecipe(), network_size=lambda size: BIG, every=every, times=times) for window in seen
-    ]
+def prepared_for(pictures, every, **options):
+    options |= {"network_size": lambda size: BIG, "every": every, "times": StageTimes()}
+    return [prepare(each, FlowRecipe(), **options) for each in windows(numbered(pictures), FlowRecipe(), None)]
+
+
+def carried(pictures, said, every, expected=None):
+    """Logits of all frames, where the network says `said` of those that it is asked about: `expected` ones, None for
+    the multiples of `every` and the last."""
+    prepared, times = prepared_for(pictures, every), StageTimes()
     key_frames = KeyFrames()
     keys = [Result(**vars(frame), logits=said[frame.index]) for frame in key_frames.keys(prepared)]
     looked_at = [key.index for key in keys]
     found = list(key_frames.results(iter(keys), times))
     assert [result.index for result in found] == list(range(len(pictures)))
-    assert looked_at == sorted({*range(0, len(pictures), every), len(pictures) - 1})
+    assert looked_at == (expected or sorted({*range(0, len(pictures), every), len(pictures) - 1}))
     return [result.logits for result in found]
 
 
@@ -89,6 +91,37 @@ def test_what_is_said_of_key_frames_goes_with_the_object(every):
     logits = carried(pictures, said, every)
     assert min(overlap(found > 0, there) for found, there in zip(logits, places, strict=True)) > 0.93
     assert overlap(places[every - 1], places[0]) < 0.92  # not so without the motion
+
+
+@pytest.mark.parametrize(
+    ("every", "changes", "looked_at"),
+    [
+        (3, 12.0, [0, 3, 6, 9, 12, 15, 18, 19]),
+        (3, 8.5, [0, 6, 12, 18, 19]),  # less than 10
+        (3, 0.0, [0, 12, 19]),  # less than 10 over the root of two, and not more than 16 frames apart
+        (5, 0.0, [0, 10, 19]),
+        (9, 0.0, [0, 9, 18, 19]),
+        (2, 0.0, [0, 16, 19]),
+        (1, 0.0, [*range(20)]),
+    ],
+)
+def test_less_is_looked_at_where_little_changes(every, changes, looked_at):
+    """Of frames whose brightness changes by so many levels, which no motion explains."""
+    pictures, _ = disc_before_a_wall(1)
+    half = np.uint8(pictures[0] // 2)
+    frames = [half + np.uint8(64 + (-1) ** t * changes / 2) for t in range(20)]
+    assert [each.index for each in prepared_for(frames, every) if each.flow is not None] == looked_at
+    later = [each.index for each in prepared_for(frames, every, first=1) if each.flow is not None]
+    assert later == sorted({*looked_at, 1})
+
+
+def test_what_goes_with_the_object_goes_further_where_little_changes():
+    """Over gaps of six frames, along motions that are added up."""
+    pictures, places = disc_before_a_wall(13)
+    pale = [picture // 8 + np.uint8(100) for picture in pictures]
+    said = [np.where(there, np.float32(5), np.float32(-5)) for there in places]
+    logits = carried(pale, said, 3, [0, 12])
+    assert min(overlap(found > 0, there) for found, there in zip(logits, places, strict=True)) > 0.9
 
 
 def test_sides_that_differ_from_the_frame_say_little():
@@ -118,13 +151,21 @@ def test_the_network_looks_at_few_frames_and_these_alone_are_remembered(segmente
     assert found[1].flow is found[0].flow
 
 
-@pytest.mark.parametrize("cut", [None, 4, 5])
-def test_going_on_from_a_saved_state(tmp_path, segmenter, frames, cut):
-    """At the first frame that the network looks at after as many as were asked for: to the bit."""
+@pytest.mark.parametrize("cut", [None, -2, -1], ids=["one shot", "cut two before", "cut one before"])
+@pytest.mark.parametrize("pale", [False, True], ids=["every third frame", "every twelfth"])
+def test_going_on_from_a_saved_state(tmp_path, segmenter, cut, pale):
+    """At the first frame that is surely looked at after as many as were asked for: to the bit."""
+    split = segmenter.whole_chunks(4)
+    assert split == 12 * segmenter.chunk
+    frames = moving_square(split + 5)
+    if pale:
+        frames = [frame // 16 + np.uint8(100) for frame in frames]
+    found = results(segmenter, numbered(frames))
+    assert [key.index for key in keys_of(found)] == [*range(0, split + 4, 12 if pale else 3), split + 4]
 
     def shots(begin, stream):
         for t in range(begin, len(frames)):
-            if t == cut:
+            if cut and t == split + cut:
                 stream[0].cut()
             yield frames[t]
 
@@ -135,12 +176,12 @@ def test_going_on_from_a_saved_state(tmp_path, segmenter, frames, cut):
 
     whole = list(stream())
     with stream(state_every=4) as first:
-        masks = list(itertools.islice(first, 6))
+        masks = list(itertools.islice(first, split))
         first.state.save(tmp_path / "state")
     state = StreamState.load(tmp_path / "state")
-    assert state.frames == segmenter.whole_chunks(4) == 6
-    np.testing.assert_array_equal(state.previous, frames[5])
-    np.testing.assert_array_equal([*masks, *stream(begin=6, state=state)], whole)
+    assert state.frames == split
+    np.testing.assert_array_equal(state.previous, frames[split - 1])
+    np.testing.assert_array_equal([*masks, *stream(begin=split, state=state)], whole)
 
 
 def test_going_on_from_the_end(segmenter, frames):
