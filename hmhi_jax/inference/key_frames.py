@@ -1,11 +1,11 @@
 """Frames that the network does not look at: their logits are carried along the motion from the key frames around them.
 
 The network takes most of a frame's time, and little changes from a frame to the next. So it may look at every N-th
-frame only, its key frames, and at the first and the last of every shot. What it says of the key frames on either side
-is carried, from frame to frame, to each one between them, and so are the pictures of the key frames. How well they then
-match the frame tells how far each side is to be believed there; where neither matches, nothing is said, and it is left
-to the colours (`colours.Colours`) what is object. The constants were chosen on training videos of DAVIS-2016
-(docs/weights.md).
+frame only, its key frames, at fewer where little changes (`network_input.prepare` chooses), and at the first and the
+last of every shot. What it says of the key frames on either side is carried, along the motion from frame to frame, to
+each one between them, and so are the pictures of the key frames. How well they then match the frame tells how far each
+side is to be believed there; where neither matches, nothing is said, and it is left to the colours (`colours.Colours`)
+what is object. The constants were chosen on training videos of DAVIS-2016 (docs/weights.md).
 """
 
 import collections

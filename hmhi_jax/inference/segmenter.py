@@ -68,7 +68,8 @@ class VideoSegmenter:
             input_size: (height, width) the weights were trained for; None takes `size`.
             flow_recipe: how the weights want flow pictures made.
             flow_network: makes them instead, by its own recipe.
-            every: the network looks at every so many frames, at most 16, see `key_frames`; of live streams at each.
+            every: the network looks at every so many frames, at most 16, and at fewer where little changes, see
+                `key_frames`; of live streams at each.
             chunk: frames computed at a time, at most 1024; None takes 1 on CPU and 8 elsewhere.
             device: where to compute; None takes JAX's default.
         """
