@@ -36,7 +36,8 @@ def read_result(result: Result, reading: Reading, threshold: float = 0.5) -> UIn
     logits = result.logits
     if result.guide is not None:
         by_colour = logits if result.logits_by_colour is None else result.logits_by_colour
-        logits = refine(np.asarray(by_colour), result.picture, result.guide)
+        bound = _logit(threshold) if reading == "mask" else None
+        logits = refine(np.asarray(by_colour), result.picture, result.guide, bound)
     return read_logits(logits, result.size, reading, threshold)
 
 
@@ -56,11 +57,16 @@ def read_logits(
             exactly as the release saves them.
         threshold: see "mask".
     """
-    bound = math.log(threshold / (1 - threshold))  # the sigmoid is monotonous: compare logits
+    bound = _logit(threshold)
     if isinstance(logits, np.ndarray):
         resized = cv2.resize(logits, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
         return _values(resized, reading, bound, np)
     return np.asarray(_read_on_device(logits, size, reading, bound))
+
+
+def _logit(threshold: float) -> float:
+    """What logits are above where probabilities are above `threshold`: the sigmoid is monotonous."""
+    return math.log(threshold / (1 - threshold))
 
 
 def _values(logits: Any, reading: Reading, bound: Any, numpy: ModuleType) -> Any:
@@ -80,10 +86,16 @@ def _read_on_device(logits: Float[Array, "h w"], size: tuple[int, int], reading:
 
 
 def refine(
-    logits: _Map, small: UInt8[np.ndarray, "h w 3"], frame: UInt8[np.ndarray, "H W 3"]
+    logits: _Map,
+    small: UInt8[np.ndarray, "h w 3"],
+    frame: UInt8[np.ndarray, "H W 3"],
+    bound: float | None = None,
 ) -> Float[np.ndarray, "H W"]:
     """Logits at the size of `frame`, float32, that keep to its edges; `small` is the frame at the size of `logits`, the
     network's. A guided filter enlarges them (He et al., ECCV 2010, in the fast form of He and Sun, 2015).
+
+    With `bound`, all that counts of them is whether they are above it; where no colour could change that, they are not
+    computed.
 
     In every window of the frame at the network's size, or at half of it, the logits are fitted by a linear function of
     its colours. The functions, averaged over all windows that a pixel lies in and enlarged, are applied to the frame at
@@ -96,7 +108,10 @@ def refine(
             cv2.resize(each, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for each in (logits, colours)
         )
     functions = _linear_functions(logits, cv2.split(colours), RADIUS // 2 if halved else RADIUS)
-    (height, width), rows = frame.shape[:2], len(logits)
+    (height, width), (rows, columns) = frame.shape[:2], logits.shape
+    side = np.ones(logits.shape, np.uint8) if bound is None else _sides(functions, bound)
+    # So many blocks of columns have whole columns at both sizes: each can be enlarged without the others.
+    blocks = math.gcd(width, columns)
     # Bilinear with half-pixel centres; rows first, so that a band of the frame needs nothing but its own rows.
     places = np.clip((np.arange(height) + 0.5) * rows / height - 0.5, 0, rows - 1)
     above = places.astype(int)
@@ -104,16 +119,40 @@ def refine(
     refined = np.empty((height, width), np.float32)
     for first in range(0, height, _BAND):
         band = np.s_[first : first + _BAND]
+        seen = side[above[band][0] : below[band][-1] + 1]
+        undecided = np.flatnonzero((seen == 1).any(0))
+        begin = end = 0
+        if undecided.size:
+            begin, end = (max(undecided[0] - 1, 0) * blocks // columns, (undecided[-1] + 1) * blocks // columns + 1)
+            end = min(end, blocks)
+        left, right = (block * width // blocks for block in (begin, end))
+        if bound is not None:
+            refined[band, :left], refined[band, right:] = (bound - 1.0 + seen[0, edge] for edge in (0, -1))
+        if begin == end:
+            continue
+        part = np.s_[begin * columns // blocks : end * columns // blocks]
         *slopes, sums = (
             cv2.resize(
-                each[above[band]] * (1 - share[band]) + each[below[band]] * share[band], (width, len(share[band]))
+                each[above[band], part] * (1 - share[band]) + each[below[band], part] * share[band],
+                (right - left, len(share[band])),
             )
             for each in functions
         )
-        for slope, channel in zip(slopes, cv2.split(frame[band]), strict=True):
+        for slope, channel in zip(slopes, cv2.split(frame[band, left:right]), strict=True):
             sums += np.multiply(slope, channel, out=slope)
-        refined[band] = sums
+        refined[band, left:right] = sums
     return refined
+
+
+def _sides(functions: Sequence[_Map], bound: float) -> UInt8[np.ndarray, "h w"]:
+    """Where linear functions of colours (0 to 255) stay below `bound` whatever the colour (0), and above it (2); and
+    where neither is so, there or at a neighbour that is interpolated with (1)."""
+    *slopes, offset = functions
+    lowest, highest = (offset + 255 * sum(bend(slope, 0) for slope in slopes) for bend in (np.minimum, np.maximum))
+    side = (lowest > bound).astype(np.uint8) + (highest >= bound)
+    window = np.ones((3, 3), np.uint8)
+    fewest, most = cv2.erode(side, window), cv2.dilate(side, window)
+    return np.where(fewest == most, side, np.uint8(1))
 
 
 def _linear_functions(logits: _Map, colours: Sequence[_Map], radius: int) -> list[_Map]:

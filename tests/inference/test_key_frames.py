@@ -116,7 +116,7 @@ def test_less_is_looked_at_where_little_changes(every, changes, looked_at):
 
 
 def test_what_goes_with_the_object_goes_further_where_little_changes():
-    """Over gaps of six frames, along motions that are added up."""
+    """Over a gap of twelve frames, along motions that are added up."""
     pictures, places = disc_before_a_wall(13)
     pale = [picture // 8 + np.uint8(100) for picture in pictures]
     said = [np.where(there, np.float32(5), np.float32(-5)) for there in places]

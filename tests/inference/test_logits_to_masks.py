@@ -72,6 +72,26 @@ def test_a_boundary_goes_to_the_edge_beside_it(size, shift):
     assert jaccard(refine(logits, small, frame) > 0, truth) > 0.995
 
 
+@pytest.mark.parametrize("full", [(192, 320), (180, 307), (97, 161), (300, 320)])
+@pytest.mark.parametrize("size", [(96, 160), (208, 352)])
+@pytest.mark.parametrize("bound", [0.0, 2.0, -4.0])
+def test_what_no_colour_can_change_is_not_computed(size, full, bound):
+    """A disc below: the mask is the same; above, and beside it where columns fall together, no colour is looked at."""
+    rng = np.random.default_rng(2)
+    rows, columns = np.mgrid[: size[0], : size[1]] / size[0]
+    inside = (rows - 0.85) ** 2 + (columns - 0.9) ** 2 < 0.08**2
+    logits = cv2.GaussianBlur(np.where(inside, 9, -9).astype(np.float32), (0, 0), 1)
+    small = rng.integers(90, 120, (*size, 3)).astype(np.uint8) + np.uint8(80) * inside[..., None]
+    frame = cv2.resize(small, full[::-1], interpolation=cv2.INTER_LINEAR)
+    whole, found = refine(logits, small, frame), refine(logits, small, frame, bound)
+    np.testing.assert_array_equal(found > bound, whole > bound)
+    assert 0 < (whole > bound).mean() < 0.1
+    told = found == bound - 1
+    assert told[0].all()
+    assert told[-1, [0, -1]].all() == (full[1] == 320)
+    assert not told[-1].all()
+
+
 def test_frames_that_guide():
     frame = np.zeros((100, 201, 3), np.uint8)
     assert guide_of(frame, (50, 229), None) is frame
