@@ -385,3 +385,19 @@ def last_number(stem: str) -> int | None:
     """The last number in a name: 12 of `dog_00012_gt` and of `00012`."""
     numbers = re.findall(r"\d+", stem)
     return int(numbers[-1]) if numbers else None
+
+
+def resize_roughly(picture: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Much like `resize_picture`, in a quarter of the time: for what no network looks at."""
+    height, width = size
+    return cv2.resize(halved(picture, size), (width, height), interpolation=cv2.INTER_AREA)
+
+
+def halved(picture: UInt8[np.ndarray, "H W 3"], least: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture at half its size, again and again, as long as it stays at least (height, width); the fast first part of
+    making it much smaller."""
+    picture = np.ascontiguousarray(picture)
+    while picture.shape[0] >= 2 * least[0] and picture.shape[1] >= 2 * least[1]:
+        half = picture.shape[1] // 2, picture.shape[0] // 2
+        picture = cv2.resize(picture, half, interpolation=cv2.INTER_AREA)
+    return picture

@@ -2,7 +2,6 @@
 
 from numbers import Integral
 
-import cv2
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
@@ -48,22 +47,6 @@ def resize_picture(picture: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -
     if picture.shape[:2] == (height, width):
         return picture
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def resize_roughly(picture: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """Much like `resize_picture`, in a quarter of the time: for what no network looks at."""
-    height, width = size
-    return cv2.resize(halved(picture, size), (width, height), interpolation=cv2.INTER_AREA)
-
-
-def halved(picture: UInt8[np.ndarray, "H W 3"], least: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture at half its size, again and again, as long as it stays at least (height, width); the fast first part of
-    making it much smaller."""
-    picture = np.ascontiguousarray(picture)
-    while picture.shape[0] >= 2 * least[0] and picture.shape[1] >= 2 * least[1]:
-        half = picture.shape[1] // 2, picture.shape[0] // 2
-        picture = cv2.resize(picture, half, interpolation=cv2.INTER_AREA)
-    return picture
 
 
 def normalise(

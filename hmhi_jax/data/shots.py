@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hmhi_jax.data.preprocessing import halved
+from hmhi_jax.data.pictures import halved
 
 _SIZE = (64, 96)  # (height, width) at which pictures are compared; noise is averaged away, moving things are still seen
 _DETAIL = 4.0  # deviation in pixels of what counts as detail; light that changes at large scale does not

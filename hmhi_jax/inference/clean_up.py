@@ -121,7 +121,7 @@ class Follower:
         if before is None:
             return Motion(np.zeros((height, width, 2), np.float32), nothing, colour)
         motion = Motion(estimate_flow(colour, before, _RECIPE), nothing, colour)
-        change = cv2.absdiff(colour, motion.carry(before)).max(-1).astype(np.float32)
+        change = np.maximum.reduce(cv2.split(cv2.absdiff(colour, motion.carry(before)))).astype(np.float32)
         trust = np.exp(-((cv2.blur(change, (5, 5)) / np.float32(_ALIKE)) ** 4))
         return dataclasses.replace(motion, trust=trust)
 

@@ -120,11 +120,7 @@ def refine(
     for first in range(0, height, _BAND):
         band = np.s_[first : first + _BAND]
         seen = side[above[band][0] : below[band][-1] + 1]
-        undecided = np.flatnonzero((seen == 1).any(0))
-        begin = end = 0
-        if undecided.size:
-            begin, end = (max(undecided[0] - 1, 0) * blocks // columns, (undecided[-1] + 1) * blocks // columns + 1)
-            end = min(end, blocks)
+        begin, end = _undecided(seen, blocks)
         left, right = (block * width // blocks for block in (begin, end))
         if bound is not None:
             refined[band, :left], refined[band, right:] = (bound - 1.0 + seen[0, edge] for edge in (0, -1))
@@ -153,6 +149,16 @@ def _sides(functions: Sequence[_Map], bound: float) -> UInt8[np.ndarray, "h w"]:
     window = np.ones((3, 3), np.uint8)
     fewest, most = cv2.erode(side, window), cv2.dilate(side, window)
     return np.where(fewest == most, side, np.uint8(1))
+
+
+def _undecided(side: UInt8[np.ndarray, "rows w"], blocks: int) -> tuple[int, int]:
+    """The first of `blocks` of columns, and the one after the last, that hold all undecided `_sides` and those that are
+    interpolated with them."""
+    undecided, columns = np.flatnonzero((side == 1).any(0)), side.shape[1]
+    if not undecided.size:
+        return 0, 0
+    first, last = max(undecided[0] - 1, 0), min(undecided[-1] + 1, columns - 1)
+    return int(first * blocks // columns), int(last * blocks // columns) + 1
 
 
 def _linear_functions(logits: _Map, colours: Sequence[_Map], radius: int) -> list[_Map]:

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from hmhi_jax.data.flow import FlowRecipe, neighbours
-from hmhi_jax.data.preprocessing import MOST_EVERY, resize_picture, resize_roughly
+from hmhi_jax.data.pictures import resize_roughly
+from hmhi_jax.data.preprocessing import MOST_EVERY, resize_picture
 from hmhi_jax.data.shots import Look, changes_shot, look_of
 from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
@@ -180,7 +181,7 @@ def prepare(
         picture = window.frame.at(size, roughly)
         kept = keep(frame) if keep else None
     with times.measure("flow"):
-        flow = motion = seen = None
+        flow = motion = None
         looked_at = not roughly or frame.index == first or window.before is None or window.after is None
         if window.after and roughly:
             following = _alike(window.frame, window.after).at(size, roughly)
@@ -188,7 +189,8 @@ def prepare(
             looked_at = looked_at or _looked_at(frame.index, every, lambda: _change(picture, following, motion))
         if looked_at:
             flow = resize_picture(_flow(window, flow_of), size)
-            seen = window.frame.at(size) if roughly else None
+    with times.measure("resize"):
+        seen = window.frame.at(size) if looked_at and roughly else None
     return Prepared(
         frame.index, frame.name, frame_size, picture, flow, kept, frame.picture if due else None, begins_shot,
         guide_of(frame.picture, size, refine), motion, is_last or before_due, seen,
