@@ -29,10 +29,11 @@ HERE = Path(__file__).resolve().parent
 # Section -> seconds it may take.
 SECTIONS = {
     "card": 40, "goldens": 150, "frames": 200, "training": 150,
-    "forms": 100, "profile": 90, "segment": 120, "loader": 40,
+    "forms": 100, "profile": 90, "segment": 180, "loader": 40,
 }  # fmt: skip
 SHARED = ("goldens", "frames")  # sections of several processes on the card at once
 PREPARATION = 150  # seconds for the programs of the training step
+SMALL = 4  # times as long for all of them, where a CPU has two cores for what an accelerator's machine has many
 
 
 def main() -> None:
@@ -49,9 +50,11 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
+    patience = SMALL if arguments.small else 1
     wanted = [name for name in arguments.only if name not in arguments.skip]
     environment = os.environ | {
         "HMHI_BENCHMARK_CACHE": str((arguments.out.parent / "programs").resolve()),
+        "HMHI_CACHE": str((arguments.out.parent / "kept").resolve()),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         # Trying out Triton's matrix products takes minutes for every program.
         "XLA_FLAGS": os.environ.get("XLA_FLAGS") or ("" if arguments.small else "--xla_gpu_enable_triton_gemm=false"),
@@ -64,6 +67,7 @@ def main() -> None:
         "python": arguments.python,
         "clip": str(arguments.clip.resolve()) if arguments.clip else None,
         "small": arguments.small,
+        "patience": patience,
     }
 
     def command(section: str) -> list[str]:
@@ -72,20 +76,20 @@ def main() -> None:
 
     preparation = None
     for name in wanted:
-        left = arguments.seconds - (time.perf_counter() - begin)
+        left = patience * arguments.seconds - (time.perf_counter() - begin)
         if left < 5:
             print(f"{name}: no time left", flush=True)
             continue
         if name == "goldens" and "training" in wanted:
             preparation = _start(command("prepare"), arguments.out / "prepare.log", environment)
         if name == "frames" and preparation is not None:  # it would disturb the times
-            _wait(preparation, min(PREPARATION, left))
+            _wait(preparation, min(patience * PREPARATION, left))
             preparation = None
         section_begin = time.perf_counter()
         # Where several processes compile at once, each trial of a convolution would take what the others need.
         share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2"} if name in SHARED else {}
         process = _start(command(name), arguments.out / f"{name}.log", environment | share)
-        ended = _wait(process, min(SECTIONS[name], left))
+        ended = _wait(process, min(patience * SECTIONS[name], left))
         seconds = time.perf_counter() - section_begin
         print(f"{name}: {ended}, {seconds:.0f} s", flush=True)
         if ended != "done":

@@ -18,15 +18,15 @@ from accelerator_measuring import setup
 from accelerator_trace import read_trace
 
 import hmhi_jax as hmhi
-from hmhi_jax.data.preprocessing import normalise
+from hmhi_jax.inference.functions import functions_of
+from hmhi_jax.inference.network import Network, Programs
+from hmhi_jax.interop.shapes import abstract_variables
 
 LANES = 8
 
 
 def draw_variables(model: Any) -> Any:
     """Weights with about the spread of fresh ones, drawn on the host without compiling anything."""
-    clip = jax.ShapeDtypeStruct((1, 2, 64, 64, 3), np.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), clip, clip)
     rng = np.random.default_rng(0)
 
     def draw(path: tuple, leaf: Any) -> np.ndarray:
@@ -38,7 +38,7 @@ def draw_variables(model: Any) -> Any:
         fan_in = max(1, int(np.prod(leaf.shape[:-1])))
         return rng.normal(0, fan_in**-0.5, leaf.shape).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(draw, abstract_variables(model))
 
 
 def peak_mib() -> float | None:
@@ -48,77 +48,54 @@ def peak_mib() -> float | None:
 
 
 class FramePrograms:
-    """Programs of one frame (encode and step together), and of a chunk of frames, with a full memory each."""
+    """The programs of `hmhi segment` for a chunk of one frame or several, with a full memory each."""
 
     def __init__(self, request: dict, memories: tuple[int, ...] = (5, 3), lanes=(1, LANES), chunk: int = 8) -> None:
-        side = 64 if request["small"] else 512
+        size = (64, 64) if request["small"] else (512, 512)
         backbone = request.get("backbone", "mit_tiny" if request["small"] else "mit_b1")
         begin = time.perf_counter()
         self.parts: list[str] = []
         self._held: dict[str, list] = {}
         futures: dict[str, Future] = {}
-        variables, places = None, {}
         with ThreadPoolExecutor(16) as pool:
             for capacity in memories:
                 model = hmhi.build_model(backbone, memory_frames=capacity, dtype=request["dtype"])
-                if variables is None:
-                    variables = jax.device_put(draw_variables(model))
-                for batch in lanes:
-                    name = f"memory {capacity}, {'one video' if batch == 1 else f'{batch} videos'}"
-                    places[name] = (model, batch, 1)
+                functions, variables = functions_of(model), draw_variables(model)
+                places = {f"memory {capacity}, {'one video' if n == 1 else f'{n} videos'}": (n, 1) for n in lanes}
                 if chunk and capacity == memories[0]:
-                    places[f"memory {capacity}, one video in chunks of {chunk}"] = (model, 1, chunk)
-            for name, (model, batch, length) in places.items():
-                clip = jax.ShapeDtypeStruct((batch, length, side, side, 3), np.uint8)
-                memory = self._full_memory(model, variables, clip)
-                program = jax.jit(_frames(model), donate_argnums=1)
-                futures[name] = pool.submit(program.lower(variables, memory, clip, clip).compile)
-                self._held[name] = [variables, memory, self._pictures(clip), batch * length]
-                self.parts.append(name)
+                    places[f"memory {capacity}, one video in chunks of {chunk}"] = (1, chunk)
+                for name, (videos, length) in places.items():
+                    network = Network(functions, variables, lanes_per_device=videos, whole_chunks=True)
+                    arguments = _chunk(network, size, length, capacity)
+                    programs = Programs(functions, network.devices, videos)
+                    futures[name] = pool.submit(programs.compiled, "chunk", network.variables, *arguments)
+                    self._held[name] = [network.variables, *arguments]
+                    self.parts.append(name)
             self.programs = {name: future.result() for name, future in futures.items()}
         self.seconds = time.perf_counter() - begin
 
-    def _full_memory(self, model: Any, variables: Any, clip: Any) -> Any:
-        def first(variables: Any, frames: Any) -> Any:
-            maps = model.apply(variables, normalise(frames), normalise(frames), method="encode")
-            return model.apply(variables, hmhi.models.frame(maps, 0), method="start")[0]
-
-        shapes = jax.eval_shape(first, variables, clip)
-        rng = np.random.default_rng(0)
-        memory = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 1, x.shape).astype(np.float32), x.dtype), shapes)
-        return memory.replace(written=jnp.int32(model.memory_frames))
-
-    def _pictures(self, clip: Any) -> tuple[Any, Any]:
-        rng = np.random.default_rng(0)
-        return tuple(jax.device_put(rng.integers(0, 256, clip.shape, dtype=np.uint8)) for _ in range(2))
-
     def run(self, name: str, count: int) -> Any:
         """So many calls of a program, one after the other; the last one's logits."""
-        variables, memory, pictures, _ = held = self._held[name]
+        variables, memory, *inputs = held = self._held[name]
         for _ in range(count):
-            memory, logits = self.programs[name](variables, memory, *pictures)
+            memory, logits = self.programs[name](variables, memory, *inputs)
         held[1] = memory
         return logits
 
     def videos(self, name: str) -> int:
         """Frames that one call does."""
-        return self._held[name][3]
+        return int(self._held[name][-1].sum())
 
 
-def _frames(model: Any) -> Any:
-    """Encode a chunk and step through it; one frame's chunk without a loop."""
-
-    def run(variables: Any, memory: Any, frames: Any, flows: Any) -> Any:
-        maps = model.apply(variables, normalise(frames), normalise(flows), method="encode")
-        if frames.shape[1] == 1:
-            return model.apply(variables, memory, hmhi.models.frame(maps, 0), method="step")
-
-        def step(memory: Any, maps: Any) -> Any:
-            return model.apply(variables, memory, maps, method="step")
-
-        return jax.lax.scan(step, memory, tuple(jnp.moveaxis(x, 1, 0) for x in maps))
-
-    return run
+def _chunk(network: Network, size: tuple[int, int], length: int, capacity: int) -> list[Any]:
+    """A full memory, pictures and flow pictures of so many frames of every lane, and that no lane begins with them."""
+    rng, lanes = np.random.default_rng(0), network.lanes
+    memory = jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(0, 1, x.shape), x.dtype), network.memory_shapes(size, length)
+    )
+    memory = memory.replace(written=jnp.full(lanes, capacity, jnp.int32))
+    pictures = [jax.device_put(rng.integers(0, 256, (lanes, length, *size, 3), np.uint8)) for _ in range(2)]
+    return [memory, *pictures, jnp.zeros(lanes, bool), jnp.full(lanes, length, jnp.int32)]
 
 
 class TrainingProgram:

@@ -12,7 +12,8 @@ import numpy as np
 
 import hmhi_jax as hmhi
 from hmhi_jax import process
-from hmhi_jax.inference.network import Network, functions_of
+from hmhi_jax.inference.functions import functions_of
+from hmhi_jax.inference.network import Network
 
 
 def main(request: dict) -> None:

@@ -24,9 +24,9 @@ from hmhi_jax import process
 from hmhi_jax.data.open_videos import open_videos
 from hmhi_jax.data.video import Frame, Video
 from hmhi_jax.inference.clean_up import CleanUp
+from hmhi_jax.inference.functions import Functions
 from hmhi_jax.inference.lanes import Lanes
 from hmhi_jax.inference.masks import Postprocessing
-from hmhi_jax.inference.network import Functions
 from hmhi_jax.inference.network_input import prepare, windows
 from hmhi_jax.inference.pipeline import StageTimes
 from hmhi_jax.inference.result_folder import Outputs, ResultFolder

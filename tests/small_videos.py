@@ -18,8 +18,8 @@ ARGUMENTS = {**NETWORK, "memory_frames": 3, "top_k": 8}
 SIZE = (64, 64)
 
 
-def network() -> HMHINet:
-    return build_model(**ARGUMENTS)
+def network(dtype: str = "float32") -> HMHINet:
+    return build_model(**ARGUMENTS, dtype=dtype)
 
 
 def save_network(path: Path, recipe: FlowRecipe | None = None, every: int = 1) -> Path:

@@ -10,7 +10,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from hmhi_jax import kept_programs
-from hmhi_jax.inference.network import Functions, Network
+from hmhi_jax.inference.functions import Functions
+from hmhi_jax.inference.network import Network
 from hmhi_jax.models import Bank, Memory
 
 ARGUMENTS = ({"a": jnp.arange(12.0).reshape(3, 4)}, jnp.float32(0.3))

@@ -166,7 +166,8 @@ def segment(
         str | None,
         Option(
             metavar="TYPE",
-            help=f"Compute in {', '.join(COMPUTE_DTYPES)}. Default: float32, or what an export was made for.",
+            help=f"Compute in {', '.join(COMPUTE_DTYPES)}. Default: tensorfloat32, on CPUs the same as float32; or "
+            "what an export was made for.",
             callback=one_of(*COMPUTE_DTYPES),
         ),
     ] = None,

@@ -30,7 +30,7 @@ from hmhi_jax.complete_files import completed
 from hmhi_jax.data.flow import FlowRecipe
 from hmhi_jax.data.preprocessing import checked_every, checked_size
 from hmhi_jax.errors import InputError, reason_of
-from hmhi_jax.inference.network import Functions, functions_of
+from hmhi_jax.inference.functions import Functions, functions_of
 from hmhi_jax.interop.shapes import not_finite
 from hmhi_jax.models import Features, HMHINet, Memory, build_model
 from hmhi_jax.models.hmhi_net import check_switches

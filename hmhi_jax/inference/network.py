@@ -14,7 +14,7 @@ import functools
 import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +24,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hmhi_jax import kept_programs
-from hmhi_jax.data.preprocessing import normalise
 from hmhi_jax.errors import InputError
-from hmhi_jax.models import Features, HMHINet, Memory, frame
-from hmhi_jax.models.backbones import described
+from hmhi_jax.inference.functions import Functions, read_as
+from hmhi_jax.models import Features, Memory
 from hmhi_jax.process import available_memory, gpu_compiler_options
 
 LANES = "lanes"  # the mesh's axis
-Advanced = tuple[Memory, Float[Array, "1 H W 1"]]  # the memory after a frame, and the frame's logits
 
 
 # More keep an accelerator busy; a CPU gains nothing and needs the memory.
@@ -43,56 +41,6 @@ def chunk_of(device: jax.Device) -> int:
 def lanes_of(device: jax.Device) -> int:
     """Videos a device best works on at once."""
     return 1 if device.platform == "cpu" else 4
-
-
-class Functions(NamedTuple):
-    """The network as pure functions of one video, variables first.
-
-    encode    (frames, flows) uint8 `[T, H, W, 3]` each -> the maps of each of the T frames
-    start     (features) -> the memory after the first frame, its logits `[1, H, W, 1]`
-    step      (memory, features) -> likewise of one more frame
-    advance   (memory, features, fresh) -> as `start` where `fresh`, as `step` elsewhere, in one program; None where
-              there is no such function, and frames have to be handed in one by one
-    empty     (features) -> a memory without entries; without variables, and there wherever `advance` is
-    what      says, together with this package's sources, all that they compute, so that their programs can be kept
-              (see `kept_programs`); None where that cannot be said
-    """
-
-    encode: Callable[..., tuple[Features, ...]]
-    start: Callable[..., Advanced]
-    step: Callable[..., Advanced]
-    advance: Callable[..., Advanced] | None = None
-    empty: Callable[..., Memory] | None = None
-    what: str | None = None
-
-
-@functools.lru_cache(maxsize=64)
-def functions_of(model: HMHINet) -> Functions:
-    """A model's functions; the same ones for equal models, so that they are compiled once."""
-
-    def encode(variables: Any, frames: UInt8[Array, "T H W 3"], flows: UInt8[Array, "T H W 3"]) -> tuple[Features, ...]:
-        features = model.apply(variables, normalise(frames)[None], normalise(flows)[None], method="encode")
-        return tuple(frame(features, t) for t in range(frames.shape[0]))
-
-    def start(variables: Any, features: Features) -> Advanced:
-        return model.apply(variables, features, method="start")
-
-    def step(variables: Any, memory: Memory, features: Features) -> Advanced:
-        return model.apply(variables, memory, features, method="step")
-
-    def advance(variables: Any, memory: Memory, features: Features, fresh: Bool[Array, ""]) -> Advanced:
-        # What a first frame reads is thrown away; it reads at least one entry, so that it stays finite.
-        readable = memory.replace(written=jnp.maximum(memory.written, 1))
-        read = model.apply(variables, readable, features, method="read")
-        maps = jax.tree.map(lambda own, refined: jnp.where(fresh, own, refined), features, read)
-        memory = memory.replace(written=jnp.where(fresh, 0, memory.written))
-        return model.apply(variables, memory, maps, method="finish")
-
-    def empty(features: Features) -> Memory:
-        return model.apply({}, features, method="empty_memory")
-
-    backbone = described(model.backbone)
-    return Functions(encode, start, step, advance, empty, backbone and f"{backbone} {model}")
 
 
 class Programs:
@@ -277,6 +225,10 @@ class Network:
                 it takes to start its kernels, and frame by frame on CPUs, which gain nothing.
         """
         self.devices = tuple(devices or jax.local_devices()[:1])
+        variables = jax.tree.map(
+            lambda x, read: x if x.dtype == read.dtype else np.asarray(x).astype(read.dtype),
+            variables, read_as(functions, variables, self.devices),
+        )  # fmt: skip
         leaves, structure = jax.tree.flatten(variables)
         shapes = structure, tuple((x.shape, x.dtype) for x in leaves)
         self._programs = _programs(functions, self.devices, lanes_per_device, shapes)

@@ -27,8 +27,9 @@ _PATIENCE = 10.0  # seconds to wait for a stage that does not stop, such as a ca
 _LOOK = 0.1  # seconds after which whoever waits looks whether the pipeline is being left
 _END = object()  # in the place of an item: there are no more
 
-# Threads for flow, and as many for finishing masks.
-WORKERS = min(8, max(2, cores()))
+# Threads for flow, and as many for finishing masks. An accelerator asks for the flow of more frames a second than eight
+# cores can estimate of large ones.
+WORKERS = min(16, max(2, cores()))
 
 
 def worker_pool(workers: int) -> ThreadPoolExecutor:

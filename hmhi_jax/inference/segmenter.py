@@ -24,11 +24,12 @@ from hmhi_jax.data.video import Frame, check_size
 from hmhi_jax.errors import InputError
 from hmhi_jax.inference.colours import Colours
 from hmhi_jax.inference.export import ExportedNetwork, is_export
+from hmhi_jax.inference.functions import Functions, functions_of
 from hmhi_jax.inference.key_frames import KeyFrames
 from hmhi_jax.inference.lanes import Lanes, Result
 from hmhi_jax.inference.learned_flow import LearnedFlow, flow_source
 from hmhi_jax.inference.masks import read_result
-from hmhi_jax.inference.network import Functions, Network, chunk_of, functions_of, lanes_of
+from hmhi_jax.inference.network import Network, chunk_of, lanes_of
 from hmhi_jax.inference.network_input import FlowOf, longest_gap, prepare, windows
 from hmhi_jax.inference.pipeline import WORKERS, Pipeline, StageTimes
 from hmhi_jax.inference.stream_state import StreamState
@@ -116,7 +117,9 @@ class VideoSegmenter:
             size: (height, width) the network runs at, one number for both, or "auto"; None takes the size the weights
                 were trained for.
             memory_frames: capacity of the memory; None takes what the weights say.
-            dtype: compute type, one of `DTYPES`; None takes float32, or what an export has. Parameters stay float32.
+            dtype: compute type, one of `DTYPES`; None takes tensorfloat32, or what an export has. CPUs compute it in
+                float32; elsewhere it is the fastest that was measured to keep 99.9 % of the masks' pixels
+                (docs/performance.md).
             every: see `VideoSegmenter`; None takes what the weights say.
             chunk, device: see `VideoSegmenter`.
             backbone: refuse weights of any other.
@@ -289,7 +292,7 @@ class VideoSegmenter:
         prepared = pipeline.ahead(pipeline.map(prepare_window, seen, WORKERS), lanes.chunk)
         key_frames = KeyFrames()
         keys = pipeline.ahead(lanes.results(key_frames.keys(prepared), state, times, every=every), lanes.chunk)
-        return colours.follow(key_frames.results(keys, times), times)
+        return colours.follow(pipeline.ahead(key_frames.results(keys, times), 1), times)
 
     def whole_chunks(self, frames: int | None) -> int | None:
         """A number of frames, rounded up to whole chunks, which begin with a frame that the network surely looks at: a
@@ -359,7 +362,7 @@ def load_network(
             raise InputError(str(error)) from error
         arguments["memory_frames"] = memory_frames
     try:
-        model = build_model(**{**arguments, "dtype": dtype or "float32"})
+        model = build_model(**{**arguments, "dtype": dtype or "tensorfloat32"})
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"{weights.path}: its metadata describes no network of this version ({error})") from error
     return model, weights

@@ -102,7 +102,7 @@ def run(
         **({"flow_network": {**_identity(network), "iterations": flow_iterations}} if network else {}),
         "size": size,
         "memory_frames": memory_frames,
-        "dtype": dtype or (None if exported else "float32"),
+        "dtype": dtype or (None if exported else "tensorfloat32"),
         "every": every,
         "threshold": threshold,
         "refine": refine,

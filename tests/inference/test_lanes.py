@@ -13,8 +13,9 @@ from small_network import random_variables
 from small_videos import SIZE, network
 
 from hmhi_jax.errors import InputError
+from hmhi_jax.inference.functions import functions_of
 from hmhi_jax.inference.lanes import Lanes, share_of
-from hmhi_jax.inference.network import Network, functions_of
+from hmhi_jax.inference.network import Network
 from hmhi_jax.inference.network_input import Prepared
 from hmhi_jax.inference.pipeline import StageTimes
 

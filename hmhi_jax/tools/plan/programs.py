@@ -24,7 +24,8 @@ from ml_collections import ConfigDict
 from hmhi_jax.complete_files import write_text
 from hmhi_jax.data.device_batches import batch_shapes
 from hmhi_jax.errors import InputError
-from hmhi_jax.inference.network import Programs, functions_of
+from hmhi_jax.inference.functions import functions_of, read_as
+from hmhi_jax.inference.network import Programs
 from hmhi_jax.interop.shapes import abstract_variables
 from hmhi_jax.process import cache_folder
 from hmhi_jax.tools.plan.hlo import Collective, Instruction, Program, collectives, parse, program_flops, short_source
@@ -127,9 +128,11 @@ def lower_inference(config: ConfigDict, devices: list[Any], lanes: int, chunk: i
     platform = _platform(devices[0])
     parts = assemble(config, steps=STEPS, platform=platform)
     model: Any = parts.evaluated_model
-    programs = Programs(functions_of(model), devices, lanes)
+    functions = functions_of(model)
+    programs = Programs(functions, devices, lanes)
     variables = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=programs.replicated), abstract_variables(model)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=programs.replicated),
+        read_as(functions, abstract_variables(model), devices),
     )
     size = parts.sizes[-1]
     pictures = programs.pictures(size, chunk)
