@@ -32,16 +32,16 @@ def conversions_of_weights(functions, variables):
     return found
 
 
-@pytest.mark.parametrize("backbone", [NAME, "conv_tiny", "efficientnet_lite0_160"])
+@pytest.mark.parametrize("backbone", [NAME, "efficientnet_lite0_160"])
 def test_a_frame_converts_no_weights(backbone):
     model = build_model(backbone, memory_frames=2, dtype="bfloat16")
     functions, given = functions_of(model), abstract_variables(model)
     read = read_as(functions, given, jax.local_devices())
-    assert conversions_of_weights(functions, given) > 80
     assert conversions_of_weights(functions, read) == 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(read):
-        name = jax.tree_util.keystr(path)
-        assert leaf.dtype == jnp.float32 or ("scale" not in name and "norm" not in name)
+    leaves = {jax.tree_util.keystr(path): leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(read)}
+    converted = [name for name, dtype in leaves.items() if dtype == jnp.bfloat16]
+    assert len(converted) > 80
+    assert not [name for name in converted if "scale" in name or "norm" in name]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "tensorfloat32"])
@@ -54,11 +54,14 @@ def test_other_types_change_nothing(dtype):
 def test_converted_weights_give_the_same_frame():
     model = small_model(memory_frames=2, dtype="bfloat16")
     functions, variables = functions_of(model), random_variables(model)
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 1, 1, 64, 96, 3), np.uint8)
-    network = Network(functions, variables, whole_chunks=False)
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(network.variables)}
-    assert dtypes == {np.dtype(np.float32), np.dtype(jnp.bfloat16)}
-    _, logits = network.start(network.encode(*pictures)[0])
-    _, expected = jax.jit(functions.start)(variables, jax.jit(functions.encode)(variables, *pictures[:, 0])[0])
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 96, 3), np.uint8)
+    converted = Network(functions, variables).variables
+    assert {x.dtype for x in jax.tree.leaves(converted)} == {np.dtype(np.float32), np.dtype(jnp.bfloat16)}
+
+    @jax.jit
+    def logits(variables):
+        return functions.start(variables, functions.encode(variables, *map(jnp.asarray, pictures))[0])[1]
+
+    expected = logits(variables)
     # Weights are rounded to 8 bits either way; XLA may leave out a rounding in between.
-    np.testing.assert_allclose(logits[0], expected, atol=0.02 * float(np.std(expected)))
+    np.testing.assert_allclose(logits(converted), expected, atol=0.02 * float(np.std(expected)))
