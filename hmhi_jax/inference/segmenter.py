@@ -209,9 +209,9 @@ class VideoSegmenter:
             soft: give probabilities, uint8 0 to 255, instead of masks, uint8 0 or 255.
             threshold: probability above which a pixel is foreground.
             live: for a camera. The network looks at every frame, and each mask comes as soon as the frame after it is
-                there; nothing more is read ahead and no threads are started. Otherwise up to 4 chunks and a dozen
-                frames are read ahead, so that reading, flow and the network work at the same time, and those up to the
-                next one that the network looks at.
+                there; nothing more is read ahead and no threads are started. Otherwise up to 4 chunks and four frames
+                for each of `pipeline.WORKERS` are read ahead, so that reading, flow and the network work at the same
+                time, and those up to the next one that the network looks at.
             state: go on from there; `frames` then begins with the frame `state.frames`.
             state_every: make `.state` available every so many frames (rounded up, see `whole_chunks`), not only at the
                 end.
