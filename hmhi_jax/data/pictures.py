@@ -387,12 +387,6 @@ def last_number(stem: str) -> int | None:
     return int(numbers[-1]) if numbers else None
 
 
-def resize_roughly(picture: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """Much like `resize_picture`, in a quarter of the time: for what no network looks at."""
-    height, width = size
-    return cv2.resize(halved(picture, size), (width, height), interpolation=cv2.INTER_AREA)
-
-
 def halved(picture: UInt8[np.ndarray, "H W 3"], least: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """A picture at half its size, again and again, as long as it stays at least (height, width); the fast first part of
     making it much smaller."""

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from hmhi_jax.data.flow import FlowRecipe, neighbours
-from hmhi_jax.data.pictures import resize_roughly
+from hmhi_jax.data.pictures import halved
 from hmhi_jax.data.preprocessing import MOST_EVERY, resize_picture
 from hmhi_jax.data.shots import Look, changes_shot, look_of
 from hmhi_jax.data.video import Frame, check_size
@@ -83,7 +83,7 @@ class _Picture:
         key = size, roughly
         with self._lock:
             if key not in self._resized:
-                self._resized[key] = (resize_roughly if roughly else resize_picture)(self.frame.picture, size)
+                self._resized[key] = (_resize_roughly if roughly else resize_picture)(self.frame.picture, size)
             return self._resized[key]
 
     def begins_shot(self, before: "_Picture | None", detect: bool) -> bool:
@@ -99,6 +99,12 @@ class _Picture:
     def look(self) -> Look:
         """What changes of shot are told by."""
         return look_of(self.frame.picture)
+
+
+def _resize_roughly(picture: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Much like `resize_picture`, in a quarter of the time: for what no network looks at."""
+    height, width = size
+    return cv2.resize(halved(picture, size), (width, height), interpolation=cv2.INTER_AREA)
 
 
 class Window(NamedTuple):
