@@ -246,7 +246,6 @@ def segment(request: dict) -> None:
     if not request["clip"]:
         results.put("left out", value="no --clip")
         return
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["HMHI_BENCHMARK_CACHE"]
     folder = Path(request["out"]).parent / "segment"
     folder.mkdir(exist_ok=True)
     clip = folder / "long.mp4"

@@ -137,7 +137,7 @@ def run(
     doing("reading weights")
     any_live = any(video.live for video, _ in tasks)
     segmenter = VideoSegmenter.load(
-        source, size=network_size, memory_frames=memory_frames, dtype=dtype, every=every,
+        source, size=network_size, memory_frames=memory_frames, dtype=settings["dtype"], every=every,
         chunk=1 if any_live else chunk, backbone=backbone,
     )  # fmt: skip
     if not tasks:
